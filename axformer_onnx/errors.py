@@ -1,0 +1,23 @@
+"""The error tree, as the tool's users import it. Defined beside the passes, which raise it too."""
+
+from axformer_passes.errors import (
+    AxformerError,
+    DataError,
+    ModelError,
+    PlanError,
+    RecogniseError,
+    RuntimeFailure,
+    UsageError,
+    VerifyError,
+)
+
+__all__ = [
+    "AxformerError",
+    "DataError",
+    "ModelError",
+    "PlanError",
+    "RecogniseError",
+    "RuntimeFailure",
+    "UsageError",
+    "VerifyError",
+]

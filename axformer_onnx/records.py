@@ -1,0 +1,87 @@
+"""Records that several modules speak; nothing here computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from axformer_passes.plan import Plan
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A point estimate with a confidence interval at `level`."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One model on one set of rows.
+
+    outputs         float64[rows, classes]: logits (regression: one column), in the order of the rows
+    loss_per_row    float64[rows]: cross-entropy in nats, or squared error for regression
+    metric          name of the task's main metric; `value` in points (x 100)
+    metrics         every metric of the task, in points, by name
+    majority_rate   what always answering the most frequent label scores in accuracy, in points; None for regression
+    single_class    the one class that all rows were given, or None
+    """
+
+    outputs: FloatArray
+    loss_per_row: FloatArray
+    metric: str
+    value: float
+    metrics: Mapping[str, float]
+    majority_rate: float | None
+    single_class: int | None
+
+    @property
+    def loss(self) -> float:
+        """Mean of loss_per_row."""
+        return float(self.loss_per_row.mean())
+
+
+class PlanScorer(Protocol):
+    """Scores plans on one fixed set of rows. The search knows nothing else of models."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    def losses(self, plan: Plan) -> FloatArray:
+        """float64[rows]: loss of each row under `plan`, in a fixed order."""
+
+    def metric(self, plan: Plan) -> float:
+        """The task's main metric under `plan`, in points."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One question that a search asked, and its answer: a line of journal.jsonl.
+
+    stage       counts accepted trials before this one
+    element     what the trial would remove or harden, for example "layer 3 head 5"
+    loss        mean loss of the trial; `best` the mean loss that it had to beat
+    verdict     accepted | rejected
+    reason      one sentence with the numbers
+    seconds     wall time of the trial; not part of what a resumed run compares
+    """
+
+    index: int
+    stage: int
+    element: str
+    plan: Plan
+    loss: float
+    best: float
+    accepted: bool
+    reason: str
+    seconds: float = 0.0
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)

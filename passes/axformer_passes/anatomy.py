@@ -1,0 +1,152 @@
+"""The anatomy of a transformer graph: frozen records of names and integers.
+
+Every name is the name of a value (tensor) or initializer in the *source* graph, so an Anatomy survives a clone, a
+save and a load. After an edit, recognise again.
+
+Shapes in comments: B batch, S tokens, D model width, H heads, F neurons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """One learned projection `y = x @ weight (+ bias)`.
+
+    input, output   the tensors x[.., rows] and y[.., columns] of the MatMul or Gemm node itself
+    weight, bias    initializers (bias None: there is none); after tracing through Transpose, Cast, Identity
+    rows, columns   inner and outer width; for a part of a fused projection `columns` counts that part alone
+    """
+
+    input: str
+    output: str
+    weight: str
+    bias: str | None
+    rows: int
+    columns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionBlock:
+    """Query, key, value, scores, softmax, context, output projection of one attention.
+
+    heads       units that can be removed one by one (grouped-query attention: the groups)
+    kv_heads    key/value heads; equals `heads` unless several query heads share one
+    head_size   width of one head's context
+    scale       what the scores are multiplied with, 1/sqrt(head_size) for most; None where it was not found
+    softmax     output tensor of the Softmax (or Attention) node; `softmax_op` its operator
+    branch      the tensor that is added to the residual stream; `residual` the other operand; `sum` the addition's output
+    (branch, residual and sum are None where the block cannot be taken out; `why` says what stands in the way)
+    """
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    scale: float | None
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    softmax: str
+    softmax_op: str
+    branch: str | None
+    residual: str | None
+    sum: str | None
+    why: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedForwardBlock:
+    """Up (and gate) projection, activation, down projection. `up` has two entries for gated forms."""
+
+    neurons: int
+    activation: str
+    up: tuple[Linear, ...]
+    down: Linear
+    branch: str | None
+    residual: str | None
+    sum: str | None
+    why: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer: at most one attention block, then any number of feed-forward blocks (one in most)."""
+
+    index: int
+    attention: AttentionBlock | None
+    feed_forwards: tuple[FeedForwardBlock, ...]
+
+    @property
+    def feed_forward(self) -> FeedForwardBlock | None:
+        """The layer's only feed-forward block, or None. Layers with several are addressed by `feed_forwards`."""
+        return self.feed_forwards[0] if len(self.feed_forwards) == 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """A part that was not recognised: where, what was found, what was expected."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Anatomy:
+    """What was recognised in one graph.
+
+    width           D of the residual stream (0 if there is none)
+    opset           version of the default operator set
+    exporter_hint   producer name and version, for the reader only: nothing branches on it
+    """
+
+    layers: tuple[Layer, ...]
+    width: int
+    opset: int
+    exporter_hint: str
+    refused: tuple[Refusal, ...]
+
+    @property
+    def heads(self) -> int:
+        """Heads in all layers."""
+        return sum(layer.attention.heads for layer in self.layers if layer.attention)
+
+    @property
+    def neurons(self) -> int:
+        """Neurons in all layers."""
+        return sum(block.neurons for layer in self.layers for block in layer.feed_forwards)
+
+    def to_json(self) -> dict[str, Any]:
+        """The records as plain dictionaries and lists."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Anatomy:
+        """Inverse of `to_json`."""
+
+        def linear(d: dict[str, Any]) -> Linear:
+            return Linear(**d)
+
+        def attention(d: dict[str, Any] | None) -> AttentionBlock | None:
+            if d is None:
+                return None
+            parts = {k: linear(d[k]) for k in ("query", "key", "value", "output")}
+            return AttentionBlock(**{**d, **parts})
+
+        def feed_forward(d: dict[str, Any]) -> FeedForwardBlock:
+            return FeedForwardBlock(**{**d, "up": tuple(map(linear, d["up"])), "down": linear(d["down"])})
+
+        return cls(
+            layers=tuple(
+                Layer(x["index"], attention(x["attention"]), tuple(map(feed_forward, x["feed_forwards"])))
+                for x in data["layers"]
+            ),
+            width=data["width"],
+            opset=data["opset"],
+            exporter_hint=data["exporter_hint"],
+            refused=tuple(Refusal(**r) for r in data["refused"]),
+        )
