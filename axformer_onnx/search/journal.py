@@ -1,0 +1,201 @@
+"""journal.jsonl: what a search asked and what it was told, one line an answer, so that a killed run can go
+on.
+
+    {"format": "axformer-journal/1", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
+    {"trial": 0, "stage": 0, "element": "layer 5 feed-forward block", "plan": "<digest>", "loss": ...,
+    "accepted": ...} {"select": 3, "plan": "<digest>", "score": 84.2}
+
+Lines are only appended, each by one write followed by fsync. A run that finds its own header answers its
+first trials from the file; the search is deterministic, so it asks the same questions and ends with the
+same plan as an unbroken run. A last line without its newline was torn by the kill and is dropped. A
+different header is another run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from axformer_onnx.errors import RuntimeFailure, UsageError
+from axformer_onnx.records import Trial
+from axformer_onnx.search.walk import plan_digest
+from axformer_passes.plan import Plan
+
+FORMAT = "axformer-journal/1"
+
+
+class Journal:
+    """An open journal, a `Memory` for `walk`; a context manager. The file is locked while it is open."""
+
+    def __init__(self, path: Path, descriptor: int, lines: list[dict[str, Any]]) -> None:
+        """Wrap an open file; use `open_journal`."""
+        self._path, self._descriptor = path, descriptor
+        self._trials = [line for line in lines if "trial" in line]
+        self._scores = {(line["select"], line["plan"]): line["score"] for line in lines if "select" in line}
+        self.resumed = len(self._trials)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def recall(self, index: int, element: str, plan: Plan) -> Trial | None:
+        """The answer to trial `index`, or None where the journal ends.
+
+        Raises: UsageError if the journal holds another question there (a changed program or an edited file).
+        """
+        if index >= len(self._trials):
+            return None
+        line = self._trials[index]
+        if (line["trial"], line["element"], line["plan"]) != (index, element, plan_digest(plan)):
+            raise UsageError(
+                f"{self._path}: trial {index} is {line['element']!r}, but this search asks {element!r}; the "
+                "journal was written by another version. Use another -o, or --overwrite"
+            )
+        return Trial(
+            index=index,
+            stage=line["stage"],
+            element=element,
+            plan=plan,
+            loss=_number(line["loss"]),
+            best=_number(line["best"]),
+            accepted=line["accepted"],
+            reason=line["reason"],
+            seconds=line["seconds"],
+            details=line["details"],
+        )
+
+    def remember(self, trial: Trial) -> None:
+        """Append a trial."""
+        self._append(
+            {
+                "trial": trial.index,
+                "stage": trial.stage,
+                "element": trial.element,
+                "plan": plan_digest(trial.plan),
+                "loss": _finite(trial.loss),
+                "best": _finite(trial.best),
+                "accepted": trial.accepted,
+                "reason": trial.reason,
+                "seconds": round(trial.seconds, 3),
+                "details": dict(trial.details),
+            }
+        )
+
+    def recall_score(self, stage: int, plan: Plan) -> float | None:
+        """The select score of this stage, in points, or None."""
+        return self._scores.get((stage, plan_digest(plan)))
+
+    def remember_score(self, stage: int, plan: Plan, score: float) -> None:
+        """Append the select score of a stage."""
+        self._append({"select": stage, "plan": plan_digest(plan), "score": score})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        try:
+            os.write(self._descriptor, _encode(line))
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise RuntimeFailure(f"{self._path}: cannot write the journal: {error.strerror}") from None
+
+
+def open_journal(path: Path, header: Mapping[str, Any], *, overwrite: bool = False) -> Journal:
+    """Open the journal at `path` for a run described by `header` (JSON values): new, or to be continued.
+
+    Raises: UsageError if the file belongs to another run (unless `overwrite`) or another process is writing
+    it.
+    """
+    wanted = json.loads(json.dumps({"format": FORMAT, **header}))
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+    except OSError as error:
+        raise RuntimeFailure(f"{path}: cannot open the journal: {error.strerror}") from None
+    try:
+        _lock(descriptor, path)
+        if overwrite:
+            os.ftruncate(descriptor, 0)
+        lines = _read_whole_lines(descriptor, path)
+        journal = Journal(path, descriptor, lines[1:])
+        if lines:
+            _check_header(path, lines[0], wanted)
+        else:
+            journal._append(wanted)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return journal
+
+
+def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:
+    """Every line that ends in a newline; what follows the last newline is cut off the file."""
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = []
+    for number, text in enumerate(whole.splitlines(), start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict):
+            raise UsageError(f"{path}: line {number} is not a journal line. Use another -o, or --overwrite")
+        lines.append(line)
+    if len(whole) != len(data):
+        os.ftruncate(descriptor, len(whole))
+    return lines
+
+
+def _check_header(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differing = [
+        name for name in _flat(wanted) | _flat(found) if _flat(found).get(name) != _flat(wanted).get(name)
+    ]
+    if differing:
+        name = min(differing)
+        raise UsageError(
+            f"{path}: the output folder holds another run: {name} was {_flat(found).get(name)!r}, now "
+            f"{_flat(wanted).get(name)!r}. Use another -o, or --overwrite"
+        )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = entry
+    return flat
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Refuse a journal that another process is writing (POSIX; elsewhere the caller must not start two)."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UsageError(
+            f"{path}: another run is writing this folder. Wait for it, or use another -o"
+        ) from None
+
+
+def _encode(line: Mapping[str, Any]) -> bytes:
+    return (json.dumps(line, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,169 @@
+"""The default search: METHOD.md 1.3. Three disjoint sets of rows; noise is measured, not believed.
+
+**Search rows decide trials.** With d the row-wise difference in loss between the trial and the plan it
+starts from:
+
+    SE(d) = standard deviation of d / sqrt(rows)                    the noise of a paired difference
+    step  = mean of d over the folds <= SE(d)  and  median of d over the folds <= SE(d)
+    guard = mean of (trial - unpruned) <= SE(trial - unpruned)
+    a removal is accepted if step and guard; hard attention if mean of d < -2 SE(d) and guard
+
+* *Paired, by row.* Both plans see the same rows, so the spread between easy and hard rows cancels. SE comes
+  from all rows: k fold means would give the same expectation from k - 1 degrees of freedom, too rough to
+  compare with.
+* *Mean and median of k seeded folds.* Cross-entropy has heavy tails: a few confidently wrong rows can carry
+  a mean. The median of means answers for the bulk of the rows (the classical remedy for heavy tails), the
+  mean for the whole.
+* *A part that does nothing goes:* the mean need not fall. Differences within the rounding of float32 count
+  as nothing.
+* *No drift.* A hundred steps each within one SE would add up. The guard compares with the unpruned model
+  every time, so that the whole way, not each step of it, stays within one SE.
+* *Hard attention must pay.* TopK costs time on most providers, so noise is not enough: two standard errors.
+* *No skipping.* The authors try a block's parts only if the block costs less than 10 %. A block that
+  matters can hold heads that do not, so here the parts are always tried; the price is forward passes,
+  fewest at the top of the model.
+
+**Select rows choose the stage.** Hundreds of questions to the same rows are fitted to them, so other rows
+choose among the stages that the search went through: the smallest whose task metric is not below that of
+stage 0, the unpruned model. Each stage contains the one before it, hence the smallest is the last: they are
+scored from the last backwards, and the first that passes is the answer that scoring them all would give.
+**Report rows** are not seen here at all.
+
+Order: from the top layer down (a change near the top re-uses all hidden states below it), in each layer the
+feed-forward block, else its neuron groups; the attention block, else its heads; hard attention where
+attention remains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from axformer_onnx.records import FloatArray, PlanScorer
+from axformer_onnx.search.elements import Element, halves, hard_attention
+from axformer_onnx.search.walk import (
+    Judge,
+    Memory,
+    Order,
+    Progress,
+    Proposal,
+    SearchResult,
+    Verdict,
+    half_order,
+    walk,
+)
+from axformer_passes.anatomy import Anatomy
+from axformer_passes.plan import Plan
+
+FOLDS = 5
+HARD_ATTENTION_SE = 2.0
+ROUNDING = 1e-6
+"""Nats of mean loss, and points of score: below this a difference is the order of float32 sums."""
+
+
+def search_robust(
+    anatomy: Anatomy,
+    search: PlanScorer,
+    select: PlanScorer,
+    *,
+    start: Plan | None = None,
+    k: int = 30,
+    seed: int = 0,
+    memory: Memory | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Walk on the rows of `search`, then choose a stage on the rows of `select`. Deterministic for a seed.
+
+    Ctrl-C during the walk ends it; the stages so far are still judged on the select rows.
+    """
+    judge = robust_judge(fold_rows(search.rows, seed))
+    walked = walk(robust_order(anatomy, k), judge, search, start or Plan(), memory, progress)
+    chosen, scores = choose_stage(walked.stages, select, memory)
+    return dataclasses.replace(walked, plan=walked.stages[chosen], chosen=chosen, scores=scores)
+
+
+def robust_order(anatomy: Anatomy, k: int) -> Order:
+    """From the top layer down: feed-forward half, attention half, hard attention."""
+    layers = range(len(anatomy.layers))
+    hard = [hard_attention(anatomy, i, k) for i in layers]
+    left = sum(half.trials for i in layers for half in halves(anatomy, i)) + sum(map(bool, hard))
+    for i in reversed(layers):
+        feed_forward, attention = halves(anatomy, i)
+        left -= feed_forward.trials
+        yield from half_order(feed_forward, left, lambda rejected: True)
+        left -= attention.trials
+        removed = yield from half_order(attention, left, lambda rejected: True)
+        element = hard[i]
+        left -= element is not None
+        if element is not None and not removed:
+            yield Proposal(element, left)
+
+
+def robust_judge(folds: Sequence[npt.NDArray[np.intp]]) -> Judge:
+    """The verdict over these folds of the rows; see the module's rules."""
+
+    def judge(element: Element, trial: FloatArray, current: FloatArray, source: FloatArray) -> Verdict:
+        loss, best = float(trial.mean()), float(current.mean())
+        if not np.isfinite(trial).all():
+            return Verdict(False, loss, best, "the loss is not a finite number")
+        step, whole = trial - current, trial - source
+        means = [float(step[rows].mean()) for rows in folds]
+        mean, median, noise = float(np.mean(means)), float(np.median(means)), standard_error(step)
+        drift, drift_noise = float(whole.mean()), standard_error(whole)
+        if element.kind == "hard_attention":
+            good = mean < -HARD_ATTENTION_SE * noise - ROUNDING
+            asked = f"needs a fall beyond {HARD_ATTENTION_SE:g} SE"
+        else:
+            good = max(mean, median) <= noise + ROUNDING
+            asked = "needs no rise beyond 1 SE"
+        guard = drift <= drift_noise + ROUNDING
+        reason = (
+            f"loss {mean:+.5f} (folds' median {median:+.5f}, SE {noise:.5f}), {asked}: {_yes(good)}; "
+            f"{drift:+.5f} (SE {drift_noise:.5f}) against unpruned: {_yes(guard)}"
+        )
+        details = {"mean": mean, "median": median, "se": noise, "drift": drift, "drift_se": drift_noise}
+        return Verdict(good and guard, loss, best, reason, details)
+
+    return judge
+
+
+def _yes(passed: bool) -> str:
+    return "passed" if passed else "failed"
+
+
+def standard_error(differences: FloatArray) -> float:
+    """Standard error of the mean of float64[rows]; 0 for fewer than two rows: nothing is then noise."""
+    n = len(differences)
+    return float(differences.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+
+
+def fold_rows(rows: int, seed: int, folds: int = FOLDS) -> list[npt.NDArray[np.intp]]:
+    """Split 0..rows-1 into `folds` random parts of equal size (give or take one), by the seed."""
+    order = np.random.default_rng(seed).permutation(rows)
+    return [np.sort(part) for part in np.array_split(order, max(1, min(folds, rows)))]
+
+
+def choose_stage(
+    stages: Sequence[Plan], select: PlanScorer, memory: Memory | None = None
+) -> tuple[int, dict[int, float]]:
+    """The last stage whose metric is not below stage 0's, and the scores (points) needed to find it."""
+    scores: dict[int, float] = {}
+
+    def score(stage: int) -> float:
+        known = memory.recall_score(stage, stages[stage]) if memory else None
+        scores[stage] = select.metric(stages[stage]) if known is None else known
+        if memory and known is None:
+            memory.remember_score(stage, stages[stage], scores[stage])
+        return scores[stage]
+
+    if len(stages) == 1:
+        return 0, scores
+    unpruned = score(0)
+    for stage in range(len(stages) - 1, 0, -1):
+        if score(stage) >= unpruned - ROUNDING:
+            return stage, scores
+    return 0, scores

@@ -1,0 +1,190 @@
+"""The walk that both searches share: propose an element, score the plan, judge, remember.
+
+An *order* is a generator: it yields the next element to try and receives the trial with its verdict. A
+*judge* is a pure function of three loss arrays. `walk` drives them, writes each answer to the journal, and
+answers from the journal what an interrupted run has asked before, without scoring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Protocol
+
+from axformer_onnx.records import FloatArray, PlanScorer, Trial
+from axformer_onnx.search.elements import Element, Half
+from axformer_passes.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one trial; `loss` is its mean loss, `best` the mean loss that it had to beat."""
+
+    accepted: bool
+    loss: float
+    best: float
+    reason: str
+    details: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """The next element to try, and the most trials that can follow after it."""
+
+    element: Element
+    left: int
+
+
+Order = Generator[Proposal, Trial, None]
+Judge = Callable[[Element, FloatArray, FloatArray, FloatArray], Verdict]
+"""(element, losses of the trial, of the current plan, of the unpruned model: float64[rows]) -> Verdict."""
+Progress = Callable[[Trial, int], None]
+"""(the trial just answered, the most trials that can follow)."""
+
+
+class Memory(Protocol):
+    """What the walk asks of a journal."""
+
+    def recall(self, index: int, element: str, plan: Plan) -> Trial | None:
+        """The answer to trial `index`, if an earlier run wrote it. UsageError: it was another question."""
+
+    def remember(self, trial: Trial) -> None:
+        """Write the answer before the next question is asked."""
+
+    def recall_score(self, stage: int, plan: Plan) -> float | None:
+        """The select score of a stage, if an earlier run wrote it."""
+
+    def remember_score(self, stage: int, plan: Plan, score: float) -> None:
+        """Write the select score of a stage."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """Where a search ended.
+
+    plan           the plan to apply: `stages[chosen]` stages         every plan the search stood on; stage
+    0 is the unpruned model scores         select score in points by stage, for the stages that had to be
+    scored (METHOD.md 1.3); else empty interrupted    the search was stopped by hand before its last trial
+    """
+
+    plan: Plan
+    stages: tuple[Plan, ...]
+    trials: tuple[Trial, ...]
+    chosen: int
+    scores: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    interrupted: bool = False
+
+
+def plan_digest(plan: Plan) -> str:
+    """16 hexadecimal digits that name a plan: equal plans have equal digests."""
+    return hashlib.sha256(plan.dumps().encode()).hexdigest()[:16]
+
+
+def walk(
+    order: Order,
+    judge: Judge,
+    scorer: PlanScorer,
+    start: Plan,
+    memory: Memory | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Follow `order` from `start`; an accepted trial becomes the current plan. Ctrl-C ends it there."""
+    losses = _Losses(scorer, start)
+    stages, trials, interrupted = [start], list[Trial](), False
+    try:
+        proposal = next(order, None)
+        while proposal is not None:
+            trial = _ask(proposal.element, len(trials), stages, judge, losses, memory)
+            trials.append(trial)
+            if trial.accepted:
+                stages.append(trial.plan)
+            if progress is not None:
+                progress(trial, proposal.left)
+            proposal = _send(order, trial)
+    except KeyboardInterrupt:
+        interrupted = True
+    return SearchResult(stages[-1], tuple(stages), tuple(trials), len(stages) - 1, interrupted=interrupted)
+
+
+def half_order(half: Half, left: int, fine: Callable[[Trial], bool]) -> Generator[Proposal, Trial, bool]:
+    """Propose the block of `half`, then its parts if `fine` says so of the rejected trial (or no block is).
+
+    left       the most trials that can follow after this half
+    returns    whether the whole block went
+    """
+    behind = len(half.parts)
+    if half.block is not None:
+        trial = yield Proposal(half.block, left + behind)
+        if trial.accepted:
+            return True
+        if not fine(trial):
+            return False
+    for element in half.parts:
+        behind -= 1
+        yield Proposal(element, left + behind)
+    return False
+
+
+def _send(order: Order, trial: Trial) -> Proposal | None:
+    try:
+        return order.send(trial)
+    except StopIteration:
+        return None
+
+
+def _ask(
+    element: Element, index: int, stages: list[Plan], judge: Judge, losses: _Losses, memory: Memory | None
+) -> Trial:
+    """Answer one trial, from memory or by scoring; a scored answer is remembered before it is used."""
+    plan = element.applied_to(stages[-1])
+    known = memory.recall(index, element.name, plan) if memory else None
+    if known is not None:
+        return known
+    began = time.monotonic()
+    current, source = losses.of(stages[-1]), losses.of(stages[0])
+    found = losses.score(plan)
+    verdict = judge(element, found, current, source)
+    trial = Trial(
+        index=index,
+        stage=len(stages) - 1,
+        element=element.name,
+        plan=plan,
+        loss=verdict.loss,
+        best=verdict.best,
+        accepted=verdict.accepted,
+        reason=verdict.reason,
+        seconds=time.monotonic() - began,
+        details=verdict.details,
+    )
+    if memory:
+        memory.remember(trial)
+    if trial.accepted:
+        losses.keep(plan, found)
+    return trial
+
+
+class _Losses:
+    """Losses of the unpruned and of the current plan; each is scored once, and only when a trial needs it."""
+
+    def __init__(self, scorer: PlanScorer, start: Plan) -> None:
+        self._scorer = scorer
+        self._start = start
+        self._known: dict[str, FloatArray] = {}
+
+    def score(self, plan: Plan) -> FloatArray:
+        return self._scorer.losses(plan)
+
+    def of(self, plan: Plan) -> FloatArray:
+        key = plan_digest(plan)
+        if key not in self._known:
+            self.keep(plan, self.score(plan))
+        return self._known[key]
+
+    def keep(self, plan: Plan, losses: FloatArray) -> None:
+        """Remember the losses of the current plan; of the others only those of the unpruned model stay."""
+        first, key = plan_digest(self._start), plan_digest(plan)
+        if key != first:
+            self._known = {k: v for k, v in self._known.items() if k == first}
+        self._known[key] = losses

@@ -1,0 +1,136 @@
+"""The journal: append-only, resumable, and jealous of its header."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_fake import FakeScorer, MaskModel, anatomy, mask_scorer
+
+from axformer_onnx.errors import UsageError
+from axformer_onnx.search.axformer import search_axformer
+from axformer_onnx.search.journal import open_journal
+from axformer_onnx.search.robust import search_robust
+from axformer_onnx.search.walk import SearchResult
+from axformer_passes.plan import Plan
+
+HEADER = {"source_sha256": "abc", "options": {"seed": 0, "k": 30}}
+MODEL = MaskModel(7, 90, 3, 4, 32)
+
+
+def select_metric(plan: Plan) -> float:
+    return 80.0 - (len(plan.heads) > 1)
+
+
+def run(path: Path, search: FakeScorer, header: dict[str, Any] = HEADER) -> SearchResult:
+    with open_journal(path, header) as journal:
+        return search_robust(anatomy(), search, mask_scorer(MODEL, select_metric), memory=journal)
+
+
+def answers(result: SearchResult) -> list[tuple[object, ...]]:
+    return [
+        (t.index, t.stage, t.element, t.plan, t.loss, t.best, t.accepted, t.reason) for t in result.trials
+    ]
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 6, 9, 14])
+def test_killed_run_resumes_to_the_same_plan_without_asking_twice(tmp_path: Path, killed_after: int) -> None:
+    whole_scorer = mask_scorer(MODEL)
+    whole = run(tmp_path / "whole.jsonl", whole_scorer)
+    first, second = mask_scorer(MODEL), mask_scorer(MODEL)
+    first.interrupt_at = killed_after
+    broken = run(tmp_path / "journal.jsonl", first)
+    assert broken.interrupted
+    resumed = run(tmp_path / "journal.jsonl", second)
+    assert not resumed.interrupted
+    assert answers(resumed) == answers(whole)
+    assert resumed.plan == whole.plan and resumed.stages == whole.stages and resumed.scores == whole.scores
+    asked_again = len(first.asked) + len(second.asked) - len(whole_scorer.asked)
+    assert asked_again <= 3  # the interrupted trial, and once more the unpruned and the current plan
+
+
+def test_finished_journal_answers_everything(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    whole = run(path, mask_scorer(MODEL))
+    before = path.read_bytes()
+    silent = FakeScorer(lambda plan: pytest.fail("asked again"), len(MODEL.base))
+    assert answers(run(path, silent)) == answers(whole)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("torn", [b'{"trial": 99, "sta', b"\xff\xfe", b"{"])
+def test_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = mask_scorer(MODEL)
+    first.interrupt_at = 8
+    with open_journal(path, HEADER) as journal:
+        search_axformer(anatomy(), first, memory=journal)
+    whole_lines = path.read_bytes()
+    path.write_bytes(whole_lines + torn)
+    with open_journal(path, HEADER) as journal:
+        assert journal.resumed == 7  # eight scorings: the unpruned model, then seven trials
+    assert path.read_bytes() == whole_lines
+
+
+def test_header_torn_by_the_kill_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"format": "axfor')
+    assert not run(path, mask_scorer(MODEL)).interrupted
+    assert json.loads(path.read_text().splitlines()[0]) == {"format": "axformer-journal/1", **HEADER}
+
+
+def test_other_header_is_refused_by_name_and_value(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    run(path, mask_scorer(MODEL))
+    before = path.read_bytes()
+    other = {"source_sha256": "abc", "options": {"seed": 1, "k": 30}}
+    with pytest.raises(
+        UsageError, match=r"another run: options.seed was 0, now 1. Use another -o, or --overwrite"
+    ):
+        open_journal(path, other)
+    assert path.read_bytes() == before
+    with open_journal(path, other, overwrite=True) as journal:
+        assert journal.resumed == 0
+
+
+def test_journal_of_another_search_order_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    run(path, mask_scorer(MODEL))
+    with (
+        open_journal(path, HEADER) as journal,
+        pytest.raises(
+            UsageError, match="trial 0 is 'layer 2 feed-forward block', but this search asks 'layer 0 hard"
+        ),
+    ):
+        search_axformer(anatomy(), mask_scorer(MODEL), memory=journal)
+
+
+def test_damaged_middle_line_is_refused_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    run(path, mask_scorer(MODEL))
+    lines = path.read_text().splitlines()
+    lines[3] = lines[3][:10]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UsageError, match="line 4 is not a journal line"):
+        open_journal(path, HEADER)
+
+
+def test_two_runs_cannot_write_one_journal(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="file locks are POSIX")
+    path = tmp_path / "journal.jsonl"
+    with open_journal(path, HEADER), pytest.raises(UsageError, match="another run is writing"):
+        open_journal(path, HEADER)
+
+
+def test_every_line_is_strict_json_even_for_losses_that_are_not_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    scorer = FakeScorer(
+        lambda plan: MODEL.base if plan.is_empty else MODEL.base * float("nan"), len(MODEL.base)
+    )
+    run(path, scorer)
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert lines[1]["loss"] is None and lines[1]["accepted"] is False
