@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from zoo import ZooModel
 
-# Before anything imports torch or numpy's BLAS: test processes share the cores, results do not depend on them.
+# Before anything imports torch or numpy's BLAS: test processes share the cores, results do not vary.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

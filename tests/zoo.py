@@ -6,12 +6,12 @@
     model.feeds(2, 7)                {"input_ids": int64[2, 7], "attention_mask": ..., ...}
     model.logits(feeds)              what torch answers
 
-dynamo and optimum export the attention that transformers would choose: sdpa, or eager where a family has nothing
-else (ELECTRA in transformers 4.57; so no `Attention` node there). `onnx_outputs` runs a file with ONNX Runtime's
-optimisations off.
+dynamo and optimum export the attention that transformers would choose: sdpa, or eager where a family has no
+other (ELECTRA in transformers 4.57; so no `Attention` node there). `onnx_outputs` runs a file with the
+optimisations of ONNX Runtime off.
 
 Weights are drawn so that every part matters: attention far from uniform, biases and norm weights random. Real
-initialisations (zero biases, unit norms) hide mistakes, and exporters merge equal initializers: `zero_biases=True`
+initialisations (zero biases, unit norms) hide mistakes, and exporters merge equal initializers; `zero_biases`
 asks for those. B batch, S tokens.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ CASES: list[tuple[str, str]] = [
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What can be overridden: counts and widths. None: the family's own."""
+    """What can be overridden. Some families have defaults of their own: `FAMILY_SIZES`."""
 
     layers: int = 3
     heads: int = 4
@@ -122,7 +123,7 @@ class ZooModel:
         return "sdpa" if self.module._supports_sdpa else "eager"
 
     def feeds(self, batch: int, length: int, padded: bool = True, seed: int = 0) -> Feeds:
-        """Random inputs. `padded`: rows end in padding; half of each row is real, one of several rows is full.
+        """Random inputs. `padded`: rows end in padding; half of each row is real, one of several is full.
 
         ViT has images of one size: `length` and `padded` are without effect there.
         """
@@ -139,9 +140,9 @@ def build(family: str, exporter: str, *, seed: int = 0, **overrides: Any) -> Zoo
     """The random model `family`, exported by `exporter`. Overrides: the fields of `Sizes`."""
     if (family, exporter) in UNEXPORTABLE:
         raise ValueError(f"{family} by {exporter}: {UNEXPORTABLE[family, exporter]}")
-    sizes = Sizes(**{**_FAMILY_SIZES.get(family, {}), **overrides})
+    sizes = Sizes(**{**FAMILY_SIZES.get(family, {}), **overrides})
     module = torch_module(family, sizes, seed)
-    key = f"{family}-{exporter}-{seed}-" + "-".join(str(int(v)) for v in dataclasses.astuple(sizes))
+    key = f"{family}-{exporter}-{seed}-{fingerprint(module)}"
 
     def fresh(attention: str) -> Any:
         return make_module(family, sizes, seed, attention)
@@ -170,7 +171,7 @@ def torch_module(family: str, sizes: Sizes, seed: int) -> Any:
 
 
 def make_module(family: str, sizes: Sizes, seed: int, attention: str) -> Any:
-    """A new module; same arguments, same weights. `attention`: eager, sdpa, or default (sdpa if there is one)."""
+    """A new module; same arguments, same weights. `attention`: eager, sdpa or default (sdpa if it can)."""
     head, config = _config(family, sizes)
     if attention == "default":
         attention = "sdpa" if head._supports_sdpa else "eager"
@@ -179,6 +180,15 @@ def make_module(family: str, sizes: Sizes, seed: int, attention: str) -> Any:
         module = head._from_config(config, attn_implementation=attention).eval()
         _randomise(module, sizes.zero_biases)
     return module
+
+
+@functools.lru_cache(maxsize=64)
+def fingerprint(module: Any) -> str:
+    """Hash of a module's configuration and weights: two models with one fingerprint have the same export."""
+    digest = hashlib.sha256(module.config.to_json_string().encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def feeds_for(config: Any, family: str, batch: int, length: int, padded: bool, seed: int) -> Feeds:
@@ -199,7 +209,7 @@ def feeds_for(config: Any, family: str, batch: int, length: int, padded: bool, s
     return feeds
 
 
-_FAMILY_SIZES: dict[str, dict[str, int]] = {
+FAMILY_SIZES: dict[str, dict[str, int]] = {
     "minilm": {"heads": 12, "neurons": 60},
     "electra": {"head_size": 12},
     "distilbert": {"neurons": 64},
@@ -242,7 +252,7 @@ def _config(family: str, sizes: Sizes) -> tuple[Any, Any]:
 
 
 def _randomise(module: Any, zero_biases: bool) -> None:
-    """Draw every parameter: matrices with deviation 1.5 / sqrt(inputs), embeddings 1, vectors 0.3 around 0 or 1."""
+    """Draw every parameter: deviation 1.5 / sqrt(inputs) for matrices, 1 embeddings, 0.3 vectors."""
     linear = (torch.nn.Linear, torch.nn.Conv2d)
     for part in module.modules():
         for name, value in part.named_parameters(recurse=False):

@@ -1,7 +1,7 @@
 """How the zoo's models become ONNX files, and where the files are kept.
 
-Files lie in tests/.cache/zoo/<versions and sources>/, so a second run of the tests exports nothing; a file lock
-lets several test processes share them.
+Files lie in tests/.cache/zoo/<versions>/, so a second run exports nothing; a file lock lets
+several test processes share them.
 """
 
 from __future__ import annotations
@@ -122,10 +122,7 @@ def quiet() -> Iterator[None]:
 
 
 def _cache() -> Path:
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for source in ("zoo.py", "zoo_export.py"):
-        digest.update((here / source).read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for package in (
         "torch",
         "transformers",
@@ -134,4 +131,4 @@ def _cache() -> Path:
         *(("optimum-onnx",) if HAS_OPTIMUM else ()),
     ):
         digest.update(importlib.metadata.version(package).encode())
-    return here / ".cache" / "zoo" / digest.hexdigest()[:16]
+    return Path(__file__).parent / ".cache" / "zoo" / digest.hexdigest()[:16]
