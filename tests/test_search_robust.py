@@ -108,7 +108,7 @@ def test_many_small_steps_do_not_add_up_to_a_drift() -> None:
 
 
 def test_useless_parts_all_go_and_needed_ones_all_stay() -> None:
-    """Planted truth: in every layer heads 1 and 3 and the second neuron group do nothing, the rest matters."""
+    """Planted truth: in every layer heads 1 and 3 and neuron group 1 do nothing, the rest matters."""
     draw = np.random.default_rng(3)
     rows = 300
     needed = draw.normal(1.0, 0.3, rows)

@@ -1,0 +1,1 @@
+"""The report of one run: a record (report.json), and its Markdown and terminal forms."""

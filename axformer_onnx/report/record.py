@@ -1,0 +1,198 @@
+"""report.json: the record of one optimize run, format "axformer-report/1".
+
+Units are in the names; scores are in points (x 100). Only figures measured on the report rows stand under
+`source`, `candidate` and `control`; what the search saw stands under `search`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from axformer_onnx.errors import AxformerError
+
+FORMAT: Literal["axformer-report/1"] = "axformer-report/1"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class IntervalRecord(_Record):
+    """A point estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class ModelRecord(_Record):
+    """One graph on the report rows.
+
+    score          the main metric, in points; `metrics` has every metric of the task
+    loss           mean loss a row (cross-entropy in nats, or squared error); None if it is not finite
+    macs           multiply-accumulates of one forward pass at `Report.macs_shape`; None where not counted
+    single_class   the one class that every row was given, or None
+    """
+
+    sha256: str
+    size_bytes: int
+    parameters: int
+    macs: int | None
+    score: float
+    metrics: dict[str, float]
+    loss: float | None
+    single_class: str | None
+
+
+class ComparisonRecord(_Record):
+    """A graph against the source on the same report rows.
+
+    difference   of the main metric in points, positive: better than the source; with a paired interval
+    p_value      of `test` (two-sided); None where the metric has no exact test
+    worse        significantly worse than the source at 5 %
+    better       significantly better
+    """
+
+    difference: IntervalRecord
+    test: str
+    p_value: float | None
+    worse: bool
+    better: bool
+
+
+class LatencyRecord(_Record):
+    """Latency at one shape, both graphs interleaved. `speedup` = source / candidate: above 1 is faster."""
+
+    batch: int
+    length: int
+    source_p50_ms: float
+    source_p95_ms: float
+    candidate_p50_ms: float
+    candidate_p95_ms: float
+    speedup: IntervalRecord
+
+
+class LayerRecord(_Record):
+    """What was removed from one layer. Counts are 0 where the part was not recognised.
+
+    attention, feed_forward   kept | removed | absent (the block as a whole)
+    hard_attention            for example "k=30 truncated", or None
+    """
+
+    layer: int
+    heads: int
+    heads_removed: list[int]
+    attention: Literal["kept", "removed", "absent"]
+    neurons: int
+    neurons_removed: int
+    feed_forward: Literal["kept", "removed", "absent"]
+    hard_attention: str | None
+
+
+class TrialRecord(_Record):
+    """One candidate and its verdict; losses are means over the search rows."""
+
+    index: int
+    element: str
+    loss: float | None
+    best: float | None
+    accepted: bool
+    reason: str
+
+
+class StageRecord(_Record):
+    """A stage that was scored on the select rows: how many elements were gone, the score in points."""
+
+    stage: int
+    score: float
+
+
+class SearchRecord(_Record):
+    """How the plan was found."""
+
+    kind: Literal["robust", "axformer"]
+    seed: int
+    k: int
+    trials: list[TrialRecord]
+    accepted: int
+    chosen_stage: int
+    stage_scores: list[StageRecord]
+    interrupted: bool
+    resumed_trials: int
+    seconds: float
+
+
+class DataRecord(_Record):
+    """One role's rows: where they came from and what they are."""
+
+    role: str
+    source: str
+    rows: int
+    sha256: str
+
+
+class Report(_Record):
+    """One run of optimize, complete.
+
+    majority_rate   accuracy of always answering the most frequent label of the report rows, in points; None
+                    for regression
+    control         a random plan of equal size, or None where nothing was removed
+    notes           sentences for the reader: label mapping, truncation, provider fallback, data overlap
+    warnings        sentences that change how the figures are to be read
+    """
+
+    format: Literal["axformer-report/1"] = FORMAT
+    created: str
+    task: str
+    metric: str
+    labels: str
+    model: str
+    majority_rate: float | None
+    source: ModelRecord
+    candidate: ModelRecord
+    comparison: ComparisonRecord
+    control: ModelRecord | None
+    control_comparison: ComparisonRecord | None
+    control_seed: int | None
+    latency: list[LatencyRecord]
+    macs_shape: str
+    layers: list[LayerRecord]
+    search: SearchRecord
+    data: list[DataRecord]
+    notes: list[str]
+    warnings: list[str]
+    provider: str
+    threads: int | None
+    versions: dict[str, str]
+    hardware: dict[str, str]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Nothing was removed and nothing hardened."""
+        return not any(
+            x.heads_removed
+            or x.neurons_removed
+            or x.hard_attention
+            or "removed" in (x.attention, x.feed_forward)
+            for x in self.layers
+        )
+
+    def dumps(self) -> str:
+        """The JSON text, indented, with a trailing newline."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a report.json. Raises: AxformerError naming the field that is wrong."""
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise AxformerError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise AxformerError(f"{path}: not a report of format {FORMAT}: {where}: {first['msg']}") from None
