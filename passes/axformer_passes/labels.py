@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
 from axformer_passes.prepare import constant, origin
-from axformer_passes.trace import Array, Runner, probe_feeds, trace
+from axformer_passes.trace import Array, Runner, probed, trace
 
 IntArray = npt.NDArray[np.int64]
 
@@ -232,22 +232,25 @@ def operator(node: ir.Node) -> str:
 
 
 def label(model: ir.Model, runner: Runner, feeds: Mapping[str, Array] | None = None) -> Labelling:
-    """Walk labels through a prepared model (`prepare.prepared`). `feeds` default to `probe_feeds`."""
+    """Walk labels through a prepared model (`prepare.prepared`). `feeds` default to a small probe."""
     from axformer_passes import rules
 
-    feeds = dict(feeds or probe_feeds(model))
-    values = trace(model, runner, feeds)
+    if feeds is None:
+        feeds, values = probed(model, runner)
+    else:
+        values = trace(model, runner, feeds)
     walk = Walk(model, values)
     for node in model.graph:
         _step(walk, node, rules.BEARERS)
     for output in model.graph.outputs:
         if walk.has(output):
             walk.frozen.extend(np.unique(walk.of[str(output.name)]).tolist())
+    _freeze_captured(walk)
     roots = walk.classes.roots()
     return Labelling(
         model=model,
         values=values,
-        feeds=feeds,
+        feeds=dict(feeds),
         of=walk.of,
         roots=roots,
         carriers=tuple(walk.carriers),
@@ -257,6 +260,13 @@ def label(model: ir.Model, runner: Runner, feeds: Mapping[str, Array] | None = N
         frozen=frozenset(roots[[i for i in walk.frozen if i >= 0]].tolist()) if walk.frozen else frozenset(),
         refusals=tuple(walk.refusals),
     )
+
+
+def _freeze_captured(walk: Walk) -> None:
+    """A tensor that a subgraph reads is out of the rules' sight: its channels stay whole."""
+    for node in walk.model.graph.all_nodes():
+        if node.graph is not walk.model.graph and any(walk.has(v) for v in node.inputs if v is not None):
+            walk.freeze(node, "it reads labelled channels from inside a subgraph")
 
 
 def _step(walk: Walk, node: ir.Node, bearers: frozenset[str]) -> None:
