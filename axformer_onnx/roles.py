@@ -198,8 +198,9 @@ def _find(task: Task, model_dir: Path, data: Source | None, *, optional: bool) -
     if optional:
         return _Found({})
     raise DataError(
-        f"no data for task {task.name}: {'; '.join(tried)}. Give rows in one of three ways: "
-        "--data FILE_OR_FOLDER; a folder data/ beside model.onnx; or pip install 'axformer-onnx[hub]' and a network"
+        f"no data for task {task.name}: {'; '.join(tried)}. Give rows in one of three "
+        "ways: --data FILE_OR_FOLDER; a folder data/ beside model.onnx; "
+        "pip install 'axformer-onnx[hub]' and a network"
     )
 
 

@@ -1,0 +1,226 @@
+"""The one place that makes ONNX Runtime sessions: providers, threads, and errors in one line."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+
+logger = logging.getLogger(__name__)
+
+# short name: ONNX Runtime's name, and what to install for it
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"),
+    "tensorrt": (
+        "TensorrtExecutionProvider",
+        "pip uninstall -y onnxruntime && pip install onnxruntime-gpu tensorrt",
+    ),
+    "openvino": (
+        "OpenVINOExecutionProvider",
+        "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
+    ),
+    "dml": ("DmlExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-directml"),
+    "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime, on macOS"),
+    "rocm": ("ROCMExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-rocm"),
+    "migraphx": ("MIGraphXExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-rocm"),
+    "qnn": ("QNNExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-qnn"),
+    "webgpu": ("WebGpuExecutionProvider", "an ONNX Runtime built with WebGPU"),
+    "xnnpack": ("XnnpackExecutionProvider", "an ONNX Runtime built with XNNPACK"),
+}
+_DTYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(bool)": np.bool_,
+}
+_SEVERE_ONLY = 3  # ONNX Runtime's log levels: 2 warning, 3 error, 4 fatal
+_SILENT = 4
+
+
+def provider_name(provider: str) -> str:
+    """ONNX Runtime's name of a provider: 'cuda' and 'CUDAExecutionProvider' are CUDAExecutionProvider.
+
+    Raises: UsageError for an unknown name; RuntimeFailure for a provider that this ONNX Runtime lacks,
+    with what is available and what to install.
+    """
+    import onnxruntime as ort
+
+    available = ort.get_available_providers()
+    full_names = {full.lower(): short for short, (full, _) in PROVIDERS.items()}
+    key = provider.strip().lower()
+    short = full_names.get(key, key)
+    if short in PROVIDERS:
+        full, install = PROVIDERS[short]
+        if full in available:
+            return full
+        raise RuntimeFailure(
+            f"provider {provider!r} ({full}) is not in this ONNX Runtime; available: {', '.join(available)}. "
+            f"Install: {install}"
+        )
+    for name in available:
+        if name.lower() == key:
+            return str(name)
+    near = difflib.get_close_matches(key, PROVIDERS, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise UsageError(f"unknown provider {provider!r}.{hint} Providers: {', '.join(PROVIDERS)}")
+
+
+def make_session(
+    model: str | Path | bytes,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    optimize: bool = True,
+    quiet: bool = False,
+) -> Any:
+    """An onnxruntime.InferenceSession.
+
+    model     a path (external data is found beside it) or the bytes of a model
+    threads   threads inside one operator; None: ONNX Runtime's choice (the physical cores)
+    optimize  False switches off all of ONNX Runtime's graph rewrites
+    quiet     say nothing, not even errors, in ONNX Runtime's own log
+
+    A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence.
+
+    Raises: ModelError for what ONNX Runtime does not load; UsageError, RuntimeFailure for the provider.
+    """
+    import onnxruntime as ort
+
+    name = provider_name(provider)
+    origin = "model" if isinstance(model, bytes) else str(model)
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise ModelError(f"{origin}: no such file")
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT if quiet else _SEVERE_ONLY
+    if threads is not None:
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = list(dict.fromkeys([name, "CPUExecutionProvider"]))
+    try:
+        session = ort.InferenceSession(
+            model if isinstance(model, bytes) else origin, options, providers=providers
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise ModelError(f"{origin}: ONNX Runtime does not load it: {_one_line(error)}") from None
+    note = fallback_note(session, provider)
+    if note:
+        logger.warning(note)
+    return session
+
+
+def fallback_note(session: Any, provider: str) -> str | None:
+    """A sentence where ONNX Runtime did not use the provider that was asked for, else None.
+
+    Single operators that a provider leaves to the CPU are not seen here: ONNX Runtime's log tells them.
+    """
+    wanted, used = provider_name(provider), session.get_providers()
+    if used and used[0] == wanted:
+        return None
+    return (
+        f"ONNX Runtime could not start {wanted} and runs on {', '.join(used)} instead; "
+        "figures are those of that provider. Check its driver and libraries"
+    )
+
+
+def run_session(
+    session: Any, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Outputs by name (all, or those named). Feeds are cast to the input types; surplus ones are dropped.
+
+    Raises: RuntimeFailure with ONNX Runtime's message in one line.
+    """
+    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+    try:
+        values = session.run(names, fit_feeds(session, feeds))
+    except Exception as error:  # see make_session
+        raise RuntimeFailure(f"ONNX Runtime could not run the model: {_one_line(error)}") from None
+    return dict(zip(names, values, strict=True))
+
+
+def fit_feeds(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Only the feeds that the session takes, in the types it declares (some graphs ask for int32 ids)."""
+    fitted = {}
+    for one in session.get_inputs():
+        if one.name in feeds:
+            fitted[one.name] = np.asarray(feeds[one.name]).astype(
+                _DTYPES.get(one.type, feeds[one.name].dtype), copy=False
+            )
+    return fitted
+
+
+def run_once(model: bytes, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """All outputs of a model on one input, ONNX Runtime's own optimisations off and its log silent.
+
+    The runner that recognition is given. Raises: ModelError, RuntimeFailure.
+    """
+    return run_session(make_session(model, threads=1, optimize=False, quiet=True), feeds)
+
+
+def describe_hardware() -> dict[str, Any]:
+    """What a figure was measured on: processor, cores, memory, system, Python, ONNX Runtime, providers."""
+    import onnxruntime as ort
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": ort.__version__,
+        "providers": ort.get_available_providers(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project and of what its results depend on."""
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for name in (
+        "axformer-onnx",
+        "onnx",
+        "onnx-ir",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "numpy",
+        "scipy",
+        "tokenizers",
+    ):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
