@@ -1,0 +1,72 @@
+# Every target builds what it needs: `make demo` and `make test` work in a fresh clone with Python >= 3.10 and make.
+# `make PYTHON=python3.12 test` chooses the interpreter. Stamp files keep a second run from installing again.
+
+PYTHON ?= python3
+VENV   := .venv
+VENV5  := .venv-tf5
+BIN    := $(VENV)/bin
+BIN5   := $(VENV5)/bin
+TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py)
+
+# Tests run in two processes of one thread each: more threads only fight over the same cores.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test5 lint format wheel bench model clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.package ## optimize the example model; installs no torch
+	rm -rf run/nli-mini
+	$(BIN)/axformer-onnx optimize models/nli-mini/model.onnx --task mnli -o run/nli-mini
+
+test: lint ## lint, type-check, then all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum
+	$(TEST_ENV) $(BIN5)/python -m pytest -n 2 $(TESTS5)
+
+lint: $(VENV)/.tests ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy models/build_nli_mini.py
+
+format: $(VENV)/.tests ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.package ## build the wheel into dist/
+	rm -f dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+bench: $(VENV)/.tests ## the benchmarks: ratios measured in one run
+	set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+model: $(VENV)/.tests ## train the example model again (about a quarter of an hour)
+	$(BIN)/python models/build_nli_mini.py
+
+clean: ## remove the environments and everything that was built
+	rm -rf $(VENV) $(VENV5) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# -- environments ------------------------------------------------------------------------------------------------
+
+$(VENV)/.package: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.package .ci/install-torch
+	bash .ci/install-torch $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon]" "transformers>=4.57,<5" \
+		--group test --group lint
+	touch $@
+
+$(VENV5)/.tests: pyproject.toml .ci/install-torch
+	test -x $(BIN5)/python || $(PYTHON) -m venv $(VENV5)
+	$(BIN5)/python -m pip install --quiet --upgrade "pip>=25.1"
+	bash .ci/install-torch $(BIN5)/python
+	$(BIN5)/python -m pip install --quiet --editable . "transformers>=5" "onnxscript>=0.5" --group test
+	touch $@

@@ -1,0 +1,298 @@
+"""Make models/nli-mini: a small BERT for natural language inference, trained from scratch on the rows of
+nli_grammar.
+
+    python models/build_nli_mini.py [--output models/nli-mini]
+
+Needs the [export] extra. One thread, one seed: the same versions on the same kind of machine give the same
+files. Rows: 10 % of the training labels are wrong on purpose; search and validation rows are clean; no pair
+is in two sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nli_grammar.logic import LABELS
+from nli_grammar.rows import Row, generate, take, with_noise
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result."""
+
+    seed: int = 7
+    train_rows: int = 40_000
+    search_rows: int = 1_500
+    validation_rows: int = 1_500
+    noise: float = 0.10
+    vocabulary: int = 800
+    hidden: int = 128
+    heads: int = 8
+    layers: int = 5
+    neurons: int = 512
+    batch: int = 64
+    epochs: int = 8
+    learning_rate: float = 7e-4
+    weight_decay: float = 0.05
+    dropout: float = 0.05
+    initial: float = 0.02
+
+
+def make_rows(recipe: Recipe) -> dict[str, list[Row]]:
+    """Three disjoint sets; only `train` has wrong labels."""
+    rows = generate(recipe.seed, set())
+    sets = {"validation": take(rows, recipe.validation_rows), "search": take(rows, recipe.search_rows)}
+    return {**sets, "train": with_noise(take(rows, recipe.train_rows), recipe.noise, recipe.seed)}
+
+
+def make_tokenizer(rows: list[Row], vocabulary: int) -> Any:
+    """A lower-casing WordPiece tokenizer with BERT's template, trained on the rows' sentences."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False
+    )
+    texts = sorted(row[column] for row in rows for column in ("premise", "hypothesis"))
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", tokenizer.token_to_id("[SEP]")), ("[CLS]", tokenizer.token_to_id("[CLS]"))
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def make_model(recipe: Recipe, words: int) -> Any:
+    """A BertForSequenceClassification with fresh weights."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(recipe.seed)
+    config = BertConfig(
+        vocab_size=words,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=recipe.neurons,
+        max_position_embeddings=MAX_TOKENS,
+        initializer_range=recipe.initial,
+        hidden_dropout_prob=recipe.dropout,
+        attention_probs_dropout_prob=recipe.dropout,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: index for index, name in enumerate(LABELS)},
+        attn_implementation="eager",
+    )
+    return BertForSequenceClassification(config)
+
+
+def encode(tokenizer: Any, rows: list[Row]) -> list[tuple[Any, int]]:
+    """(encoding, label) of each row, in order."""
+    encodings = tokenizer.encode_batch([(row["premise"], row["hypothesis"]) for row in rows])
+    return [(encoding, row["label"]) for encoding, row in zip(encodings, rows, strict=True)]
+
+
+def batches(examples: list[tuple[Any, int]], size: int, rng: random.Random | None) -> Any:
+    """Tensors (inputs, labels) of rows of similar length; shuffled where a generator is given."""
+    import torch
+
+    order = list(range(len(examples)))
+    if rng:
+        rng.shuffle(order)
+        window = size * 50
+        chunks = [order[i : i + window] for i in range(0, len(order), window)]
+        order = [i for chunk in chunks for i in sorted(chunk, key=lambda i: len(examples[i][0].ids))]
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    if rng:
+        rng.shuffle(groups)
+    for group in groups:
+        width = max(len(examples[i][0].ids) for i in group)
+        inputs = np.zeros((3, len(group), width), np.int64)
+        for row, index in enumerate(group):
+            encoding = examples[index][0]
+            count = len(encoding.ids)
+            inputs[:, row, :count] = encoding.ids, encoding.attention_mask, encoding.type_ids
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        yield (
+            dict(zip(names, torch.from_numpy(inputs), strict=True)),
+            torch.tensor([examples[i][1] for i in group]),
+        )
+
+
+def accuracy(model: Any, examples: list[tuple[Any, int]]) -> float:
+    """Share of correct rows, in points."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        hits = sum(int((model(**x).logits.argmax(-1) == y).sum()) for x, y in batches(examples, 250, None))
+    return 100 * hits / len(examples)
+
+
+def train(
+    model: Any, recipe: Recipe, examples: list[tuple[Any, int]], watched: list[tuple[Any, int]]
+) -> list[float]:
+    """AdamW, linear warm-up over a twentieth, linear decay. Returns the accuracy on `watched` per epoch."""
+    import torch
+
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    steps = recipe.epochs * -(-len(examples) // recipe.batch)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / (steps - warm)))
+    )
+    rng, history, start = random.Random(recipe.seed), [], time.time()
+    for epoch in range(recipe.epochs):
+        model.train()
+        total = 0.0
+        for inputs, labels in batches(examples, recipe.batch, rng):
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # twice as fast; weights stay float32
+                logits = model(**inputs).logits
+            loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(labels)
+        history.append(accuracy(model, watched))
+        mean, seconds = total / len(examples), time.time() - start
+        print(
+            f"epoch {epoch + 1}: loss {mean:.4f}, clean accuracy {history[-1]:.1f}, {seconds:.0f} s",
+            flush=True,
+        )
+    return history
+
+
+def export(model: Any, path: Path) -> None:
+    """One ONNX file by torch's TorchScript exporter: opset 17, dynamic batch and sequence axes; checked."""
+    import onnx
+    import torch
+
+    model.eval()
+    ids = torch.randint(5, model.config.vocab_size, (2, 11), generator=torch.Generator().manual_seed(0))
+    sample = (ids, torch.ones_like(ids), torch.zeros_like(ids))
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    axes = {name: {0: "batch", 1: "sequence"} for name in names}
+    torch.onnx.export(
+        model, sample, str(path), dynamo=False, opset_version=17, input_names=names, output_names=["logits"],
+        dynamic_axes={**axes, "logits": {0: "batch"}}, do_constant_folding=True,
+    )  # fmt: skip
+    onnx.checker.check_model(str(path), full_check=True)
+    check_export(model, path)
+
+
+def check_export(model: Any, path: Path) -> None:
+    """Raise unless ONNX Runtime gives torch's logits to 1e-4 on shapes that the export did not see."""
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    for rows, tokens in ((1, 5), (3, 20), (7, MAX_TOKENS)):
+        feed = {
+            "input_ids": rng.integers(5, model.config.vocab_size, (rows, tokens)),
+            "attention_mask": (np.arange(tokens) < rng.integers(2, tokens + 1, (rows, 1))).astype(np.int64),
+            "token_type_ids": rng.integers(0, 2, (rows, tokens)),
+        }
+        with torch.no_grad():
+            expected = model(**{name: torch.from_numpy(value) for name, value in feed.items()}).logits.numpy()
+        worst = float(np.abs(session.run(None, feed)[0] - expected).max())
+        if worst > 1e-4:
+            raise RuntimeError(f"{path}: logits differ from torch by {worst:.2e} at {rows} x {tokens} tokens")
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """One JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def build(recipe: Recipe, output: Path, keep_train: bool) -> None:
+    """Everything, from the seed to the folder; the folder appears only when it is complete."""
+    import torch
+
+    torch.set_num_threads(1)
+    sets = make_rows(recipe)
+    print("rows ready", flush=True)
+    tokenizer = make_tokenizer(sets["train"], recipe.vocabulary)
+    model = make_model(recipe, tokenizer.get_vocab_size())
+    examples = {name: encode(tokenizer, rows) for name, rows in sets.items()}
+    train(model, recipe, examples["train"], examples["search"])
+    scores = {name: accuracy(model, examples[name]) for name in ("search", "validation")}
+    print(scores)
+    work = output.with_name(output.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    for name, rows in sets.items():
+        if name != "train" or keep_train:
+            write_rows(work / "data" / f"{name}.jsonl", rows)
+    export(model, work / "model.onnx")
+    write_settings(work, tokenizer, model)
+    (work / "README.md").write_text(card(recipe, sets, scores, model), encoding="utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    work.rename(output)
+
+
+def card(recipe: Recipe, sets: dict[str, list[Row]], scores: dict[str, float], model: Any) -> str:
+    """The model card: nli_card.md with the figures of this run."""
+    template = (Path(__file__).parent / "nli_card.md").read_text(encoding="utf-8")
+    labels = np.bincount([row["label"] for row in sets["validation"]])
+    facts = {
+        "parameters": model.num_parameters(),
+        "head_size": recipe.hidden // recipe.heads,
+        "vocabulary_words": model.config.vocab_size,
+        "majority": 100 * labels.max() / labels.sum(),
+    }
+    return template.format(**dataclasses.asdict(recipe), **scores, **facts)
+
+
+def write_settings(folder: Path, tokenizer: Any, model: Any) -> None:
+    """tokenizer.json, tokenizer_config.json and config.json."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": MAX_TOKENS,
+        "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]",
+        "mask_token": "[MASK]",
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    config = model.config.to_dict()
+    config["architectures"] = [type(model).__name__]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "nli-mini")
+    parser.add_argument("--keep-train", action="store_true", help="write data/train.jsonl too")
+    for field in dataclasses.fields(Recipe):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
+        )
+    options = vars(parser.parse_args())
+    output, keep_train = options.pop("output"), options.pop("keep_train")
+    build(Recipe(**options), output, keep_train)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Words, and which is a kind of which.
+
+A taxonomy is a nested dictionary. A name that starts with "!" marks exclusive children: nothing is two of
+them at once (a dog is no cat). Children of an unmarked name may overlap (a violinist may be a dentist).
+Different trees are independent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+Nested = dict[str, Any]
+
+ANIMALS: Nested = {
+    "!animal": {
+        "!dog": {"poodle": {}, "beagle": {}, "terrier": {}, "spaniel": {}},
+        "!cat": {"tabby": {}, "siamese cat": {}},
+        "!bird": {"parrot": {}, "owl": {}, "eagle": {}, "sparrow": {}},
+        "horse": {"pony": {}, "stallion": {}},
+        "!monkey": {"baboon": {}, "macaque": {}},
+    }
+}
+PEOPLE: Nested = {
+    "person": {
+        "musician": {"violinist": {}, "drummer": {}, "pianist": {}, "guitarist": {}},
+        "athlete": {"swimmer": {}, "gymnast": {}, "boxer": {}, "cyclist": {}},
+        "doctor": {"surgeon": {}, "dentist": {}},
+        "scientist": {"chemist": {}, "physicist": {}, "biologist": {}},
+        "artist": {"painter": {}, "sculptor": {}},
+        "!child": {"boy": {}, "girl": {}},
+    }
+}
+THINGS: Nested = {
+    "!object": {
+        "!vehicle": {"car": {"taxi": {}, "limousine": {}}, "!boat": {"canoe": {}, "yacht": {}}, "truck": {}},
+        "!fruit": {"apple": {}, "pear": {}, "plum": {}, "melon": {}},
+        "!tool": {"hammer": {}, "saw": {}, "drill": {}},
+        "!furniture item": {"!chair": {"armchair": {}, "stool": {}}, "table": {"desk": {}}},
+        "!garment": {"coat": {"raincoat": {}}, "shirt": {"blouse": {}}, "!shoe": {"boot": {}, "sandal": {}}},
+    }
+}
+ACTIVITIES: tuple[Nested, ...] = (
+    {
+        "!": {
+            "!moving": {
+                "!running": {"sprinting": {}, "jogging": {}},
+                "!walking": {"strolling": {}, "marching": {}},
+                "swimming": {},
+                "climbing": {"climbing a tree": {}, "climbing a wall": {}},
+            },
+            "!resting": {
+                "sleeping": {"napping": {}, "snoring": {}},
+                "!sitting": {"sitting on a bench": {}, "sitting on the floor": {}},
+            },
+        }
+    },
+    {"!": {"making noise": {"shouting": {"screaming": {}}, "whistling": {}, "howling": {}}, "silent": {}}},
+    {"!": {"happy": {"overjoyed": {}, "thrilled": {}}, "sad": {"miserable": {}, "heartbroken": {}}}},
+    {"eating": {"eating fruit": {"eating grapes": {}, "eating a banana": {}}, "eating bread": {}}},
+    {"!": {"clean": {"spotless": {}}, "dirty": {"muddy": {}, "filthy": {}}}},
+    {"hungry": {"starving": {}}},
+    {"waiting for the bus": {}},
+    {"!": {"!indoors": {"in the kitchen": {}, "in the bedroom": {}}, "outdoors": {"on the beach": {}}}},
+)
+CONDITIONS: tuple[Nested, ...] = (
+    {"!": {"damaged": {"broken": {"shattered": {}}, "scratched": {}, "bent": {}}, "undamaged": {}}},
+    {"!": {"colored red": {"scarlet": {}, "crimson": {}}, "colored blue": {"navy blue": {}}, "white": {}}},
+    {"!": {"clean": {"spotless": {}}, "dirty": {"muddy": {}, "filthy": {}}}},
+    {"for sale": {"for sale at half price": {}}},
+    {"!": {"expensive": {"priceless": {}}, "cheap": {}}},
+    {"!": {"wet": {"soaked": {}}, "dry": {}}},
+    {"!": {"!indoors": {"in the garage": {}, "in the attic": {}}, "outdoors": {"on the lawn": {}}}},
+)
+ANIMATE_MODIFIERS = (
+    "young {}", "old {}", "tall {}", "friendly {}", "clever {}", "nervous {}", "{} in the park",
+    "{} at the station",
+    "{} near the river", "{} from the village", "{} with a red collar", "{} in the picture",
+)  # fmt: skip
+THING_MODIFIERS = (
+    "old {}", "new {}", "heavy {}", "small {}", "strange {}", "{} from the market", "{} behind the house",
+    "{} in the catalogue", "{} next to the door", "{} from the museum",
+)  # fmt: skip
+PLURALS = {"person": "people", "child": "children"}
+
+ROLES = (
+    "chef", "pilot", "lawyer", "waiter", "teacher", "farmer", "judge", "plumber", "singer", "banker",
+    "nurse", "baker",
+    "captain", "tailor", "actor", "writer", "student", "mayor", "guard", "clerk",
+)  # fmt: skip
+NAMES = (
+    "Anna", "Ben", "Carl", "Dora", "Emil", "Fiona", "George", "Helen", "Ivan", "Julia", "Karim", "Laura",
+    "Martin",
+    "Nadia", "Oscar", "Paula", "Quentin", "Rosa", "Simon", "Tara",
+)  # fmt: skip
+EVENTS = (
+    "concert", "lecture", "meeting", "dinner", "parade", "wedding", "match", "auction", "interview",
+    "festival", "trial",
+    "workshop",
+)  # fmt: skip
+
+# base form: (past tense, the verb above it); past tense and participle are the same word in all of them
+VERBS: dict[str, tuple[str, str | None]] = {
+    "touch": ("touched", None), "hug": ("hugged", "touch"), "push": ("pushed", "touch"),
+    "kiss": ("kissed", "touch"),
+    "contact": ("contacted", None), "phone": ("phoned", "contact"), "email": ("emailed", "contact"),
+    "attack": ("attacked", None), "stab": ("stabbed", "attack"), "ambush": ("ambushed", "attack"),
+    "criticize": ("criticized", None), "insult": ("insulted", "criticize"), "ridicule": ("ridiculed",
+    "criticize"),
+    "move": ("moved", None), "carry": ("carried", "move"), "drag": ("dragged", "move"),
+    "thank": ("thanked", None), "help": ("helped", None), "hire": ("hired", None),
+    "follow": ("followed", None),
+    "visit": ("visited", None), "admire": ("admired", None), "interview": ("interviewed", None),
+}  # fmt: skip
+SCALES = (
+    ("taller", "shorter", "tall"), ("older", "younger", "old"), ("faster", "slower", "fast"),
+    ("richer", "poorer", "rich"), ("stronger", "weaker", "strong"), ("heavier", "lighter", "heavy"),
+)  # fmt: skip
+SUPERLATIVES = {
+    "taller": "tallest", "shorter": "shortest", "older": "oldest", "younger": "youngest", "faster": "fastest",
+    "slower": "slowest", "richer": "richest", "poorer": "poorest", "stronger": "strongest",
+    "weaker": "weakest",
+    "heavier": "heaviest", "lighter": "lightest",
+}  # fmt: skip
+NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Taxonomy:
+    """Words with the path from the root to each, and the names whose children exclude each other."""
+
+    paths: dict[str, tuple[str, ...]]
+    exclusive: frozenset[str]
+
+    @classmethod
+    def read(cls, nested: Nested) -> Taxonomy:
+        """Flatten a nested dictionary; a bare "!" is a root that is no word."""
+        paths: dict[str, tuple[str, ...]] = {}
+        exclusive: set[str] = set()
+
+        def walk(level: Nested, above: tuple[str, ...]) -> None:
+            for key, below in level.items():
+                name = key.lstrip("!")
+                if key.startswith("!"):
+                    exclusive.add(name)
+                paths[name] = (*above, name)
+                walk(below, paths[name])
+
+        walk(nested, ())
+        return cls(paths, frozenset(exclusive))
+
+    @property
+    def words(self) -> list[str]:
+        """Every word, roots first."""
+        return [word for word in self.paths if word]
+
+    def relation(self, first: str, second: str) -> str:
+        """What `second` is to `first`: same, above (a first is a second), below, disjoint or independent."""
+        a, b = self.paths[first], self.paths[second]
+        if a == b:
+            return "same"
+        shared = sum(1 for x, y in zip(a, b, strict=False) if x == y)
+        if shared == len(b):
+            return "above"
+        if shared == len(a):
+            return "below"
+        return "disjoint" if shared and a[shared - 1] in self.exclusive else "independent"
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun of this lexicon."""
+    if noun in PLURALS:
+        return PLURALS[noun]
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("x", "s", "ch", "sh")) else "s")
+
+
+def article(phrase: str) -> str:
+    """The phrase with a or an."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def sentence(text: str) -> str:
+    """Capital letter and full stop."""
+    return text[0].upper() + text[1:] + "."
