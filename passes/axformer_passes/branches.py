@@ -1,6 +1,6 @@
 """From an output projection to the addition that writes the residual stream: where a block can be taken out.
 
-    branch = projection (+ bias, scale, reshape ...)      sum = residual + branch
+branch = projection (+ bias, scale, reshape ...)      sum = residual + branch
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
     while True:
         users = [use for use in value.uses() if use.node.op_type not in _READS_SHAPE]
         if value.is_graph_output() or len(users) != 1:
-            return _none(f"{value.name} is read {len(users)} times on its way to the residual stream, expected once")
+            return _none(
+                f"{value.name} is read {len(users)} times on its way to the residual stream, expected once"
+            )
         node, index = users[0]
         others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
         if node.op_type in _RESHAPES and index == 0:

@@ -1,13 +1,13 @@
 """The tree of errors. Each class carries the exit code of the command line.
 
-    AxformerError            2   something about the input that the user can mend
-    +-- ModelError           2   not a model, truncated, an operator set that is not supported
-    |   +-- RecogniseError   2   no attention found, or a part that was asked for was not understood
-    +-- PlanError            2   a plan that is not valid, or that belongs to another model
-    +-- DataError            2   rows, columns, labels
-    +-- UsageError           2   options that contradict each other or name what does not exist
-    +-- RuntimeFailure       3   ONNX Runtime, a provider, a missing extra, the file system
-    +-- VerifyError          3   a produced graph failed its own check; nothing was written
+AxformerError            2   something about the input that the user can mend
++-- ModelError           2   not a model, truncated, an operator set that is not supported
+|   +-- RecogniseError   2   no attention found, or a part that was asked for was not understood
++-- PlanError            2   a plan that is not valid, or that belongs to another model
++-- DataError            2   rows, columns, labels
++-- UsageError           2   options that contradict each other or name what does not exist
++-- RuntimeFailure       3   ONNX Runtime, a provider, a missing extra, the file system
++-- VerifyError          3   a produced graph failed its own check; nothing was written
 """
 
 from __future__ import annotations

@@ -40,7 +40,11 @@ class Harden(ir.passes.InPlacePass):
         done = 0
         for index, hard in sorted(self.plan.hard_attention.items()):
             block = self.anatomy.layers[index].attention
-            if block is None or index in self.plan.attention_blocks or _all_heads_gone(self.plan, self.anatomy, index):
+            if (
+                block is None
+                or index in self.plan.attention_blocks
+                or _all_heads_gone(self.plan, self.anatomy, index)
+            ):
                 continue
             harden(model.graph, block.softmax, hard, self.dtypes[index])
             done += 1

@@ -183,7 +183,8 @@ def _mapping(value: object, where: str, origin: str) -> dict[str, Any]:
 def _id_lists(data: dict[str, Any], key: str, origin: str) -> dict[int, frozenset[int]]:
     entries = _mapping(data.get(key, {}), f'"{key}"', origin)
     return {
-        _layer_key(k, f'"{key}"', origin): _ids(v, f'"{key}" of layer {k}', origin) for k, v in entries.items()
+        _layer_key(k, f'"{key}"', origin): _ids(v, f'"{key}" of layer {k}', origin)
+        for k, v in entries.items()
     }
 
 
@@ -209,7 +210,9 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
 
     def layer_of(index: int, what: str) -> Any:
         if index >= count:
-            raise PlanError(f"{what} names layer {index}, but the model has {count} layers (0 to {count - 1})")
+            raise PlanError(
+                f"{what} names layer {index}, but the model has {count} layers (0 to {count - 1})"
+            )
         return anatomy.layers[index]
 
     def within(ids: Iterable[int], limit: int, what: str, layer: int) -> None:
@@ -236,7 +239,9 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
         block = layer_of(index, '"feed_forward_blocks"').feed_forward
         if block is None or block.sum is None:
             why = block.why if block else "not exactly one was recognised"
-            raise PlanError(f'"feed_forward_blocks": layer {index} has no removable feed-forward block: {why}')
+            raise PlanError(
+                f'"feed_forward_blocks": layer {index} has no removable feed-forward block: {why}'
+            )
     for index in plan.hard_attention:
         if layer_of(index, '"hard_attention"').attention is None:
             raise PlanError(f'"hard_attention": no attention block was recognised in layer {index}')

@@ -13,6 +13,7 @@ Each step is exact and changes no arithmetic:
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import onnx_ir.passes.common as common
 
 from axformer_passes.errors import ModelError
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 CHAIN_OPS = frozenset({"Transpose", "Cast", "Identity", "DequantizeLinear"})
 """Operators through which a weight is followed back to its initializer."""
@@ -125,8 +126,10 @@ def fresh(graph: ir.Graph, base: str) -> str:
 def initializer(graph: ir.Graph, base: str, array: Array) -> ir.Value:
     """Register a new initializer with a fresh name made from `base`."""
     name = fresh(graph, base)
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
@@ -197,7 +200,10 @@ def _unshare_initializers(graph: ir.Graph) -> None:
             if user.graph is not graph:  # read from a subgraph: leave it shared
                 continue
             copy = ir.Value(
-                name=fresh(graph, f"{name}_use"), shape=value.shape, type=value.type, const_value=value.const_value
+                name=fresh(graph, f"{name}_use"),
+                shape=value.shape,
+                type=value.type,
+                const_value=value.const_value,
             )
             copy.meta[_SHARED_FROM] = source_name(value)
             graph.register_initializer(copy)

@@ -137,7 +137,9 @@ def _attention(labelling: Labelling, softmax: ir.Node, order: dict[str, int]) ->
         return scores
     projections = [_projection(labelling, value) for value in (scores.query, scores.key, scores.value)]
     if any(p is None for p in projections):
-        return Refusal(anchor(softmax), softmax.op_type, "query, key or value does not come from one learned projection")
+        return Refusal(
+            anchor(softmax), softmax.op_type, "query, key or value does not come from one learned projection"
+        )
     query, key, value = projections
     assert query is not None and key is not None and value is not None and output.rows is not None
     classes = tuple(dict.fromkeys(_rows(labelling, output).tolist()))
@@ -166,7 +168,9 @@ def _refusal(
         return Refusal(anchor(softmax), softmax.op_type, reason)
 
     if inside & labelling.tied:
-        return refuse("its heads are tied together by a normalisation or reduction, expected one class per head")
+        return refuse(
+            "its heads are tied together by a normalisation or reduction, expected one class per head"
+        )
     if inside & labelling.frozen:
         return refuse("its heads reach a graph output or an operator without a rule")
     if len(readers) != 1:

@@ -164,7 +164,9 @@ def slices_of(walk: Walk, node: ir.Node, rank: int) -> list[tuple[int, int, int,
     axes = np.arange(count) if axes is None else axes % rank
     steps = np.ones(count, np.int64) if steps is None else steps
     return list(
-        zip(axes.tolist(), starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), steps.tolist(), strict=True)
+        zip(
+            axes.tolist(), starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), steps.tolist(), strict=True
+        )
     )
 
 
@@ -184,7 +186,10 @@ def _gather(walk: Walk, node: ir.Node) -> None:
         return
     indices = walk.integers(node.inputs[1])
     assert indices is not None
-    walk.put(node.outputs[0], np.take(walk.labels(node.inputs[0]), indices, axis=node.attributes.get_int("axis", 0)))  # type: ignore[arg-type]
+    walk.put(
+        node.outputs[0],
+        np.take(walk.labels(node.inputs[0]), indices, axis=node.attributes.get_int("axis", 0)),
+    )  # type: ignore[arg-type]
 
 
 @rule("GatherND")

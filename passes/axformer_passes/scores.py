@@ -69,7 +69,9 @@ def _within(labelling: Labelling, node: ir.Node, inside: set[int]) -> bool:
     labels = [labelling.of.get(str(v.name)) for v in node.inputs if v is not None]
     if len(labels) != 2 or any(x is None for x in labels):
         return False
-    return all(set(np.unique(labelling.classes(x[x >= 0])).tolist()) <= inside for x in labels if x is not None)
+    return all(
+        set(np.unique(labelling.classes(x[x >= 0])).tolist()) <= inside for x in labels if x is not None
+    )
 
 
 def score_scale(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float | None:
@@ -133,7 +135,12 @@ def activation_between(labelling: Labelling, ups: list[ir.Node], down: ir.Node) 
     while queue:
         value = queue.pop()
         node = value.producer() if value is not None else None
-        if node is None or id(node) in stop or id(node) in seen or not labelling.of.keys() & {str(value.name)}:  # type: ignore[union-attr]
+        if (
+            node is None
+            or id(node) in stop
+            or id(node) in seen
+            or not labelling.of.keys() & {str(value.name)}
+        ):  # type: ignore[union-attr]
             continue
         seen.add(id(node))
         if node.op_type in _ACTIVATIONS:

@@ -6,6 +6,7 @@ The runner comes from the caller (a session, or anything that can run a model), 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import onnx_ir as ir
 from axformer_passes.errors import ModelError
 from axformer_passes.prepare import origin
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Runner = Callable[[bytes, Mapping[str, Array]], dict[str, Array]]
 """(serialized model, feeds by input name) -> every output by name; without graph optimisations."""
 
