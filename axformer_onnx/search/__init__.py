@@ -1,1 +1,1 @@
-"""Searches: from an Anatomy and a scorer of plans to a Plan. Nothing in here but `stages` knows of graphs."""
+"""Searches: from an Anatomy and a scorer of plans to a Plan. Only `stages` knows of graphs."""

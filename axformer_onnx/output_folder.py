@@ -1,0 +1,78 @@
+"""The output folder of a run: what may be in it, and how files get there.
+
+The journal lives in the folder from the start, so that a killed run can go on. Everything else is built in a
+folder `.writing-*` inside it and renamed when it is complete, the model last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from axformer_onnx.errors import RuntimeFailure, UsageError
+
+MODEL = "model.onnx"
+JOURNAL = "journal.jsonl"
+OWN = (MODEL, f"{MODEL}.data", "plan.json", "report.json", "report.md")
+COMPANIONS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE",
+    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model",
+)  # fmt: skip
+"""Files of a model folder that travel with the model."""
+
+_WRITING = ".writing-"
+
+
+def default_output(model: Path) -> Path:
+    """`<name of the model's folder>-optimized` in the working directory."""
+    return Path(f"{model.resolve().parent.name or 'model'}-optimized")
+
+
+def claim(output: Path, source: Path, *, overwrite: bool) -> None:
+    """Create `output`, or accept it if it is empty or holds an earlier run.
+
+    Raises: UsageError where it holds the source or files of something else, RuntimeFailure where it cannot be
+    made.
+    """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: not a folder; name a folder with -o")
+    if output.resolve() == source.resolve().parent:
+        raise UsageError(f"{output}: holds the model to optimize; the input is never modified. Use another -o")
+    found = [path.name for path in output.iterdir()] if output.is_dir() else []
+    if found and JOURNAL not in found and not overwrite:
+        raise UsageError(
+            f"{output}: the folder is not empty and holds no earlier run ({min(found)}). Use another -o, or --overwrite"
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeFailure(f"{output}: cannot be created: {error.strerror}") from None
+
+
+def clear(output: Path) -> None:
+    """Remove the results of an earlier run; files of others stay."""
+    for name in OWN:
+        (output / name).unlink(missing_ok=True)
+
+
+def copy_companions(folder: Path, target: Path) -> None:
+    """Copy tokenizer and config files of a model folder."""
+    for name in COMPANIONS:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
+@contextlib.contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """A folder to build in; its files are renamed into `output` if the block ends well, else they vanish."""
+    for left in output.glob(f"{_WRITING}*"):  # of a killed run; the journal's lock says that no other is alive
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=_WRITING) as name:
+        folder = Path(name)
+        yield folder
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == MODEL):
+            path.replace(output / path.name)
