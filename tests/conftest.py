@@ -28,7 +28,5 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def zoo() -> Callable[..., ZooModel]:
     """`zoo("bert", "dynamo-23")`: see tests/zoo.py. Tests that import zoo directly need no fixture."""
-    build: Any = pytest.importorskip(
-        "zoo", reason="the zoo needs the [export] extra (torch, transformers)"
-    ).build
+    build: Any = pytest.importorskip("zoo", reason="the zoo needs the [export] extra (torch, transformers)").build
     return build  # type: ignore[no-any-return]

@@ -65,9 +65,7 @@ def test_padding_does_not_change_the_logits_of_real_tokens() -> None:
         model = build(family, "dynamo-23")
         short = model.feeds(2, 6, padded=False)
         pad = model.module.config.pad_token_id
-        long = {
-            k: np.pad(v, ((0, 0), (0, 5)), constant_values=pad * (k == "input_ids")) for k, v in short.items()
-        }
+        long = {k: np.pad(v, ((0, 0), (0, 5)), constant_values=pad * (k == "input_ids")) for k, v in short.items()}
         np.testing.assert_allclose(model.logits(long), model.logits(short), atol=2e-6)
 
 

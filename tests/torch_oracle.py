@@ -25,7 +25,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from zoo import Feeds, ZooModel
 
-from axformer_passes.plan import Hard, Plan
+from axformer_passes.plan import Hard, Mode, Plan
 
 _LAYERS = ("encoder.layer", "transformer.layer", "h", "layers")
 _ATTENTION_OUT = ("attention.output.dense", "attention.out_lin", "attention.o_proj", "attn.c_proj")
@@ -67,7 +67,7 @@ def random_plan(model: ZooModel, rng: np.random.Generator) -> Plan:
                 gone = rng.choice(model.heads, size=int(rng.integers(1, model.heads)), replace=False)
                 plan = plan.without_heads(layer, map(int, gone))
         if layer not in plan.attention_blocks and rng.random() < 0.5:
-            mode = "truncated" if rng.random() < 0.5 else "renormalised"
+            mode: Mode = "truncated" if rng.random() < 0.5 else "renormalised"
             plan = plan.with_hard_attention(layer, int(rng.integers(1, 6)), mode)
         match rng.integers(4):
             case 0:
@@ -145,12 +145,10 @@ def _zero_output(stack: contextlib.ExitStack, linear: Any) -> None:
     stack.callback(linear.register_forward_hook(lambda _, __, y: torch.zeros_like(y)).remove)
 
 
-class _HardSoftmax(TorchFunctionMode):
+class _HardSoftmax(TorchFunctionMode):  # type: ignore[misc]
     """Replaces the softmax inside a hardened layer; hooks on the layers' entry and exit say which runs."""
 
-    def __init__(
-        self, stack: contextlib.ExitStack, layers: list[TorchLayer], rules: Mapping[int, Hard]
-    ) -> None:
+    def __init__(self, stack: contextlib.ExitStack, layers: list[TorchLayer], rules: Mapping[int, Hard]) -> None:
         super().__init__()
         self.rule: Hard | None = None
         for index, layer in enumerate(layers):

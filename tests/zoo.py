@@ -58,10 +58,7 @@ UNEXPORTABLE: dict[tuple[str, str], str] = {
     },
 }
 CASES: list[tuple[str, str]] = [
-    (family, exporter)
-    for family in FAMILIES
-    for exporter in EXPORTERS
-    if (family, exporter) not in UNEXPORTABLE
+    (family, exporter) for family in FAMILIES for exporter in EXPORTERS if (family, exporter) not in UNEXPORTABLE
 ]
 
 
