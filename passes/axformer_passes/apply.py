@@ -55,12 +55,8 @@ def _check(model: ir.Model, examined: Examined, runner: Runner) -> None:
     try:
         outputs = runner(serialized(model), examined.labelling.feeds)
     except Exception as error:  # the runner's own kinds
-        raise VerifyError(
-            f"the pruned graph does not run: {str(error).strip().splitlines()[0][:300]}"
-        ) from None
+        raise VerifyError(f"the pruned graph does not run: {str(error).strip().splitlines()[0][:300]}") from None
     for name, array in outputs.items():
         expected = np.shape(examined.labelling.values[name])
         if np.shape(array) != expected:
-            raise VerifyError(
-                f"output {name!r} of the pruned graph has shape {np.shape(array)}, expected {expected}"
-            )
+            raise VerifyError(f"output {name!r} of the pruned graph has shape {np.shape(array)}, expected {expected}")

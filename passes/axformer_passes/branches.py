@@ -32,14 +32,12 @@ def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
     while True:
         users = [use for use in value.uses() if use.node.op_type not in _READS_SHAPE]
         if value.is_graph_output() or len(users) != 1:
-            return _none(
-                f"{value.name} is read {len(users)} times on its way to the residual stream, expected once"
-            )
+            return _none(f"{value.name} is read {len(users)} times on its way to the residual stream, expected once")
         node, index = users[0]
         others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
-        if node.op_type in _RESHAPES and index == 0:
-            value = node.outputs[0]
-        elif all(origin(v) is not None for v in others) and len(node.outputs) == 1:
+        if (node.op_type in _RESHAPES and index == 0) or (
+            all(origin(v) is not None for v in others) and len(node.outputs) == 1
+        ):
             value = node.outputs[0]
         elif node.op_type in ("Add", "Sum") and len(others) == 1:
             return _at(labelling, value, others[0], node)

@@ -86,11 +86,7 @@ class Cut:
         self._now = {}
         for node in self.graph:
             source = node.inputs[0] if node.inputs else None
-            if (
-                node.op_type == "Shape"
-                and source is not None
-                and (self.kept(source) or source.name in self._now)
-            ):
+            if node.op_type == "Shape" and source is not None and (self.kept(source) or source.name in self._now):
                 start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 10**9)
                 self._now[anchor(node)] = np.array(self.shape(source)[start:end], dtype=np.int64)
             elif any(v is not None and v.name in self._now for v in node.inputs) and not any(
@@ -236,11 +232,7 @@ class Cut:
             return
         rank = len(self.labelling.of[str(source.name)].shape)
         before = [np.asarray(self._value(v)).reshape(-1) for v in node.inputs[1:3] if v is not None]
-        axes = (
-            np.asarray(self._value(node.inputs[3])) % rank
-            if len(node.inputs) > 3 and node.inputs[3]
-            else None
-        )
+        axes = np.asarray(self._value(node.inputs[3])) % rank if len(node.inputs) > 3 and node.inputs[3] else None
         axes = np.arange(len(before[0])) if axes is None else axes
         for slot, (value, bounds) in enumerate(zip(node.inputs[1:3], before, strict=True), start=1):
             assert value is not None
@@ -248,9 +240,7 @@ class Cut:
             if np.array_equal(new, np.asarray(self._now.get(str(value.name), bounds)).reshape(-1)):
                 continue
             if constant(value) is None:
-                raise RecogniseError(
-                    f"{anchor(node)}: Slice with computed bounds on an axis that would be cut"
-                )
+                raise RecogniseError(f"{anchor(node)}: Slice with computed bounds on an axis that would be cut")
             node.replace_input_with(slot, initializer(self.graph, f"{value.name}_cut", new))
 
     def _bounds(self, source: ir.Value, axes: IntArray, bounds: IntArray) -> IntArray:
@@ -283,9 +273,7 @@ class Cut:
             new = np.searchsorted(keep, flat)
         else:
             new = np.searchsorted(keep, flat[np.isin(flat, keep)])
-        node.replace_input_with(
-            1, initializer(self.graph, f"{anchor(node)}_index", np.asarray(new, dtype=np.int64))
-        )
+        node.replace_input_with(1, initializer(self.graph, f"{anchor(node)}_index", np.asarray(new, dtype=np.int64)))
 
     def _attention(self, node: ir.Node) -> None:
         query, key = node.inputs[0], node.inputs[1]
@@ -325,9 +313,7 @@ def _reference(node: ir.Node, feeds: dict[str, Array], opsets: dict[str, int]) -
     def info(name: str, array: Array | None) -> onnx.ValueInfoProto:
         if array is None:
             return onnx.ValueInfoProto(name=name)
-        return onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None
-        )
+        return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None)
 
     proto = ir.to_proto(node)
     inputs = [info(name, np.asarray(array)) for name, array in feeds.items()]

@@ -25,12 +25,8 @@ class _Builder:
     def constant(self, values: object, dtype: object = np.int64) -> ir.Value:
         return initializer(self.graph, f"{self.base}_const", np.array(values, dtype=dtype))  # type: ignore[call-overload]
 
-    def __call__(
-        self, kind: str, *inputs: ir.Value, like: ir.Value | None = None, **attributes: object
-    ) -> ir.Value:
-        out = ir.Value(
-            name=fresh(self.graph, f"{self.base}_{kind.lower()}"), type=like.type if like else None
-        )
+    def __call__(self, kind: str, *inputs: ir.Value, like: ir.Value | None = None, **attributes: object) -> ir.Value:
+        out = ir.Value(name=fresh(self.graph, f"{self.base}_{kind.lower()}"), type=like.type if like else None)
         self.graph.insert_before(self.place, ir.node(kind, list(inputs), attributes, outputs=[out]))  # type: ignore[arg-type]
         return out
 

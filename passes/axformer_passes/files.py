@@ -52,9 +52,7 @@ def _check(model: ir.Model, path: Path) -> None:
         raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
     opset = model.opset_imports.get("")
     if opset is None or opset < 7:
-        raise ModelError(
-            f"{path}: operator set {opset}, expected 7 or later; convert it with onnx.version_converter"
-        )
+        raise ModelError(f"{path}: operator set {opset}, expected 7 or later; convert it with onnx.version_converter")
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
@@ -66,13 +64,9 @@ def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
     folder = path.parent.resolve()
     target = Path(tensor.path).resolve()
     if not target.is_relative_to(folder):
-        raise ModelError(
-            f"{path}: tensor {tensor.name!r} points outside the model's folder: {tensor.location}"
-        )
+        raise ModelError(f"{path}: tensor {tensor.name!r} points outside the model's folder: {tensor.location}")
     if not target.is_file():
-        raise ModelError(
-            f"{path}: external data {tensor.location!r} is missing; it must lie beside the model"
-        )
+        raise ModelError(f"{path}: external data {tensor.location!r} is missing; it must lie beside the model")
     end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
     if target.stat().st_size < end:
         raise ModelError(
@@ -116,7 +110,7 @@ def serialized(model: ir.Model) -> bytes:
             array = model.graph.initializers[tensor.name].const_value
             assert array is not None
             tensor.CopyFrom(onnx.numpy_helper.from_array(array.numpy(), tensor.name))
-    return proto.SerializeToString(deterministic=True)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def sha256_of(path: str | Path) -> str:

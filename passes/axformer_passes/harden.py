@@ -40,11 +40,7 @@ class Harden(ir.passes.InPlacePass):
         done = 0
         for index, hard in sorted(self.plan.hard_attention.items()):
             block = self.anatomy.layers[index].attention
-            if (
-                block is None
-                or index in self.plan.attention_blocks
-                or _all_heads_gone(self.plan, self.anatomy, index)
-            ):
+            if block is None or index in self.plan.attention_blocks or _all_heads_gone(self.plan, self.anatomy, index):
                 continue
             harden(model.graph, block.softmax, hard, self.dtypes[index])
             done += 1
@@ -70,9 +66,7 @@ def softmax_node(graph: ir.Graph, name: str) -> ir.Node:
     return decompose_attention(graph, node) if node.op_type == "Attention" else node
 
 
-def survivors(
-    graph: ir.Graph, softmax: ir.Node, k: ir.Value, mode: Mode, dtype: np.dtype[np.generic]
-) -> ir.Value:
+def survivors(graph: ir.Graph, softmax: ir.Node, k: ir.Value, mode: Mode, dtype: np.dtype[np.generic]) -> ir.Value:
     """Put TopK at the output (truncated) or input (renormalised) of `softmax`; returns the masked tensor."""
     if mode == "truncated":
         source = softmax.outputs[0]

@@ -138,16 +138,17 @@ class Walk:
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """The probed shape."""
-        if value.name in self.values:
-            return tuple(np.shape(self.values[value.name]))
+        if str(value.name) in self.values:
+            return tuple(self.values[str(value.name)].shape)
         behind = origin(value)
         if behind is None or behind.value.const_value is None:
             raise KeyError(value.name)
         shape = tuple(int(n) for n in behind.value.const_value.shape)  # type: ignore[arg-type]
         return tuple(shape[a] for a in behind.axes)
 
-    def labels(self, value: ir.Value) -> IntArray:
-        """The label array; all -1 for a tensor without labels."""
+    def labels(self, value: ir.Value | None) -> IntArray:
+        """The label array; all -1 for a tensor without labels. The operator's specification demands the input."""
+        assert value is not None
         if self.has(value):
             return self.of[str(value.name)]
         return np.full(self.shape(value), -1, dtype=np.int64)

@@ -106,9 +106,7 @@ class Plan:
             "neurons": {str(i): sorted(v) for i, v in sorted(self.neurons.items()) if v},
             "attention_blocks": sorted(self.attention_blocks),
             "feed_forward_blocks": sorted(self.feed_forward_blocks),
-            "hard_attention": {
-                str(i): {"k": v.k, "mode": v.mode} for i, v in sorted(self.hard_attention.items())
-            },
+            "hard_attention": {str(i): {"k": v.k, "mode": v.mode} for i, v in sorted(self.hard_attention.items())},
         }
         if self.weights is not None:
             data["weights"] = self.weights
@@ -150,9 +148,7 @@ class Plan:
         )
 
 
-def _merged(
-    old: Mapping[int, frozenset[int]], layer: int, ids: Iterable[int]
-) -> Mapping[int, frozenset[int]]:
+def _merged(old: Mapping[int, frozenset[int]], layer: int, ids: Iterable[int]) -> Mapping[int, frozenset[int]]:
     return {**old, layer: old.get(layer, frozenset()) | frozenset(ids)}
 
 
@@ -182,10 +178,7 @@ def _mapping(value: object, where: str, origin: str) -> dict[str, Any]:
 
 def _id_lists(data: dict[str, Any], key: str, origin: str) -> dict[int, frozenset[int]]:
     entries = _mapping(data.get(key, {}), f'"{key}"', origin)
-    return {
-        _layer_key(k, f'"{key}"', origin): _ids(v, f'"{key}" of layer {k}', origin)
-        for k, v in entries.items()
-    }
+    return {_layer_key(k, f'"{key}"', origin): _ids(v, f'"{key}" of layer {k}', origin) for k, v in entries.items()}
 
 
 def _hard(value: object, origin: str) -> dict[int, Hard]:
@@ -195,7 +188,7 @@ def _hard(value: object, origin: str) -> dict[int, Hard]:
         if not isinstance(entry, dict) or not set(entry) <= {"k", "mode"}:
             raise PlanError(f'{origin}: "hard_attention" of layer {key} is {{"k": ..., "mode": ...}}')
         k, mode = entry.get("k"), entry.get("mode", "truncated")
-        if not _is_id(k) or k == 0:
+        if not isinstance(k, int) or not _is_id(k) or k == 0:
             raise PlanError(f'{origin}: "hard_attention" of layer {key}: k is {k!r}, expected 1 or more')
         if mode not in MODES:
             raise PlanError(
@@ -210,9 +203,7 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
 
     def layer_of(index: int, what: str) -> Any:
         if index >= count:
-            raise PlanError(
-                f"{what} names layer {index}, but the model has {count} layers (0 to {count - 1})"
-            )
+            raise PlanError(f"{what} names layer {index}, but the model has {count} layers (0 to {count - 1})")
         return anatomy.layers[index]
 
     def within(ids: Iterable[int], limit: int, what: str, layer: int) -> None:
@@ -239,9 +230,7 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
         block = layer_of(index, '"feed_forward_blocks"').feed_forward
         if block is None or block.sum is None:
             why = block.why if block else "not exactly one was recognised"
-            raise PlanError(
-                f'"feed_forward_blocks": layer {index} has no removable feed-forward block: {why}'
-            )
+            raise PlanError(f'"feed_forward_blocks": layer {index} has no removable feed-forward block: {why}')
     for index in plan.hard_attention:
         if layer_of(index, '"hard_attention"').attention is None:
             raise PlanError(f'"hard_attention": no attention block was recognised in layer {index}')

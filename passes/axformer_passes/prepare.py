@@ -127,9 +127,7 @@ def initializer(graph: ir.Graph, base: str, array: Array) -> ir.Value:
     """Register a new initializer with a fresh name made from `base`."""
     name = fresh(graph, base)
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -130,7 +130,7 @@ def _alike(labelling: Labelling, block: Block, linear: Linear) -> ir.Value:
     wanted = np.shape(labelling.values[linear.output])
     inputs = [block.value.input] if isinstance(block, AttentionBlock) else [up.input for up in block.up]
     for name in (*inputs, block.residual):
-        if name is not None and np.shape(labelling.values.get(name)) == wanted:
+        if name is not None and name in labelling.values and np.shape(labelling.values[name]) == wanted:
             return find(labelling.model.graph, name)
     raise PlanError(
         f"{linear.output}: all its heads (neurons) are listed, and no tensor before it has its shape {wanted}; "
@@ -143,7 +143,7 @@ def find(graph: ir.Graph, name: str | None) -> ir.Value:
     for value in graph.inputs:
         if value.name == name:
             return value
-    if name in graph.initializers:
+    if name is not None and name in graph.initializers:
         return graph.initializers[name]
     for node in graph:
         for value in node.outputs:

@@ -161,16 +161,12 @@ def _attention(labelling: Labelling, softmax: ir.Node, order: dict[str, int]) ->
     return _Found(order[anchor(output.node)], block, classes)
 
 
-def _refusal(
-    labelling: Labelling, softmax: ir.Node, inside: set[int], readers: list[Product]
-) -> Refusal | None:
+def _refusal(labelling: Labelling, softmax: ir.Node, inside: set[int], readers: list[Product]) -> Refusal | None:
     def refuse(reason: str) -> Refusal:
         return Refusal(anchor(softmax), softmax.op_type, reason)
 
     if inside & labelling.tied:
-        return refuse(
-            "its heads are tied together by a normalisation or reduction, expected one class per head"
-        )
+        return refuse("its heads are tied together by a normalisation or reduction, expected one class per head")
     if inside & labelling.frozen:
         return refuse("its heads reach a graph output or an operator without a rule")
     if len(readers) != 1:
@@ -286,7 +282,7 @@ def _bias(node: ir.Node) -> str | None:
     if node.op_type == "Gemm" and len(node.inputs) > 2:
         found = origin(node.inputs[2])
         return source_name(found.value) if found else None
-    uses = node.outputs[0].uses()
+    uses = list(node.outputs[0].uses())
     if len(uses) == 1 and uses[0].node.op_type == "Add":
         user, index = uses[0]
         found = origin(user.inputs[1 - index])

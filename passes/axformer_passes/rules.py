@@ -48,7 +48,7 @@ def axes_of(walk: Walk, node: ir.Node, slot: int = 1) -> list[int] | None:
 
 @rule(*UNARY)
 def _unary(walk: Walk, node: ir.Node) -> None:
-    walk.put(node.outputs[0], walk.labels(node.inputs[0]))  # type: ignore[arg-type]
+    walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
 
 @rule(*NARY)
@@ -63,7 +63,7 @@ def _nary(walk: Walk, node: ir.Node) -> None:
 
 @rule("Softmax", "LogSoftmax")
 def _softmax(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     walk.tie(labels, node.attributes.get_int("axis", -1))
     walk.softmaxes.append(node)
     walk.put(node.outputs[0], labels)
@@ -71,7 +71,7 @@ def _softmax(walk: Walk, node: ir.Node) -> None:
 
 @rule(*NORMS)
 def _norm(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     for axis in range(node.attributes.get_int("axis", -1) % labels.ndim, labels.ndim):
         walk.tie(labels, axis, mark=True)
     walk.put(node.outputs[0], labels)
@@ -79,14 +79,14 @@ def _norm(walk: Walk, node: ir.Node) -> None:
 
 @rule("LpNormalization", "Hardmax")
 def _norm_one_axis(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     walk.tie(labels, node.attributes.get_int("axis", -1), mark=True)
     walk.put(node.outputs[0], labels)
 
 
 @rule(*REDUCTIONS)
 def _reduce(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     axes = axes_of(walk, node)
     if axes is None:
         axes = [] if node.attributes.get_int("noop_with_empty_axes", 0) else list(range(labels.ndim))
@@ -99,7 +99,7 @@ def _reduce(walk: Walk, node: ir.Node) -> None:
 
 @rule("ArgMax", "ArgMin", "CumSum", "TopK")
 def _along_one_axis(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     default = -1 if node.op_type == "TopK" else 0
     axis = node.attributes.get_int("axis", default)
     if node.op_type == "CumSum":
@@ -118,37 +118,37 @@ def _along_one_axis(walk: Walk, node: ir.Node) -> None:
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(walk: Walk, node: ir.Node) -> None:
-    walk.put(node.outputs[0], walk.labels(node.inputs[0]).reshape(walk.shape(node.outputs[0])))  # type: ignore[arg-type]
+    walk.put(node.outputs[0], walk.labels(node.inputs[0]).reshape(walk.shape(node.outputs[0])))
 
 
 @rule("Transpose")
 def _transpose(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     perm = node.attributes.get_ints("perm", list(range(labels.ndim))[::-1])
     walk.put(node.outputs[0], labels.transpose(perm))
 
 
 @rule("Expand")
 def _expand(walk: Walk, node: ir.Node) -> None:
-    walk.put(node.outputs[0], np.broadcast_to(walk.labels(node.inputs[0]), walk.shape(node.outputs[0])))  # type: ignore[arg-type]
+    walk.put(node.outputs[0], np.broadcast_to(walk.labels(node.inputs[0]), walk.shape(node.outputs[0])))
 
 
 @rule("Tile")
 def _tile(walk: Walk, node: ir.Node) -> None:
     repeats = walk.integers(node.inputs[1])
     assert repeats is not None
-    walk.put(node.outputs[0], np.tile(walk.labels(node.inputs[0]), repeats))  # type: ignore[arg-type]
+    walk.put(node.outputs[0], np.tile(walk.labels(node.inputs[0]), repeats))
 
 
 @rule("Concat")
 def _concat(walk: Walk, node: ir.Node) -> None:
-    parts = [walk.labels(v) for v in node.inputs]  # type: ignore[arg-type]
+    parts = [walk.labels(v) for v in node.inputs]
     walk.put(node.outputs[0], np.concatenate(parts, node.attributes.get_int("axis")))
 
 
 @rule("Split")
 def _split(walk: Walk, node: ir.Node) -> None:
-    labels, axis = walk.labels(node.inputs[0]), node.attributes.get_int("axis", 0)  # type: ignore[arg-type]
+    labels, axis = walk.labels(node.inputs[0]), node.attributes.get_int("axis", 0)
     ends = np.cumsum([walk.shape(v)[axis] for v in node.outputs])[:-1]
     for value, part in zip(node.outputs, np.split(labels, ends, axis), strict=True):
         walk.put(value, part)
@@ -163,16 +163,12 @@ def slices_of(walk: Walk, node: ir.Node, rank: int) -> list[tuple[int, int, int,
     count = starts.size
     axes = np.arange(count) if axes is None else axes % rank
     steps = np.ones(count, np.int64) if steps is None else steps
-    return list(
-        zip(
-            axes.tolist(), starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), steps.tolist(), strict=True
-        )
-    )
+    return list(zip(axes.tolist(), starts.reshape(-1).tolist(), ends.reshape(-1).tolist(), steps.tolist(), strict=True))
 
 
 @rule("Slice")
 def _slice(walk: Walk, node: ir.Node) -> None:
-    labels = walk.labels(node.inputs[0])  # type: ignore[arg-type]
+    labels = walk.labels(node.inputs[0])
     index: list[slice] = [slice(None)] * labels.ndim
     for axis, start, end, step in slices_of(walk, node, labels.ndim):
         backwards_to_start = step < 0 and end < -labels.shape[axis]
@@ -189,7 +185,7 @@ def _gather(walk: Walk, node: ir.Node) -> None:
     walk.put(
         node.outputs[0],
         np.take(walk.labels(node.inputs[0]), indices, axis=node.attributes.get_int("axis", 0)),
-    )  # type: ignore[arg-type]
+    )
 
 
 @rule("GatherND")
@@ -199,12 +195,12 @@ def _gather_nd(walk: Walk, node: ir.Node) -> None:
         return
     indices = walk.integers(node.inputs[1])
     assert indices is not None
-    walk.put(node.outputs[0], walk.labels(node.inputs[0])[tuple(np.moveaxis(indices, -1, 0))])  # type: ignore[arg-type]
+    walk.put(node.outputs[0], walk.labels(node.inputs[0])[tuple(np.moveaxis(indices, -1, 0))])
 
 
 @rule("GatherElements")
 def _gather_elements(walk: Walk, node: ir.Node) -> None:
-    labels, axis = walk.labels(node.inputs[0]), node.attributes.get_int("axis", 0)  # type: ignore[arg-type]
+    labels, axis = walk.labels(node.inputs[0]), node.attributes.get_int("axis", 0)
     walk.tie(labels, axis, mark=True)
     walk.put(node.outputs[0], np.broadcast_to(labels.take([0], axis), walk.shape(node.outputs[0])))
 
@@ -222,7 +218,7 @@ def _weight_axes(weight: Origin, node: ir.Node, slot: int) -> tuple[int, int]:
     first, second = weight.axes[-2], weight.axes[-1]
     if slot == 0:
         first, second = second, first
-    flip = node.op_type == "Gemm" and node.attributes.get_int("transA" if slot == 0 else "transB", 0)
+    flip = node.op_type == "Gemm" and node.attributes.get_int("transA" if slot == 0 else "transB", 0) == 1
     return (second, first) if flip else (first, second)
 
 
@@ -240,7 +236,7 @@ def _times_weight(walk: Walk, node: ir.Node, x: ir.Value, weight: Origin, slot: 
     walk.products.append(Product(node, str(weight.value.name), rows, columns))
     labels = walk.labels(x)
     axis = labels.ndim - 1 if slot == 1 else labels.ndim - 2
-    if node.op_type == "Gemm" and node.attributes.get_int("transB" if slot == 0 else "transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transB" if slot == 0 else "transA", 0) == 1:
         axis = labels.ndim - 1 if axis == labels.ndim - 2 else labels.ndim - 2
     walk.meet([labels, _positions(labels, axis, rows)])
     out = np.full(walk.shape(node.outputs[0]), -1, dtype=np.int64)
@@ -264,7 +260,7 @@ def _matmul(walk: Walk, node: ir.Node) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if walk.has(bias) and walk.has(node.outputs[0]):
         labels = walk.labels(node.outputs[0])
-        walk.meet([labels, np.broadcast_to(walk.labels(bias), labels.shape)])  # type: ignore[arg-type]
+        walk.meet([labels, np.broadcast_to(walk.labels(bias), labels.shape)])
 
 
 def _is_matrix(weight: Origin) -> bool:
@@ -327,7 +323,7 @@ def _attention(walk: Walk, node: ir.Node) -> None:
     if len(node.outputs) > 1 and any(v.uses() for v in node.outputs[1:]):
         walk.freeze(node, "an Attention node whose present or score outputs are used")
         return
-    q, k, v = (walk.labels(x) for x in node.inputs[:3])  # type: ignore[arg-type]
+    q, k, v = (walk.labels(x) for x in node.inputs[:3])
     if q.ndim == 3:
         heads = node.attributes.get_int("q_num_heads")
         groups = node.attributes.get_int("kv_num_heads")

@@ -35,7 +35,9 @@ class Scores:
             query, key, value = softmax.inputs[:3]
             assert query is not None and key is not None and value is not None
             return cls(query, key, value, fused=True)
-        before, after, passed = [], [], False
+        before: list[ir.Node] = []
+        after: list[ir.Node] = []
+        passed = False
         for node in labelling.model.graph:
             passed = passed or node is softmax
             if node.op_type == "MatMul" and _within(labelling, node, inside):
@@ -52,11 +54,11 @@ class Scores:
 
     def value_size(self, labelling: Labelling) -> int:
         """Width of one head's context."""
-        shape = labelling.of[str(self.value.name)].shape
+        shape: tuple[int, ...] = labelling.of[str(self.value.name)].shape
         node = next(iter(self.value.uses())).node
         if self.fused and len(shape) == 3:
-            return shape[-1] // node.attributes.get_int("kv_num_heads")
-        return shape[-1]
+            return int(shape[-1] // node.attributes.get_int("kv_num_heads"))
+        return int(shape[-1])
 
     def kv_heads(self, labelling: Labelling, heads: int) -> int:
         """Distinct key heads: those whose labels were born apart."""
@@ -69,9 +71,7 @@ def _within(labelling: Labelling, node: ir.Node, inside: set[int]) -> bool:
     labels = [labelling.of.get(str(v.name)) for v in node.inputs if v is not None]
     if len(labels) != 2 or any(x is None for x in labels):
         return False
-    return all(
-        set(np.unique(labelling.classes(x[x >= 0])).tolist()) <= inside for x in labels if x is not None
-    )
+    return all(set(np.unique(labelling.classes(x[x >= 0])).tolist()) <= inside for x in labels if x is not None)
 
 
 def score_scale(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float | None:
@@ -116,7 +116,7 @@ def _unscaled(labelling: Labelling, operand: ir.Value) -> Array | None:
     carrier = labelling.carrier_of(int(heads.min()))
     node = next(n for n in labelling.model.graph if anchor(n) == carrier.node)
     out = node.outputs[0]
-    uses = out.uses()
+    uses = list(out.uses())
     if node.op_type == "MatMul" and len(uses) == 1 and uses[0].node.op_type == "Add":
         out = uses[0].node.outputs[0]
     values = np.asarray(labelling.values[str(out.name)], dtype=np.float64)
@@ -135,12 +135,7 @@ def activation_between(labelling: Labelling, ups: list[ir.Node], down: ir.Node) 
     while queue:
         value = queue.pop()
         node = value.producer() if value is not None else None
-        if (
-            node is None
-            or id(node) in stop
-            or id(node) in seen
-            or not labelling.of.keys() & {str(value.name)}
-        ):  # type: ignore[union-attr]
+        if node is None or id(node) in stop or id(node) in seen or not labelling.of.keys() & {str(value.name)}:  # type: ignore[union-attr]
             continue
         seen.add(id(node))
         if node.op_type in _ACTIVATIONS:

@@ -1,0 +1,283 @@
+"""Score plans through gates: one set of stage sessions, length buckets, reuse of what lies before the first change.
+
+A plan is a *setting* for every stage (form and gate values). What a stage puts out depends on the settings up to it alone, so its
+outputs are kept under the digest of those settings, and a plan starts at the first stage whose inputs are not at hand.
+Batches are independent: they run side by side, one thread each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from axformer_onnx.labels import LabelMap
+from axformer_onnx.records import FloatArray, Scores
+from axformer_onnx.rows import Rows
+from axformer_onnx.tasks import Task
+from axformer_onnx.text import Batch, Encoded, batches
+from axformer_passes.anatomy import Anatomy
+from axformer_passes.gate import NO_K, Form, GatedBlock, Stage, Staged
+from axformer_passes.plan import Plan
+from axformer_passes.recognise import examine
+
+Array = npt.NDArray[Any]
+BATCH_SIZE, BATCH_TOKENS = 64, 1024
+"""Rows and tokens of one batch: small enough that a block's activations stay in a core's cache."""
+CACHE_BYTES = 2 * 2**30
+_REMEMBERED_PLANS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How one stage runs under a plan: its form and its run-time inputs."""
+
+    form: Form
+    feeds: Mapping[str, Array]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal settings, equal digests."""
+        found = hashlib.blake2b(self.form.encode(), digest_size=16)
+        for name, array in sorted(self.feeds.items()):
+            found.update(name.encode() + array.tobytes())
+        return found.digest()
+
+
+def setting_of(stage: Stage, plan: Plan) -> Setting:
+    """The setting of one stage under `plan`."""
+    touched = [block for block in stage.blocks if _touched(block, plan)]
+    if not touched:
+        return Setting("plain", {})
+    if stage.can_bypass and _removed(stage.blocks[0], plan):
+        return Setting("bypass", {})
+    feeds: dict[str, Array] = {}
+    for block in stage.blocks:
+        feeds.update(_gates(block, plan))
+    return Setting("gated", feeds)
+
+
+def _removed(block: GatedBlock, plan: Plan) -> bool:
+    blocks = plan.attention_blocks if block.kind == "attention" else plan.feed_forward_blocks
+    return block.layer in blocks
+
+
+def _dropped(block: GatedBlock, plan: Plan) -> frozenset[int]:
+    parts = plan.heads if block.kind == "attention" else plan.neurons
+    return parts.get(block.layer, frozenset())
+
+
+def _touched(block: GatedBlock, plan: Plan) -> bool:
+    hard = block.kind == "attention" and block.layer in plan.hard_attention
+    return hard or _removed(block, plan) or bool(_dropped(block, plan))
+
+
+def _gates(block: GatedBlock, plan: Plan) -> dict[str, Array]:
+    dtype = np.dtype(block.dtype)
+    gate = np.ones(block.width, dtype)
+    for i in _dropped(block, plan):
+        gate[list(block.positions[i])] = 0
+    feeds: dict[str, Array] = {block.gate: gate}
+    if block.on is not None:
+        feeds[block.on] = np.full(1, 0 if _removed(block, plan) else 1, dtype)
+    hard = plan.hard_attention.get(block.layer) if block.kind == "attention" else None
+    for mode, name in block.k.items():
+        feeds[name] = np.array([hard.k if hard is not None and hard.mode == mode else NO_K], dtype=np.int64)
+    return feeds
+
+
+class StageSessions:
+    """The sessions of one model's stages on one provider; each is made when it is first needed.
+
+    On the CPU a session has one thread, and `workers` batches run side by side, which beats threads inside an operator for the
+    short sequences of text tasks. On other providers one batch runs at a time.
+    """
+
+    def __init__(self, model: ir.Model, *, provider: str = "cpu", threads: int | None = None) -> None:
+        from axformer_onnx.runtime import provider_name, run_once
+
+        self.staged = Staged(examine(model, run_once))
+        self.provider = provider
+        on_cpu = provider_name(provider) == "CPUExecutionProvider"
+        self.workers = (threads or os.cpu_count() or 1) if on_cpu else 1
+        self._session_threads = 1 if on_cpu else threads
+        self._sessions: dict[tuple[int, Form], Any] = {}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, in order."""
+        return self.staged.stages
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the source graph's inputs."""
+        return self.staged.graph_inputs
+
+    def session(self, stage: Stage, form: Form) -> Any:
+        """The session of `stage` in `form`."""
+        from axformer_onnx.runtime import make_session
+
+        key = (stage.index, form)
+        if key not in self._sessions:
+            content = self.staged.serialized(stage, form)
+            self._sessions[key] = make_session(content, provider=self.provider, threads=self._session_threads)
+        return self._sessions[key]
+
+
+class StageScorer:
+    """A records.PlanScorer over one fixed set of rows.
+
+    cache_bytes   bound on the hidden states that are kept; beyond it only every second, third, ... stage's are
+    stages_run    stages x rows computed so far (what a plain loop would pay is all stages x rows for every plan)
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | StageSessions,
+        anatomy: Anatomy,
+        encoded: Encoded,
+        rows: Rows,
+        task: Task,
+        label_map: LabelMap,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        batch_tokens: int = BATCH_TOKENS,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if isinstance(model, StageSessions):
+            self.sessions = model
+        else:
+            self.sessions = StageSessions(model, provider=provider, threads=threads)
+        self._rows, self._task, self._label_map = rows, task, label_map
+        names = self.sessions.input_names
+        self._batches = batches(encoded, names, batch_size=batch_size, max_tokens=batch_tokens)
+        self._kept_stages = _kept_stages(self.sessions.stages, anatomy.width, self._batches, cache_bytes)
+        self._cache: dict[tuple[int, int], tuple[bytes, dict[str, Array]]] = {}
+        self._scores: OrderedDict[bytes, Scores] = OrderedDict()
+        self.stages_run = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def losses(self, plan: Plan) -> FloatArray:
+        """float64[rows]: loss of each row under `plan`, in the order of the rows."""
+        return self.scores(plan).loss_per_row
+
+    def metric(self, plan: Plan) -> float:
+        """The task's main metric under `plan`, in points."""
+        return self.scores(plan).value
+
+    def scores(self, plan: Plan) -> Scores:
+        """All scores under `plan`. The last few plans are remembered."""
+        from axformer_onnx.scoring import evaluate
+
+        settings = [setting_of(stage, plan) for stage in self.sessions.stages]
+        key = b"".join(setting.digest for setting in settings)
+        if key not in self._scores:
+            outputs = self._outputs(settings)
+            self._scores[key] = evaluate(outputs, self._rows.labels, self._task, self._label_map)
+        self._scores.move_to_end(key)
+        while len(self._scores) > _REMEMBERED_PLANS:
+            self._scores.popitem(last=False)
+        return self._scores[key]
+
+    def _outputs(self, settings: list[Setting]) -> FloatArray:
+        """float64[rows, classes] under these settings."""
+        run = _Run(self.sessions, settings)
+        numbers = range(len(self._batches))
+        if self.sessions.workers == 1:
+            parts = [self._batch(run, i) for i in numbers]
+        else:
+            with ThreadPoolExecutor(self.sessions.workers) as pool:
+                parts = list(pool.map(lambda i: self._batch(run, i), reversed(numbers)))[::-1]
+        logits: FloatArray = np.empty((self.rows, parts[0].shape[1]), dtype=np.float64)
+        for batch, part in zip(self._batches, parts, strict=True):
+            logits[batch.rows] = part
+        return logits
+
+    def _batch(self, run: _Run, number: int) -> Array:
+        batch, stages = self._batches[number], self.sessions.stages
+        start = max(s for s in range(len(stages)) if self._at_hand(run, s, number))
+        tensors: dict[str, Array] = dict(batch.feeds)
+        for earlier in range(start):
+            found = self._cache.get((earlier, number))
+            if found is not None:
+                tensors.update(found[1])
+        for stage in stages[start:]:
+            made = run.stage(stage, tensors)
+            tensors.update(made)
+            if stage.index in self._kept_stages:
+                self._cache[stage.index, number] = (run.prefixes[stage.index], made)
+        self.stages_run += (len(stages) - start) * len(batch.rows)
+        return np.asarray(tensors[run.logits])
+
+    def _at_hand(self, run: _Run, start: int, number: int) -> bool:
+        """Is everything that the stages from `start` on read of earlier ones in the cache, under this plan?"""
+        for earlier in run.read_by_later[start]:
+            found = self._cache.get((earlier, number))
+            if found is None or found[0] != run.prefixes[earlier]:
+                return False
+        return True
+
+
+class _Run:
+    """One plan's settings, with the digests of their prefixes."""
+
+    def __init__(self, sessions: StageSessions, settings: list[Setting]) -> None:
+        self.sessions, self.settings = sessions, settings
+        digest, self.prefixes = hashlib.blake2b(digest_size=16), list[bytes]()
+        for setting in settings:
+            digest.update(setting.digest)
+            self.prefixes.append(digest.copy().digest())
+        self.read_by_later = read_by_later(sessions.stages)
+        self.logits = logits_name(sessions)
+        for stage, setting in zip(sessions.stages, settings, strict=True):
+            sessions.session(stage, setting.form)  # made here: workers only run them
+
+    def stage(self, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one stage on what is at hand."""
+        setting = self.settings[stage.index]
+        session = self.sessions.session(stage, setting.form)
+        feeds = {
+            i.name: setting.feeds[i.name] if i.name in setting.feeds else tensors[i.name] for i in session.get_inputs()
+        }
+        return dict(zip(stage.outputs, session.run(list(stage.outputs), feeds), strict=True))
+
+
+def read_by_later(stages: tuple[Stage, ...]) -> list[set[int]]:
+    """For each stage s: the stages before s whose outputs s or a later stage reads."""
+    maker = {name: stage.index for stage in stages for name in stage.outputs}
+    return [
+        {maker[n] for later in stages[s:] for n in later.inputs if n in maker and maker[n] < s}
+        for s in range(len(stages))
+    ]
+
+
+def logits_name(sessions: StageSessions) -> str:
+    """The graph output that holds the logits: `logits`, else the only one."""
+    outputs = sessions.staged.graph_outputs
+    return "logits" if "logits" in outputs else outputs[0]
+
+
+def _kept_stages(stages: tuple[Stage, ...], width: int, parts: list[Batch], cache_bytes: int) -> frozenset[int]:
+    """The prelude, and as many evenly spaced stages as fit the bound with one hidden state each."""
+    tokens = sum(next(iter(batch.feeds.values())).size for batch in parts if batch.feeds)
+    affordable = cache_bytes // max(1, tokens * width * 4)
+    inner = range(1, len(stages) - 1)
+    if affordable >= len(inner):
+        return frozenset(range(len(stages) - 1))
+    stride = len(inner) // max(1, affordable) + 1
+    return frozenset({0, *list(inner)[::stride]})
