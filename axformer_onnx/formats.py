@@ -47,9 +47,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
         raise DataError(f"{path}: no such file")
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
-        raise DataError(
-            f"{path}: the extension is {extension or 'missing'!r}, expected {', '.join(EXTENSIONS)}"
-        )
+        raise DataError(f"{path}: the extension is {extension or 'missing'!r}, expected {', '.join(EXTENSIONS)}")
     if extension == ".parquet":
         return _parquet(path, wanted)
     data = _bytes(path)
@@ -93,9 +91,7 @@ def _json_lines(path: Path, text: str, wanted: Sequence[str]) -> Table:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(record, dict):
-            raise DataError(
-                f"{path}, line {number}: expected an object {{...}}, found {type(record).__name__}"
-            )
+            raise DataError(f"{path}, line {number}: expected an object {{...}}, found {type(record).__name__}")
         records.append(record)
         numbers.append(number)
     return _from_records(path, records, wanted, "line", numbers)
@@ -108,9 +104,7 @@ def _json_array(path: Path, text: str, wanted: Sequence[str]) -> Table:
         raise DataError(f"{path}: not JSON: {error}") from None
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise DataError(
-                f"{path}, row {number}: expected an object {{...}}, found {type(record).__name__}"
-            )
+            raise DataError(f"{path}, row {number}: expected an object {{...}}, found {type(record).__name__}")
     return _from_records(path, records, wanted, "row", range(1, len(records) + 1))
 
 

@@ -45,9 +45,7 @@ def readers(name: str, config: str | None, task: Task) -> Mapping[str, Callable[
         names = (role,) if role in ("train", "search") else tuple(role + suffix for suffix in suffixes)
         split = next((split for split in names if split in loaded), None)
         if split is not None:
-            found[role] = _reader(
-                loaded[split], f"{name}{f'/{config}' if config else ''}, split {split}", task
-            )
+            found[role] = _reader(loaded[split], f"{name}{f'/{config}' if config else ''}, split {split}", task)
     if not found:
         raise DataError(f"{name}: has the splits {', '.join(loaded)}, expected train, validation or test")
     return found

@@ -95,9 +95,7 @@ def match_labels(task: Task, config: Mapping[str, Any] | None, logits: int | Non
     """
     if task.regression:
         if logits not in (None, 1):
-            raise DataError(
-                f"task {task.name} is a regression, but the model has {logits} logits, expected 1"
-            )
+            raise DataError(f"task {task.name} is a regression, but the model has {logits} logits, expected 1")
         return LabelMap((0,), ("value",), "Regression: the model's one output is compared with the number.")
     names = model_label_names(config)
     if names is not None and logits is not None and len(names) != logits:
@@ -160,9 +158,7 @@ def _by_name(task: Task, names: tuple[str, ...]) -> LabelMap:
 
 
 def _pairs(names: Sequence[str], order: Sequence[int]) -> str:
-    return "Labels: " + ", ".join(
-        f"{name} = logit {column}" for name, column in zip(names, order, strict=True)
-    )
+    return "Labels: " + ", ".join(f"{name} = logit {column}" for name, column in zip(names, order, strict=True))
 
 
 def _named(names: tuple[str, ...] | None) -> str:

@@ -1,7 +1,7 @@
 """Latency of several models, measured side by side in one process.
 
-In every round each model runs once, in an order drawn anew, so that what slows the machine down for a while slows
-all of them down; ratios come from medians over the same rounds (METHOD.md 4).
+In every round each model runs once, in an order drawn anew, so that what slows the machine down for a while
+slows all of them down; ratios come from medians over the same rounds (METHOD.md 4).
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def compare_latency(
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
 
-    rounds   at least so many a shape, and as many as fit into min_seconds; fewer (but 5) where max_seconds are over
+    rounds   at least so many a shape, and as many as fit into min_seconds; 5 are made whatever max_seconds says
     warmup   runs of each session before the first round
 
-    On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when the
-    device has finished.
+    On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when
+    the device has finished.
 
     Raises: RuntimeFailure where a session does not run.
     """

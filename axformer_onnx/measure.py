@@ -24,16 +24,12 @@ def parameters_and_size(path: str | Path) -> tuple[int, int]:
     try:
         model = ir.load(path)
     except Exception as error:  # protobuf's and onnx-ir's own kinds
-        raise ModelError(
-            f"{path}: not a model that can be read: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise ModelError(f"{path}: not a model that can be read: {' '.join(str(error).split())[:200]}") from None
     parameters, files = 0, {path.resolve()}
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             files.add((path.parent / str(tensor.location)).resolve())
-        if tensor.dtype.is_floating_point() or (
-            tensor.dtype.bitwidth <= 8 and tensor.dtype != ir.DataType.BOOL
-        ):
+        if tensor.dtype.is_floating_point() or (tensor.dtype.bitwidth <= 8 and tensor.dtype != ir.DataType.BOOL):
             parameters += tensor.size
     missing = sorted(str(file) for file in files if not file.is_file())
     if missing:

@@ -19,11 +19,7 @@ IntArray = npt.NDArray[np.int64]
 
 def confusion(labels: IntArray, guesses: IntArray, classes: int) -> FloatArray:
     """float64[K, K]: number of rows by label and guess."""
-    return (
-        np.bincount(labels * classes + guesses, minlength=classes**2)
-        .reshape(classes, classes)
-        .astype(np.float64)
-    )
+    return np.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes).astype(np.float64)
 
 
 def class_metric(name: str, counts: FloatArray) -> FloatArray:
@@ -32,9 +28,7 @@ def class_metric(name: str, counts: FloatArray) -> FloatArray:
     Raises: DataError for f1 of other than two classes.
     """
     if name == "f1" and counts.shape[-1] != 2:
-        raise DataError(
-            f"metric f1 is for 2 classes, the model has {counts.shape[-1]}; use --metric macro-f1"
-        )
+        raise DataError(f"metric f1 is for 2 classes, the model has {counts.shape[-1]}; use --metric macro-f1")
     return 100 * _CLASS_METRICS[name](counts)
 
 
@@ -46,9 +40,7 @@ def number_metric(name: str, labels: FloatArray, outputs: FloatArray) -> float:
         return 0.0
     pearson = float(stats.pearsonr(labels, outputs).statistic)
     spearman = float(stats.spearmanr(labels, outputs).statistic)
-    return (
-        100 * {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}[name]
-    )
+    return 100 * {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}[name]
 
 
 def _accuracy(counts: FloatArray) -> FloatArray:

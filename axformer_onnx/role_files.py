@@ -47,9 +47,7 @@ def find_roles(folder: Path, *, mismatched: bool = False) -> dict[str, list[Path
 
 def looks_like_hub_name(text: str) -> bool:
     """'owner/name' or 'name', and nothing that only a path would have."""
-    return (
-        bool(_HUB_NAME.fullmatch(text)) and not text.startswith(".") and not text.lower().endswith(EXTENSIONS)
-    )
+    return bool(_HUB_NAME.fullmatch(text)) and not text.startswith(".") and not text.lower().endswith(EXTENSIONS)
 
 
 def _one_format(paths: list[Path]) -> list[Path]:

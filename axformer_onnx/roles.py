@@ -112,9 +112,7 @@ def _draw_roles(
     report: str | None = next((role for role in ("validation", "test") if role in readers), None)
     pool: str | None = next((role for role in ("search", "train") if role in readers), None)
     if pool is None and report is not None:
-        notes.append(
-            f"there are neither search nor train rows: the {report} rows serve all roles, in disjoint parts"
-        )
+        notes.append(f"there are neither search nor train rows: the {report} rows serve all roles, in disjoint parts")
         pool, report = report, None
     if pool is None:
         raise DataError("only calibration rows were found; give search or validation rows with --data")
@@ -138,16 +136,12 @@ def _part_of_train(train: Drawn, count: int, seed: int) -> tuple[Drawn, str]:
     return train.take(chosen), f"{note}; the model may have been trained on them"
 
 
-def _separate(
-    rows: Mapping[str, Rows], notes: list[str], max_search_rows: int | None, seed: int
-) -> DataRoles:
+def _separate(rows: Mapping[str, Rows], notes: list[str], max_search_rows: int | None, seed: int) -> DataRoles:
     """Disjoint roles out of the rows of 'pool', 'report' and 'calibration'."""
     pool, report, spare = rows["pool"], rows.get("report"), rows.get("calibration")
     if report is None:
         pool, report = hold_out(pool, seed, HELD_OUT)
-        notes.append(
-            f"no report rows were given: {len(report)} rows of {pool.source} were held out for the report"
-        )
+        notes.append(f"no report rows were given: {len(report)} rows of {pool.source} were held out for the report")
     pool, dropped = without(pool, report)
     if dropped:
         notes.append(f"{dropped} search rows were left out: the report rows have the same text")

@@ -100,9 +100,7 @@ def drawn_from_tables(tables: Sequence[Table], task: Task, *, labelled: bool, so
         labels += table.columns[task.label] if labelled else []
     for place, label in zip(places, labels, strict=False):
         if not isinstance(label, (str, int, float, type(None))):
-            raise DataError(
-                f"{place}: the label is {type(label).__name__} {label!r:.40}, expected a name or a number"
-            )
+            raise DataError(f"{place}: the label is {type(label).__name__} {label!r:.40}, expected a name or a number")
     return Drawn(tuple(texts), tuple(labels) if labelled else None, tuple(places), source)
 
 
@@ -152,9 +150,7 @@ def _texts(table: Table, task: Task) -> list[tuple[str, ...]]:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise DataError(
-                    f"{table.where(i)}: {name!r} has half a surrogate pair, not valid text"
-                ) from None
+                raise DataError(f"{table.where(i)}: {name!r} has half a surrogate pair, not valid text") from None
     return list(zip(*columns, strict=True))
 
 

@@ -108,9 +108,7 @@ def make_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = list(dict.fromkeys([name, "CPUExecutionProvider"]))
     try:
-        session = ort.InferenceSession(
-            model if isinstance(model, bytes) else origin, options, providers=providers
-        )
+        session = ort.InferenceSession(model if isinstance(model, bytes) else origin, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise ModelError(f"{origin}: ONNX Runtime does not load it: {_one_line(error)}") from None
     note = fallback_note(session, provider)

@@ -31,9 +31,7 @@ def evaluate(outputs: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task, la
         )
     wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
     if len(wrong):
-        raise RuntimeFailure(
-            f"the model puts out nan or infinity for {len(wrong)} rows, the first is row {wrong[0]}"
-        )
+        raise RuntimeFailure(f"the model puts out nan or infinity for {len(wrong)} rows, the first is row {wrong[0]}")
     if task.regression:
         return _number_scores(outputs, np.asarray(labels, dtype=np.float64), task)
     return _class_scores(outputs, np.asarray(labels, dtype=np.int64), task, label_map)
@@ -100,9 +98,7 @@ def score_session(
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"}
 
 
-def _class_scores(
-    outputs: FloatArray, labels: npt.NDArray[np.int64], task: Task, label_map: LabelMap
-) -> Scores:
+def _class_scores(outputs: FloatArray, labels: npt.NDArray[np.int64], task: Task, label_map: LabelMap) -> Scores:
     from scipy.special import log_softmax
 
     classes = len(label_map.order)

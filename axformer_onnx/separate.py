@@ -62,9 +62,7 @@ def hold_out(rows: Rows, seed: int, most: int) -> tuple[Rows, Rows]:
     number = groups(rows)
     count = int(number.max()) + 1
     if count < 5:
-        raise DataError(
-            f"{rows.source}: {count} rows with different texts, too few to hold report rows out; give more"
-        )
+        raise DataError(f"{rows.source}: {count} rows with different texts, too few to hold report rows out; give more")
     order = np.random.default_rng((seed, 1)).permutation(count)
     held = np.isin(number, order[: min(count // 3, most)])
     return rows.take(np.flatnonzero(~held)), rows.take(np.flatnonzero(held), f"{rows.source} (held-out part)")

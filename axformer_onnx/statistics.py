@@ -1,10 +1,11 @@
 """Is one model better than another on the same rows? Paired tests and intervals (METHOD.md 4).
 
-The bootstrap draws rows with replacement. For class metrics it draws counts instead of rows: a resample of n rows
-is a multinomial draw of n over the observed (label, guess a, guess b) triples. The distribution is the same, and a
-draw is a few dozen numbers instead of thousands. For correlations it draws how often each row occurs and computes
-weighted correlations, Spearman's from the midranks that the repeated rows would have. scipy.stats.bootstrap serves
-where the statistic is a mean or a median; on the metrics of 10,000 rows it would take minutes.
+The bootstrap draws rows with replacement. For class metrics it draws counts instead of rows: a resample of
+n rows is a multinomial draw of n over the observed (label, guess a, guess b) triples. The distribution is the
+same, and a draw is a few dozen numbers instead of thousands. For correlations it draws how often each row
+occurs and computes weighted correlations, Spearman's from the midranks that the repeated rows would have.
+scipy.stats.bootstrap serves where the statistic is a mean or a median; on the metrics of 10,000 rows it
+would take minutes.
 """
 
 from __future__ import annotations
@@ -186,9 +187,7 @@ def _outcome(difference: Interval, mcnemar: McNemar | None) -> Outcome:
     return "better" if difference.value > 0 else "worse"
 
 
-def _sentence(
-    metric: str, a: float, b: float, difference: Interval, mcnemar: McNemar | None, outcome: Outcome
-) -> str:
+def _sentence(metric: str, a: float, b: float, difference: Interval, mcnemar: McNemar | None, outcome: Outcome) -> str:
     test = f"; McNemar p = {mcnemar.p_value:.2g}" if mcnemar else ""
     start = outcome if outcome == "no significant difference" else f"significantly {outcome}"
     return (
@@ -222,8 +221,8 @@ def _same(values: FloatArray, times: FloatArray) -> FloatArray:
 def _midranks(values: FloatArray, times: FloatArray) -> FloatArray:
     """Midrank of each row in each resample, where row i occurs times[draw, i] times.
 
-    A group of equal values that occurs c times after s smaller ones has the ranks s + 1 to s + c: s + (c + 1) / 2
-    in the mean.
+    A group of equal values that occurs c times after s smaller ones has the ranks s + 1 to s + c; their mean is
+    s + (c + 1) / 2.
     """
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")

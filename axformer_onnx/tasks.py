@@ -132,8 +132,7 @@ def with_columns(task: Task, columns: Sequence[str] | None = None, label: str | 
     label = label or task.label
     if len(names) != len(task.columns):
         raise UsageError(
-            f"--columns names {len(names)} text columns ({', '.join(names)}); {task.name} has "
-            f"{len(task.columns)}"
+            f"--columns names {len(names)} text columns ({', '.join(names)}); {task.name} has {len(task.columns)}"
         )
     if len({*names, label}) != len(names) + 1:
         raise UsageError(f"--columns {','.join(names)} --label {label}: each column may be named once")

@@ -63,9 +63,7 @@ def load_tokenizer(folder: Path, settings: dict[str, Any]) -> Any:
         try:
             return Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
-            raise DataError(
-                f"{path}: not a tokenizer that can be read: {' '.join(str(error).split())[:200]}"
-            ) from None
+            raise DataError(f"{path}: not a tokenizer that can be read: {' '.join(str(error).split())[:200]}") from None
     slow = [name for name in _SLOW if (folder / name).is_file()]
     if not slow and not settings:
         raise DataError(f"{folder}: no tokenizer.json; copy the tokenizer's files beside the model")
@@ -78,21 +76,16 @@ def _converted(folder: Path, found: str) -> Any:
         from transformers import AutoTokenizer
     except ImportError:
         raise RuntimeFailure(
-            f"{folder}: there is {found} but no tokenizer.json; converting it needs "
-            "pip install 'axformer-onnx[export]'"
+            f"{folder}: there is {found} but no tokenizer.json; converting it needs pip install 'axformer-onnx[export]'"
         ) from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
     except Exception as error:  # many kinds, from many packages
         reason = " ".join(str(error).split())[:200]
-        raise RuntimeFailure(
-            f"{folder}: {found} could not be converted to a fast tokenizer: {reason}"
-        ) from None
+        raise RuntimeFailure(f"{folder}: {found} could not be converted to a fast tokenizer: {reason}") from None
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
-        raise RuntimeFailure(
-            f"{folder}: {type(tokenizer).__name__} has no fast form; a tokenizer.json is needed"
-        )
+        raise RuntimeFailure(f"{folder}: {type(tokenizer).__name__} has no fast form; a tokenizer.json is needed")
     return fast
 
 
@@ -101,6 +94,7 @@ def _apply_case(tokenizer: Any, settings: dict[str, Any]) -> None:
     normalizer, lower = tokenizer.normalizer, settings.get("do_lower_case")
     if type(normalizer).__name__ == "BertNormalizer" and isinstance(lower, bool):
         normalizer.lowercase = lower
+        tokenizer.normalizer = normalizer
 
 
 def padding_of(tokenizer: Any, settings: dict[str, Any], config: dict[str, Any]) -> Padding:

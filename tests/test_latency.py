@@ -1,0 +1,71 @@
+"""Latency rows: what is compared with what. No figure of a clock is asserted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_classifier import tiny_classifier
+
+from axformer_onnx.errors import DataError, RuntimeFailure
+from axformer_onnx.latency import compare_latency, make_feeds
+from axformer_onnx.runtime import make_session
+
+TABLE = np.ones((50, 3), dtype=np.float32)
+NAMES = ["input_ids", "attention_mask"]
+
+
+class Recorded:
+    """A session that notes when it runs."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log, self.session = name, log, make_session(tiny_classifier(TABLE), threads=1)
+
+    def run(self, *arguments: Any) -> Any:
+        self.log.append(self.name)
+        return self.session.run(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+
+def test_every_model_has_a_row_a_shape_and_ratios_are_to_the_first() -> None:
+    sessions = {name: make_session(tiny_classifier(TABLE), threads=1) for name in ("source", "candidate")}
+    shapes = [(batch, length, make_feeds(NAMES, batch, length, vocab_size=50)) for batch, length in ((1, 4), (3, 7))]
+    rows = compare_latency(sessions, shapes, rounds=6, warmup=1, min_seconds=0)
+    assert [(row.model, row.batch, row.length) for row in rows] == [
+        ("source", 1, 4), ("candidate", 1, 4), ("source", 3, 7), ("candidate", 3, 7),
+    ]  # fmt: skip
+    for source, candidate in zip(rows[::2], rows[1::2], strict=True):
+        assert source.ratio is None
+        assert candidate.ratio is not None
+        assert candidate.ratio.value == pytest.approx(source.p50_ms / candidate.p50_ms)
+        assert candidate.ratio.low <= candidate.ratio.value <= candidate.ratio.high
+        assert 0 < candidate.p50_ms <= candidate.p95_ms
+        assert source.rounds == candidate.rounds == 6
+
+
+def test_models_run_in_turns_in_orders_that_vary() -> None:
+    log: list[str] = []
+    sessions = {name: Recorded(name, log) for name in "AB"}
+    compare_latency(sessions, [(1, 4, make_feeds(NAMES, 1, 4, vocab_size=50))], rounds=20, warmup=1, min_seconds=0)
+    rounds = [tuple(log[i : i + 2]) for i in range(0, len(log), 2)]
+    assert all(set(one) == {"A", "B"} for one in rounds)
+    assert {("A", "B"), ("B", "A")} == set(rounds[2:])
+
+
+def test_a_session_that_does_not_run_is_named() -> None:
+    feeds = make_feeds(NAMES, 1, 4, vocab_size=500)
+    feeds["input_ids"][:] = 499
+    with pytest.raises(RuntimeFailure, match="candidate: ONNX Runtime could not run it"):
+        compare_latency({"candidate": make_session(tiny_classifier(TABLE), quiet=True)}, [(1, 4, feeds)])
+
+
+def test_random_feeds_have_the_shape_and_only_known_inputs() -> None:
+    feeds = make_feeds([*NAMES, "position_ids"], 2, 5, vocab_size=9)
+    assert all(value.shape == (2, 5) and value.dtype == np.int64 for value in feeds.values())
+    assert feeds["input_ids"].max() < 9
+    assert feeds["position_ids"].tolist() == [[0, 1, 2, 3, 4]] * 2
+    with pytest.raises(DataError, match="pixel_values"):
+        make_feeds(["pixel_values"], 1, 1)

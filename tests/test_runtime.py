@@ -1,0 +1,143 @@
+"""Sessions: providers, errors in one line, and the runner that recognition is given."""
+
+from __future__ import annotations
+
+import logging
+import types
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tiny_classifier import save_classifier, tiny_classifier
+
+from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+from axformer_onnx.measure import parameters_and_size
+from axformer_onnx.runtime import (
+    PROVIDERS,
+    describe_hardware,
+    fallback_note,
+    make_session,
+    provider_name,
+    run_once,
+    run_session,
+    versions,
+)
+
+TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
+FEEDS = {"input_ids": np.array([[1, 3]]), "attention_mask": np.array([[1, 1]])}
+
+
+def absent_provider() -> str:
+    import onnxruntime as ort
+
+    return next(short for short, (full, _) in PROVIDERS.items() if full not in ort.get_available_providers())
+
+
+def test_a_session_of_a_file_and_of_bytes_give_the_same(tmp_path: Path) -> None:
+    path = save_classifier(tmp_path / "model.onnx", TABLE)
+    for model in (path, str(path), path.read_bytes()):
+        session = make_session(model, threads=1)
+        np.testing.assert_allclose(run_session(session, FEEDS)["logits"], [[6, 7, 8]])
+
+
+def test_run_once_gives_all_outputs_by_name_and_drops_surplus_feeds() -> None:
+    outputs = run_once(tiny_classifier(TABLE), FEEDS | {"token_type_ids": np.zeros((1, 2))})
+    assert list(outputs) == ["logits"]
+    np.testing.assert_allclose(outputs["logits"], [[6, 7, 8]])
+
+
+def test_feeds_are_cast_to_the_types_that_the_graph_declares() -> None:
+    model = tiny_classifier(TABLE, id_type=onnx.TensorProto.INT32)
+    np.testing.assert_allclose(run_once(model, FEEDS)["logits"], [[6, 7, 8]])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", tiny_classifier(TABLE)[:60]])
+def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.onnx: ONNX Runtime does not load it") as caught:
+        make_session(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        make_session(tmp_path / "absent.onnx")
+
+
+def test_a_token_outside_the_table_is_one_line() -> None:
+    feeds = {"input_ids": np.array([[99]]), "attention_mask": np.array([[1]])}
+    with pytest.raises(RuntimeFailure, match="could not run the model") as caught:
+        run_once(tiny_classifier(TABLE), feeds)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_provider_is_refused_with_the_available_ones_and_the_install_line() -> None:
+    short = absent_provider()
+    with pytest.raises(RuntimeFailure, match=r"available: .*CPUExecutionProvider.* Install: "):
+        make_session(tiny_classifier(TABLE), provider=short)
+
+
+def test_an_unknown_provider_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match=r"unknown provider 'cdua'\. Did you mean cuda\?"):
+        make_session(tiny_classifier(TABLE), provider="cdua")
+
+
+@pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider", "cpuexecutionprovider"])
+def test_short_and_full_provider_names_are_the_same(name: str) -> None:
+    assert provider_name(name) == "CPUExecutionProvider"
+
+
+def test_a_fall_back_to_the_cpu_is_said_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxruntime as ort
+
+    class Fallen:
+        def __init__(self, model: bytes, options: object, providers: list[str]) -> None:
+            assert providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", Fallen)
+    with caplog.at_level(logging.WARNING):
+        session = make_session(b"", provider="cuda")
+    note = fallback_note(session, "cuda")
+    assert note is not None
+    assert "could not start CUDAExecutionProvider and runs on CPUExecutionProvider" in note
+    assert note in caplog.messages
+    assert fallback_note(types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"]), "cuda") is None
+
+
+def test_hardware_and_versions_say_what_figures_were_measured_on() -> None:
+    hardware = describe_hardware()
+    assert {"cpu", "cores", "memory_bytes", "system", "python", "onnxruntime", "providers"} <= set(hardware)
+    assert hardware["cores"] >= 1
+    assert {"python", "onnx", "onnxruntime", "numpy"} <= set(versions())
+
+
+def test_parameters_are_the_learned_numbers_and_size_is_the_file(tmp_path: Path) -> None:
+    path = save_classifier(tmp_path / "model.onnx", TABLE)
+    assert parameters_and_size(path) == (12, path.stat().st_size)
+
+
+def test_size_includes_external_data_and_constants_count(tmp_path: Path) -> None:
+    model = onnx.load_from_string(tiny_classifier(np.ones((500, 3), dtype=np.float32)))
+    half = onnx.numpy_helper.from_array(np.full((7,), 0.5, dtype=np.float32))
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["half"], value=half))
+    path = tmp_path / "model.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=100)
+    found = parameters_and_size(path)
+    assert found == (1507, path.stat().st_size + (tmp_path / "weights.bin").stat().st_size)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"weights\.bin is missing"):
+        parameters_and_size(path)
+
+
+def test_size_of_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no")
+    with pytest.raises(ModelError, match="not a model that can be read"):
+        parameters_and_size(tmp_path / "model.onnx")
