@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axformer_onnx import output_folder
-from axformer_onnx.given import Given, OptimizeOptions, Source, open_source, read_rows
-from axformer_onnx.runtime import run_once, versions
+from axformer_onnx.apply import write_planned
+from axformer_onnx.given import Given, OptimizeOptions, open_source, read_rows
+from axformer_onnx.runtime import versions
 from axformer_onnx.search.axformer import search_axformer
 from axformer_onnx.search.journal import Journal, open_journal
 from axformer_onnx.search.robust import search_robust
@@ -60,6 +61,7 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
     output_folder.claim(options.output, source.path, overwrite=options.overwrite)
     journal_path = options.output / output_folder.JOURNAL
     with open_journal(journal_path, _header(options, given), overwrite=options.overwrite) as journal:
+        output_folder.sweep(options.output)
         if options.overwrite:
             output_folder.clear(options.output)
         watcher.step("searching")
@@ -149,20 +151,10 @@ def _build(
 
     watcher.step("applying the plan")
     model = folder / output_folder.MODEL
-    apply_to_file(given.source, result.plan, model)
+    write_planned(given.source.path, given.source.model, result.plan, model)
     (folder / "plan.json").write_text(result.plan.dumps(), encoding="utf-8")
     output_folder.copy_companions(given.source.path.parent, folder)
     report = outcome(options, given, result, model, resumed_trials=resumed, step=watcher.step)
     (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     return report
-
-
-def apply_to_file(source: Source, plan: Plan, path: Path) -> None:
-    """Write the graph of `plan` to `path` and verify it. Raises: PlanError, VerifyError."""
-    from axformer_onnx.verify import verify
-    from axformer_passes.apply import apply_plan
-    from axformer_passes.files import save_model
-
-    save_model(apply_plan(source.model, plan, run_once), path)
-    verify(source.path, path, plan)

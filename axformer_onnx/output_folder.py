@@ -53,6 +53,12 @@ def claim(output: Path, source: Path, *, overwrite: bool) -> None:
         raise RuntimeFailure(f"{output}: cannot be created: {error.strerror}") from None
 
 
+def sweep(output: Path) -> None:
+    """Remove what a killed run was building. Call it while holding the journal's lock: no other run is alive."""
+    for left in output.glob(f"{_WRITING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def clear(output: Path) -> None:
     """Remove the results of an earlier run; files of others stay."""
     for name in OWN:
@@ -69,8 +75,6 @@ def copy_companions(folder: Path, target: Path) -> None:
 @contextlib.contextmanager
 def staging(output: Path) -> Iterator[Path]:
     """A folder to build in; its files are renamed into `output` if the block ends well, else they vanish."""
-    for left in output.glob(f"{_WRITING}*"):  # of a killed run; the journal's lock says that no other is alive
-        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=_WRITING) as name:
         folder = Path(name)
         yield folder

@@ -174,10 +174,7 @@ class Report(_Record):
     def is_unchanged(self) -> bool:
         """Nothing was removed and nothing hardened."""
         return not any(
-            x.heads_removed
-            or x.neurons_removed
-            or x.hard_attention
-            or "removed" in (x.attention, x.feed_forward)
+            x.heads_removed or x.neurons_removed or x.hard_attention or "removed" in (x.attention, x.feed_forward)
             for x in self.layers
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from axformer_onnx.records import Interval
 from axformer_onnx.report.record import ComparisonRecord, IntervalRecord, LatencyRecord, ModelRecord, Report
 
 
@@ -62,7 +63,7 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.2f} MB"
 
 
-def speed(speedup: IntervalRecord) -> str:
+def speed(speedup: IntervalRecord | Interval) -> str:
     """For example "1.21x [1.19, 1.23]"; above 1 is faster than the source."""
     return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
 

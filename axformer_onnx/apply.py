@@ -1,0 +1,99 @@
+"""Replay a plan: plan and source in, the same graph out every time."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from axformer_onnx import output_folder
+from axformer_onnx.errors import PlanError, RuntimeFailure, UsageError
+from axformer_onnx.runtime import run_once
+from axformer_passes.files import load_model, model_path, sha256_of
+from axformer_passes.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def apply(plan_path: Path, model: Path, output: Path, *, overwrite: bool = False) -> Path:
+    """Apply the plan at `plan_path` to `model`; returns the graph's path.
+
+    output  a file name that ends in .onnx, or a folder: then the graph is model.onnx in it, with the plan and the
+            tokenizer and config files of the source
+
+    Raises: PlanError for a plan of another model, UsageError for an output that exists, VerifyError for a graph that
+    failed its check; then nothing was written.
+    """
+    source = model_path(model)
+    plan = read_plan(plan_path, source)
+    single = output.suffix == ".onnx"
+    folder = output.parent if single else output
+    _require_free(output, source, overwrite)
+    with _staged(folder) as staging:
+        path = staging / (output.name if single else output_folder.MODEL)
+        write_planned(source, load_model(source), plan, path)
+        if not single:
+            shutil.copyfile(plan_path, staging / "plan.json")
+            output_folder.copy_companions(source.parent, staging)
+    return folder / path.name
+
+
+def read_plan(path: Path, source: Path) -> Plan:
+    """The plan at `path`, which must be a plan for the model file `source` (or for none in particular).
+
+    Raises: PlanError.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PlanError(f"{path}: not a plan: not UTF-8 text") from None
+    plan, found = Plan.loads(text, str(path)), sha256_of(source)
+    if plan.source_sha256 not in ("", found):
+        raise PlanError(
+            f"{path}: a plan for another model (sha256 {plan.source_sha256[:12]}...), but {source} has {found[:12]}...; "
+            "give the model that the plan was made for"
+        )
+    return plan
+
+
+def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path) -> None:
+    """Write the graph of `plan` to `path`, verified against `source`. Raises: PlanError, VerifyError."""
+    from axformer_onnx.verify import verify
+    from axformer_passes.apply import apply_plan
+    from axformer_passes.files import save_model
+
+    save_model(apply_plan(model, plan, run_once), path)
+    verify(source, path, plan)
+
+
+def _require_free(output: Path, source: Path, overwrite: bool) -> None:
+    if source.resolve() in (output.resolve(), (output / output_folder.MODEL).resolve()):
+        raise UsageError(f"{output}: is the model to apply the plan to; the input is never modified. Use another -o")
+    occupied = output.is_file() or (output.is_dir() and any(output.iterdir()))
+    if occupied and not overwrite:
+        raise UsageError(f"{output}: exists. Use another -o, or --overwrite")
+
+
+@contextlib.contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """As `output_folder.staging`; a folder that was made for it goes again if the block fails."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder).cleanup()
+    except OSError as error:
+        raise RuntimeFailure(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        with output_folder.staging(folder) as staging:
+            yield staging
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise

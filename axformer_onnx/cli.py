@@ -1,0 +1,298 @@
+"""The command line: parse, call, print, exit. Everything it does a notebook can do with the modules it calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from axformer_onnx.errors import AxformerError, UsageError
+
+if TYPE_CHECKING:
+    from axformer_onnx.evaluation import Machine
+    from axformer_onnx.tasks import Task
+
+_EPILOG = """\b
+Exit codes:
+  0    done
+  2    something about the input that you can mend: model, plan, data, options
+  3    something at run time: ONNX Runtime, a provider, a missing extra, the file system,
+       a produced graph that failed its own check
+  130  stopped with Ctrl-C
+"""
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_MODEL = click.Path(path_type=Path)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_task_options = _options(
+    click.option(
+        "--task", required=True, help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm or custom."
+    ),
+    click.option("--columns", help="Text columns, one or two: text_a,text_b. Needed for --task custom."),
+    click.option("--label", help="Label column; default: label."),
+    click.option("--metric", help="For --task custom: accuracy, f1, macro-f1, mcc, pearson_spearman."),
+    click.option("--data", help="File or folder with rows, or a data set of the hub; default: data/ beside the model."),
+)
+_machine_options = _options(
+    click.option("--provider", default="cpu", show_default=True, help="Execution provider of ONNX Runtime."),
+    click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: its own choice."),
+    click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size of latency."),
+    click.option(
+        "--length",
+        type=click.IntRange(1),
+        multiple=True,
+        help="Tokens of latency, repeatable; default: median and 95th percentile of the data.",
+    ),
+    click.option("--max-length", type=click.IntRange(3), help="Truncate rows at so many tokens; default: the model's."),
+)
+_seed = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in the output.")
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="axformer-onnx")
+def cli() -> None:
+    """Make a fine-tuned transformer smaller and faster, in ONNX, and prove that it scores as well.
+
+    MODEL is an .onnx file, or a folder that holds model.onnx.
+    """
+
+
+@cli.command()
+@click.argument("checkpoint")
+@click.argument("out", type=_MODEL)
+@click.option("--task", help="Compare the checkpoint's labels with this task's.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["auto", "optimum", "dynamo", "torchscript"]),
+    default="auto",
+    show_default=True,
+    help="Who writes the graph.",
+)
+@click.option("--opset", type=click.IntRange(7), help="Operator set; default: the exporter's.")
+@_json
+def export(checkpoint: str, out: Path, task: str | None, exporter: Any, opset: int | None, as_json: bool) -> None:
+    """Write a checkpoint to OUT/model.onnx, checked against torch.
+
+    CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub.
+
+    Needs the extra: pip install 'axformer-onnx[export]'.
+    """
+    from axformer_onnx.export import export as run
+
+    result = run(checkpoint, out, task=task, exporter=exporter, opset=opset)
+    if as_json:
+        _print_json({**vars(result), "path": str(result.path)})
+        return
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+    checked = "" if result.worst_difference is None else f", within {result.worst_difference:.1g} of torch"
+    click.echo(f"{result.path}: {result.exporter}, opset {result.opset}{checked}")
+
+
+@cli.command()
+@click.argument("model", type=_MODEL)
+@click.option("--length", type=click.IntRange(1), default=128, show_default=True, help="Tokens for counting compute.")
+@_json
+def inspect(model: Path, length: int, as_json: bool) -> None:
+    """Show layers, heads, neurons, and what was not recognised."""
+    from axformer_onnx.console import console, print_inspection
+    from axformer_onnx.inspection import inspect_model
+
+    found = inspect_model(model, length)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print_inspection(found, console())
+
+
+@cli.command()
+@click.argument("plan", type=_MODEL)
+@click.argument("model", type=_MODEL)
+@click.option("--output", "-o", type=_MODEL, required=True, help="A folder, or a file that ends in .onnx.")
+@_overwrite
+@_json
+def apply(plan: Path, model: Path, output: Path, overwrite: bool, as_json: bool) -> None:
+    """Replay a plan: the same PLAN and MODEL give the same bytes."""
+    from axformer_onnx.apply import apply as run
+
+    path = run(plan, model, output, overwrite=overwrite)
+    if as_json:
+        _print_json({"path": str(path), "size_bytes": path.stat().st_size})
+        return
+    click.echo(f"{path}: written and verified against {model}")
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True, type=_MODEL, metavar="MODEL [OTHER]")
+@_task_options
+@_machine_options
+@_seed
+@_json
+def score(
+    models: tuple[Path, ...], data: str | None, max_length: int | None, seed: int, as_json: bool, **rest: Any
+) -> None:
+    """Score a model, or two against each other.
+
+    On the report rows, with a paired test, and latency measured side by side.
+    """
+    if len(models) > 2:
+        raise UsageError(f"{len(models)} models were named; score takes one or two")
+    from axformer_onnx.console import console, print_scores, progress
+    from axformer_onnx.score import ScoreOptions
+    from axformer_onnx.score import score as run
+
+    options = ScoreOptions(
+        models=models,
+        task=_task(**rest),
+        data=data,
+        machine=_machine(**rest),
+        shapes=_shapes(**rest),
+        max_length=max_length,
+        seed=seed,
+    )
+    with progress() as watcher:
+        result = run(options, watcher.step)
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        print_scores(result, console())
+
+
+@cli.command()
+@click.argument("model", type=_MODEL)
+@_task_options
+@click.option("--search-data", help="File with rows for the search; default: a search file, else a part of train.")
+@click.option("--calibration", help="File with unlabelled rows.")
+@click.option("--output", "-o", type=_MODEL, help="Folder; default: <folder of the model>-optimized here.")
+@click.option(
+    "--search",
+    type=click.Choice(["robust", "axformer"]),
+    default="robust",
+    show_default=True,
+    help="robust: noise is measured, other rows choose the result. axformer: the paper's rule.",
+)
+@click.option("--k", type=click.IntRange(1), default=30, show_default=True, help="K of hard attention.")
+@click.option(
+    "--max-search-rows", type=click.IntRange(3), help="Rows for the search, select rows included; default: 3000."
+)
+@_overwrite
+@_machine_options
+@_seed
+@_json
+def optimize(model: Path, as_json: bool, **options: Any) -> None:
+    """Find what a model can do without, and write it smaller.
+
+    The report compares MODEL and the result on rows that no decision used.
+
+    Ctrl-C ends with the best so far. A killed run goes on where it was: run the same command again.
+    """
+    from axformer_onnx.console import console, progress
+    from axformer_onnx.optimize import optimize as run
+    from axformer_onnx.report.terminal import print_report
+
+    with progress() as watcher:
+        result = run(_optimize_options(model, **options), watcher)
+    if as_json:
+        click.echo(result.report.dumps(), nl=False)
+    else:
+        print_report(result.report, console())
+        click.echo(f"Written to {result.output}: model.onnx, plan.json, report.md, report.json, journal.jsonl")
+
+
+def _optimize_options(
+    model: Path,
+    output: Path | None,
+    search_data: str | None,
+    search: Any,
+    k: int,
+    max_search_rows: int | None,
+    overwrite: bool,
+    seed: int,
+    max_length: int | None,
+    data: str | None,
+    calibration: str | None,
+    **rest: Any,
+) -> Any:
+    from axformer_onnx.given import MAX_SEARCH_ROWS, OptimizeOptions
+    from axformer_onnx.output_folder import default_output
+    from axformer_passes.files import model_path
+
+    return OptimizeOptions(
+        model=model,
+        task=_task(**rest),
+        output=output or default_output(model_path(model)),
+        data=data,
+        search_data=search_data,
+        calibration=calibration,
+        search=search,
+        k=k,
+        seed=seed,
+        machine=_machine(**rest),
+        shapes=_shapes(**rest),
+        max_search_rows=max_search_rows or MAX_SEARCH_ROWS,
+        max_length=max_length,
+        overwrite=overwrite,
+    )
+
+
+def _task(task: str, columns: str | None, label: str | None, metric: str | None, **rest: Any) -> Task:
+    from axformer_onnx.tasks import custom_task, get_task, with_columns
+
+    names = columns.split(",") if columns else None
+    if task.strip().lower() == "custom":
+        if names is None:
+            raise UsageError("--task custom needs --columns, for example --columns text_a,text_b")
+        return custom_task(names, label or "label", metric or "accuracy")
+    if metric is not None:
+        raise UsageError(f"--metric is for --task custom; {task} has its own")
+    return with_columns(get_task(task), names, label)
+
+
+def _machine(provider: str, threads: int | None, **rest: Any) -> Machine:
+    from axformer_onnx.evaluation import Machine
+
+    return Machine(provider, threads)
+
+
+def _shapes(batch: int, length: tuple[int, ...], **rest: Any) -> tuple[tuple[int, int], ...] | None:
+    if not length and batch != 1:
+        raise UsageError("--batch needs --length, for example --batch 8 --length 128")
+    return tuple((batch, one) for one in length) or None
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, default=list))
+
+
+def main() -> None:
+    """Entry point of `axformer-onnx`: errors of ours are one line on stderr and their exit code; bugs are tracebacks."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; the same command goes on where the journal ends", err=True)
+        sys.exit(130)
+    except AxformerError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,87 @@
+"""What is in a graph: layers, heads, neurons, parameters, share of compute, and what was not recognised."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from axformer_onnx.measure import parameters_and_size
+from axformer_onnx.runtime import run_once
+from axformer_onnx.search.elements import attention_parameters, feed_forward_parameters
+from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock, Layer, Linear
+from axformer_passes.files import load_model, model_path, sha256_of
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """Parameters of a layer's projections (norms are not counted), and multiply-accumulates at the given shape."""
+
+    parameters: int
+    macs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """One graph. `macs` is of the whole graph at batch 1 and `length` tokens; `layers` go with `anatomy.layers`."""
+
+    path: Path
+    sha256: str
+    anatomy: Anatomy
+    parameters: int
+    size_bytes: int
+    length: int
+    macs: int
+    layers: tuple[LayerCost, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists."""
+        layers = [dataclasses.asdict(cost) for cost in self.layers]
+        data = {**vars(self), "path": str(self.path), "layers": layers, "anatomy": self.anatomy.to_json()}
+        return {"format": "axformer-inspect/1", **data}
+
+
+def inspect_model(model: Path, length: int = 128) -> Inspection:
+    """Load, recognise and count. Raises: ModelError, RecogniseError."""
+    from axformer_passes.measure import macs
+    from axformer_passes.recognise import recognise
+
+    path = model_path(model)
+    graph = load_model(path)
+    anatomy = recognise(graph, run_once)
+    parameters, size_bytes = parameters_and_size(path)
+    return Inspection(
+        path=path,
+        sha256=sha256_of(path),
+        anatomy=anatomy,
+        parameters=parameters,
+        size_bytes=size_bytes,
+        length=length,
+        macs=macs(graph, run_once, 1, length),
+        layers=tuple(layer_cost(layer, length) for layer in anatomy.layers),
+    )
+
+
+def layer_cost(layer: Layer, length: int) -> LayerCost:
+    """Counted from the anatomy: projections, and for attention the scores and the context."""
+    parameters = macs = 0
+    if layer.attention:
+        parameters += attention_parameters(layer.attention)
+        macs += _attention_macs(layer.attention, length)
+    for block in layer.feed_forwards:
+        parameters += feed_forward_parameters(block)
+        macs += _feed_forward_macs(block, length)
+    return LayerCost(parameters, macs)
+
+
+def _attention_macs(block: AttentionBlock, length: int) -> int:
+    projections = sum(_macs(linear, length) for linear in (block.query, block.key, block.value, block.output))
+    return projections + 2 * length * length * block.query.columns  # scores = Q K^T, context = P V
+
+
+def _feed_forward_macs(block: FeedForwardBlock, length: int) -> int:
+    return sum(_macs(linear, length) for linear in (*block.up, block.down))
+
+
+def _macs(linear: Linear, length: int) -> int:
+    return length * linear.rows * linear.columns
