@@ -93,8 +93,9 @@ class Encoder:
         encodings = self.tokenizer.encode_batch_fast(texts)
         long = [i for i, encoding in enumerate(encodings) if len(encoding) > self.max_length]
         if long:
-            self.tokenizer.enable_truncation(self.max_length, strategy="longest_first")
-            for i, encoding in zip(long, self.tokenizer.encode_batch_fast([texts[i] for i in long]), strict=True):
+            self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self.truncation_side)
+            cut = self.tokenizer.encode_batch_fast([texts[i] for i in long])
+            for i, encoding in zip(long, cut, strict=True):
                 encodings[i] = encoding
         lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
         return Encoded(

@@ -61,9 +61,12 @@ def load_tokenizer(folder: Path, settings: dict[str, Any]) -> Any:
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
-            return Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
-            raise DataError(f"{path}: not a tokenizer that can be read: {' '.join(str(error).split())[:200]}") from None
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: not a tokenizer that can be read: {reason}") from None
+        _apply_case(tokenizer, settings)
+        return tokenizer
     slow = [name for name in _SLOW if (folder / name).is_file()]
     if not slow and not settings:
         raise DataError(f"{folder}: no tokenizer.json; copy the tokenizer's files beside the model")
@@ -93,16 +96,19 @@ def _apply_case(tokenizer: Any, settings: dict[str, Any]) -> None:
     """tokenizer_config.json's do_lower_case wins over tokenizer.json, as in transformers' BERT tokenizer."""
     normalizer, lower = tokenizer.normalizer, settings.get("do_lower_case")
     if type(normalizer).__name__ == "BertNormalizer" and isinstance(lower, bool):
-        normalizer.lowercase = lower
-        tokenizer.normalizer = normalizer
+        normalizer.lowercase = lower  # writes through to the tokenizer
 
 
 def padding_of(tokenizer: Any, settings: dict[str, Any], config: dict[str, Any]) -> Padding:
-    """The model's own pad_token_id first: graphs of decoders compare with it to find the last token."""
+    """What pads this model: its own pad_token_id, which the graphs of decoders look for to find the last token.
+
+    Without one, the tokenizer's pad_token serves encoders (they have a cls_token and read the mask); a decoder that
+    knows no padding would read a padded position, so it gets none.
+    """
     token = settings.get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
     identifier = config.get("pad_token_id")
-    if not isinstance(identifier, int) and isinstance(token, str):
+    if not isinstance(identifier, int) and isinstance(token, str) and settings.get("cls_token"):
         identifier = tokenizer.token_to_id(token)
     side = settings.get("padding_side", "right")
     type_id = settings.get("pad_token_type_id")
@@ -114,6 +120,7 @@ def padding_of(tokenizer: Any, settings: dict[str, Any], config: dict[str, Any])
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file. Raises: DataError for what is not JSON."""
     if not path.is_file():
         return {}
     try:

@@ -157,9 +157,16 @@ def test_without_a_padding_token_a_batch_holds_rows_of_one_length(tmp_path: Path
 
 
 def test_the_models_padding_id_wins_over_the_tokenizers(tmp_path: Path) -> None:
-    settings = {"pad_token": {"content": "[SEP]"}, "pad_token_type_id": 3, "padding_side": "left"}
+    settings: dict[str, Any] = {"pad_token": {"content": "[SEP]"}, "pad_token_type_id": 3, "padding_side": "left"}
     assert Encoder.from_folder(save_tokenizer(tmp_path, settings, {"pad_token_id": 5})).padding == Padding(5, 3, "left")
-    assert Encoder.from_folder(save_tokenizer(tmp_path, settings, {"x": 1})).padding.id == 3
+    assert Encoder.from_folder(save_tokenizer(tmp_path, settings | {"cls_token": "[CLS]"}, {"x": 1})).padding.id == 3
+    assert Encoder.from_folder(save_tokenizer(tmp_path, settings, {"model_type": "gpt2"})).padding.id is None
+
+
+def test_the_start_is_cut_where_the_tokenizer_truncates_left(tmp_path: Path) -> None:
+    settings = {"model_max_length": 4, "truncation_side": "left"}
+    encoder = Encoder.from_folder(save_tokenizer(tmp_path, settings))
+    assert encoder.encode(rows_of([("a b c d",)])).ids.tolist() == [2, 6, 7, 3]
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
