@@ -77,6 +77,8 @@ def test_every_pair_is_either_a_case_or_has_a_reason() -> None:
 
 
 def test_unexportable_pair_is_refused_with_its_reason() -> None:
+    if not UNEXPORTABLE:
+        pytest.skip("this version of transformers exports everything")
     family, exporter = next(iter(UNEXPORTABLE))
     with pytest.raises(ValueError, match="cannot follow"):
         build(family, exporter)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -38,25 +39,15 @@ TEXT_ENCODERS = ("bert", "distilbert", "roberta", "electra", "minilm")
 PRE_NORM = ("vit", "gpt2", "gpt2-tokens")
 
 # (family, exporter) pairs which the exporter itself cannot do, with its reason. `build` refuses them.
-UNEXPORTABLE: dict[tuple[str, str], str] = {
-    **{
-        (
-            family,
-            f"torchscript-{attention}-{opset}",
-        ): "the causal mask is made by vmap, which torch.jit.trace cannot follow"
-        for family in ("gpt2", "gpt2-tokens")
-        for attention in ("eager", "sdpa")
-        for opset in (14, 17)
-    },
-    **{
-        (
-            "electra",
-            f"torchscript-sdpa-{opset}",
-        ): "this version of transformers has only eager attention for ELECTRA"
-        for opset in (14, 17)
-        if not transformers.ElectraForSequenceClassification._supports_sdpa
-    },
-}
+UNEXPORTABLE: dict[tuple[str, str], str] = {}
+if transformers.__version__.startswith("4."):
+    for _attention, _opset in itertools.product(("eager", "sdpa"), (14, 17)):
+        for _family in ("gpt2", "gpt2-tokens"):
+            _reason = "transformers 4 makes the causal mask by vmap, which torch.jit.trace cannot follow"
+            UNEXPORTABLE[_family, f"torchscript-{_attention}-{_opset}"] = _reason
+if not transformers.ElectraForSequenceClassification._supports_sdpa:
+    for _opset in (14, 17):
+        UNEXPORTABLE["electra", f"torchscript-sdpa-{_opset}"] = "transformers 4 has only eager attention for ELECTRA"
 CASES: list[tuple[str, str]] = [
     (family, exporter) for family in FAMILIES for exporter in EXPORTERS if (family, exporter) not in UNEXPORTABLE
 ]

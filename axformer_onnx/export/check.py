@@ -88,10 +88,8 @@ def worst_difference(checkpoint: Checkpoint, path: Path) -> float:
         raise VerifyError(f"the exported graph does not load: {error}") from None
     worst, fits = 0.0, [(b, min(s, checkpoint.longest)) for b, s in SHAPES]
     for seed, (shape, padded) in enumerate((s, p) for s in fits for p in (False, True)):
-        feeds, where = (
-            random_inputs(checkpoint, *shape, padded=padded, seed=seed),
-            f"{shape[0]} rows x {shape[1]} tokens",
-        )
+        feeds = random_inputs(checkpoint, *shape, padded=padded, seed=seed)
+        where = f"{shape[0]} rows x {shape[1]} tokens"
         try:
             found = run_session(session, feeds)
         except AxformerError as error:

@@ -97,13 +97,15 @@ def load_checkpoint(checkpoint: str | Path, attention: Attention | None = None) 
         raise RuntimeFailure(f"export needs torch and transformers ({one_line(error)}): {INSTALL}") from None
     folder = _folder(checkpoint)
     source, local = str(folder or checkpoint), folder is not None
-    config = _guarded(source, local, lambda: transformers.AutoConfig.from_pretrained(source, local_files_only=local))
+    if not local:
+        _require_reachable(source)
+    config = _guarded(source, lambda: transformers.AutoConfig.from_pretrained(source, local_files_only=local))
     head = _head(source, config)
     loader = getattr(transformers, HEADS[head][0])
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": local}
     if attention is not None:
         options["attn_implementation"] = attention
-    module, info = _guarded(source, local, lambda: loader.from_pretrained(source, output_loading_info=True, **options))
+    module, info = _guarded(source, lambda: loader.from_pretrained(source, output_loading_info=True, **options))
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -166,17 +168,27 @@ def _folder(checkpoint: str | Path) -> Path | None:
     return None
 
 
-def _guarded(source: str, local: bool, load: Any) -> Any:
+def _require_reachable(name: str) -> None:
+    """One quick question to the hub, unless `name` is in its local cache: transformers would ask for half a minute."""
+    import huggingface_hub
+
+    try:
+        with quiet():
+            if not huggingface_hub.try_to_load_from_cache(name, "config.json"):
+                huggingface_hub.HfApi().model_info(name, timeout=10)
+    except Exception as error:  # huggingface_hub's and its HTTP library's own
+        raise RuntimeFailure(
+            f"{name}: no such folder here, and the Hugging Face hub did not give it ({type(error).__name__}): "
+            "check the name and the network, or give a local checkpoint folder"
+        ) from None
+
+
+def _guarded(source: str, load: Any) -> Any:
     try:
         with quiet():
             return load()
     except Exception as error:  # OSError, ValueError, safetensors' and torch's own
-        if local:
-            raise ModelError(f"{source}: transformers cannot load it: {one_line(error)}") from None
-        raise RuntimeFailure(
-            f"{source}: no such folder here, and the Hugging Face hub did not give it ({type(error).__name__}): "
-            "check the name and the network, or give a local checkpoint folder"
-        ) from None
+        raise ModelError(f"{source}: transformers cannot load it: {one_line(error)}") from None
 
 
 def _head(source: str, config: Any) -> str:

@@ -53,7 +53,7 @@ def export(
     """Write a fine-tuned checkpoint to OUT/model.onnx, its tokenizer and config.json beside it.
 
     checkpoint         folder, or a name on the Hugging Face hub
-    task               a GLUE name: recorded in the graph, and its number of labels compared with the model's
+    task               a GLUE name: recorded in the graph, and its number of labels compared with the model's; or custom
     attention          None: what transformers chooses, sdpa where the model has it
     check              compare with torch on random inputs (`check.SHAPES`, `check.TOLERANCE`)
     single_file_limit  bytes of weights above which they go to model.onnx.data
@@ -61,7 +61,7 @@ def export(
     The same export again leaves OUT as it is, after checking it. Raises: UsageError, ModelError, RuntimeFailure,
     VerifyError; then nothing was written.
     """
-    out, name = Path(out), get_task(task).name if task else None
+    out, name = Path(out), None if task in (None, "custom") else get_task(str(task)).name
     tries = attempts(exporter, opset)
     _require_free_or_model(out)
     loaded = load_checkpoint(checkpoint, attention)
