@@ -36,7 +36,7 @@ def print_inspection(found: Inspection, out: Console) -> None:
     for layer, cost in zip(anatomy.layers, found.layers, strict=True):
         table.add_row(*_anatomy_cells(layer), count(cost.parameters), _percent(cost.macs, found.macs))
     rest = [found.parameters - sum(x.parameters for x in found.layers), found.macs - sum(x.macs for x in found.layers)]
-    table.add_row("rest", "", "", "", count(rest[0]), _percent(rest[1], found.macs), style="dim")
+    table.add_row("rest", "", "", "embeddings, norms, head", count(rest[0]), _percent(rest[1], found.macs), style="dim")
     table.add_row("all", str(anatomy.heads), str(anatomy.neurons), "", count(found.parameters), "100 %")
     _say(
         out,

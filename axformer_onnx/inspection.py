@@ -8,8 +8,7 @@ from typing import Any
 
 from axformer_onnx.measure import parameters_and_size
 from axformer_onnx.runtime import run_once
-from axformer_onnx.search.elements import attention_parameters, feed_forward_parameters
-from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock, Layer, Linear
+from axformer_passes.anatomy import Anatomy
 from axformer_passes.files import load_model, model_path, sha256_of
 
 
@@ -43,13 +42,17 @@ class Inspection:
 
 def inspect_model(model: Path, length: int = 128) -> Inspection:
     """Load, recognise and count. Raises: ModelError, RecogniseError."""
-    from axformer_passes.measure import macs
+    from axformer_passes.measure import macs, shares
     from axformer_passes.recognise import recognise
 
     path = model_path(model)
     graph = load_model(path)
     anatomy = recognise(graph, run_once)
     parameters, size_bytes = parameters_and_size(path)
+    costs = {layer.index: LayerCost(0, 0) for layer in anatomy.layers}
+    for share in shares(graph, anatomy, run_once, 1, length):
+        before = costs[share.layer]
+        costs[share.layer] = LayerCost(before.parameters + share.parameters, before.macs + share.macs)
     return Inspection(
         path=path,
         sha256=sha256_of(path),
@@ -58,30 +61,5 @@ def inspect_model(model: Path, length: int = 128) -> Inspection:
         size_bytes=size_bytes,
         length=length,
         macs=macs(graph, run_once, 1, length),
-        layers=tuple(layer_cost(layer, length) for layer in anatomy.layers),
+        layers=tuple(costs.values()),
     )
-
-
-def layer_cost(layer: Layer, length: int) -> LayerCost:
-    """Counted from the anatomy: projections, and for attention the scores and the context."""
-    parameters = macs = 0
-    if layer.attention:
-        parameters += attention_parameters(layer.attention)
-        macs += _attention_macs(layer.attention, length)
-    for block in layer.feed_forwards:
-        parameters += feed_forward_parameters(block)
-        macs += _feed_forward_macs(block, length)
-    return LayerCost(parameters, macs)
-
-
-def _attention_macs(block: AttentionBlock, length: int) -> int:
-    projections = sum(_macs(linear, length) for linear in (block.query, block.key, block.value, block.output))
-    return projections + 2 * length * length * block.query.columns  # scores = Q K^T, context = P V
-
-
-def _feed_forward_macs(block: FeedForwardBlock, length: int) -> int:
-    return sum(_macs(linear, length) for linear in (*block.up, block.down))
-
-
-def _macs(linear: Linear, length: int) -> int:
-    return length * linear.rows * linear.columns

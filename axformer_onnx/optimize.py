@@ -19,6 +19,7 @@ from axformer_onnx.given import Given, OptimizeOptions, open_source, read_rows
 from axformer_onnx.runtime import versions
 from axformer_onnx.search.axformer import search_axformer
 from axformer_onnx.search.journal import Journal, open_journal
+from axformer_onnx.search.recalibrate import Recalibrated
 from axformer_onnx.search.robust import search_robust
 from axformer_onnx.search.walk import Progress, SearchResult
 from axformer_passes.plan import Plan
@@ -101,21 +102,20 @@ _DECISIVE = ("axformer-onnx", "numpy", "onnxruntime", "onnxruntime-gpu", "tokeni
 
 
 def _search(options: OptimizeOptions, given: Given, journal: Journal, watcher: Watcher) -> SearchResult:
-    from axformer_onnx.search.stages import StageScorer
+    from axformer_onnx.search.stages import StageScorer, StageSessions
 
     source, reading = given.source, given.reading
+    machine = options.machine
+    sessions = StageSessions(source.model, provider=machine.provider, threads=machine.threads)
 
     def scorer(role: str) -> StageScorer:
-        return StageScorer(
-            source.model,
-            source.anatomy,
-            given.encoded[role],
-            given.rows[role],
-            reading.task,
-            reading.label_map,
-            provider=options.machine.provider,
-            threads=options.machine.threads,
-        )
+        rows = given.rows[role]
+        return StageScorer(sessions, source.anatomy, given.encoded[role], rows, reading.task, reading.label_map)
+
+    def recalibrated(role: str) -> StageScorer | Recalibrated:
+        if reading.task.regression:
+            return scorer(role)
+        return Recalibrated(scorer(role), given.rows[role].labels, reading.label_map)
 
     start = Plan(source_sha256=source.sha256)
     if options.search == "axformer":
@@ -124,8 +124,8 @@ def _search(options: OptimizeOptions, given: Given, journal: Journal, watcher: W
         )
     return search_robust(
         source.anatomy,
-        scorer("search"),
-        scorer("select"),
+        recalibrated("search"),
+        recalibrated("select"),
         start=start,
         k=options.k,
         seed=options.seed,

@@ -28,9 +28,7 @@ def run(path: Path, search: FakeScorer, header: dict[str, Any] = HEADER) -> Sear
 
 
 def answers(result: SearchResult) -> list[tuple[object, ...]]:
-    return [
-        (t.index, t.stage, t.element, t.plan, t.loss, t.best, t.accepted, t.reason) for t in result.trials
-    ]
+    return [(t.index, t.stage, t.element, t.plan, t.loss, t.best, t.accepted, t.reason) for t in result.trials]
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 6, 9, 14])
@@ -84,9 +82,7 @@ def test_other_header_is_refused_by_name_and_value(tmp_path: Path) -> None:
     run(path, mask_scorer(MODEL))
     before = path.read_bytes()
     other = {"source_sha256": "abc", "options": {"seed": 1, "k": 30}}
-    with pytest.raises(
-        UsageError, match=r"another run: options.seed was 0, now 1. Use another -o, or --overwrite"
-    ):
+    with pytest.raises(UsageError, match=r"another run: options.seed was 0, now 1. Use another -o, or --overwrite"):
         open_journal(path, other)
     assert path.read_bytes() == before
     with open_journal(path, other, overwrite=True) as journal:
@@ -98,9 +94,7 @@ def test_journal_of_another_search_order_is_refused(tmp_path: Path) -> None:
     run(path, mask_scorer(MODEL))
     with (
         open_journal(path, HEADER) as journal,
-        pytest.raises(
-            UsageError, match="trial 0 is 'layer 2 feed-forward block', but this search asks 'layer 0 hard"
-        ),
+        pytest.raises(UsageError, match="trial 0 is 'layer 2 feed-forward block', but this search asks 'layer 0 hard"),
     ):
         search_axformer(anatomy(), mask_scorer(MODEL), memory=journal)
 
@@ -124,9 +118,7 @@ def test_two_runs_cannot_write_one_journal(tmp_path: Path) -> None:
 
 def test_every_line_is_strict_json_even_for_losses_that_are_not_numbers(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    scorer = FakeScorer(
-        lambda plan: MODEL.base if plan.is_empty else MODEL.base * float("nan"), len(MODEL.base)
-    )
+    scorer = FakeScorer(lambda plan: MODEL.base if plan.is_empty else MODEL.base * float("nan"), len(MODEL.base))
     run(path, scorer)
 
     def refuse(constant: str) -> None:

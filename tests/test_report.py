@@ -81,7 +81,10 @@ def report(plan: Plan = PLAN, **changes: Any) -> Report:
         trials=trials,
         accepted=1,
         chosen_stage=1,
-        stage_scores=[StageRecord(stage=0, score=80.0), StageRecord(stage=1, score=80.5)],
+        stage_scores=[
+            StageRecord(stage=0, score=80.0, rise=0.0, noise=0.0),
+            StageRecord(stage=1, score=80.5, rise=-0.01, noise=0.02),
+        ],
         interrupted=False,
         resumed_trials=0,
         seconds=12.5,
@@ -213,9 +216,7 @@ def test_report_of_a_search_that_found_nothing_says_so() -> None:
     search = report().search
     none = search.model_copy(update={"accepted": 0, "chosen_stage": 0})
     one = report(Plan(), search=none, control=None, control_comparison=None)
-    assert headline(one) == (
-        "Nothing was removed: none of 2 trials was accepted. The graph is the source, cleaned up."
-    )
+    assert headline(one) == ("Nothing was removed: none of 2 trials was accepted. The graph is the source, cleaned up.")
     assert "Nothing was removed" in shown(one) and "Control" not in markdown(one)
     fell = report(Plan(), search=search.model_copy(update={"chosen_stage": 0}))
     assert "1 of 2 trials were accepted, but no stage held its score on the select rows" in headline(fell)

@@ -63,9 +63,7 @@ def test_search_asks_and_accepts_what_the_authors_loop_does(seed: int) -> None:
 def test_authors_loop_cases_cover_acceptance_fine_steps_and_skipped_parts() -> None:
     counts = [
         len(
-            search_axformer(
-                anatomy(3, 4, 4, 32), mask_scorer(MaskModel(s, 41, 3, 4, 32, 0.02 + 0.05 * (s % 5)))
-            ).trials
+            search_axformer(anatomy(3, 4, 4, 32), mask_scorer(MaskModel(s, 41, 3, 4, 32, 0.02 + 0.05 * (s % 5)))).trials
         )
         for s in range(10)
     ]
@@ -75,9 +73,7 @@ def test_authors_loop_cases_cover_acceptance_fine_steps_and_skipped_parts() -> N
 def test_trials_never_exceed_the_bound_and_the_bound_left_is_never_too_low() -> None:
     lefts: list[int] = []
     model = MaskModel(1, 30, 3, 4, 32, scale=1e-4)  # small effects: every block leads to its parts
-    result = search_axformer(
-        anatomy(3, 4, 4, 32), mask_scorer(model), progress=lambda trial, left: lefts.append(left)
-    )
+    result = search_axformer(anatomy(3, 4, 4, 32), mask_scorer(model), progress=lambda trial, left: lefts.append(left))
     assert len(result.trials) <= 3 + 2 * 3 + 2 * 4 * 3
     assert (lefts == sorted(lefts, reverse=True) and lefts[-1] == 0) or lefts[-1] <= 4
     assert all(left >= len(lefts) - i - 1 for i, left in enumerate(lefts))

@@ -37,9 +37,7 @@ def test_folds_are_disjoint_even_and_the_same_for_a_seed() -> None:
     assert len(fold_rows(3, seed=0)) == 3
 
 
-@pytest.mark.parametrize(
-    ("rise", "accepted"), [(-3.0, True), (0.0, True), (0.9, True), (1.1, False), (5.0, False)]
-)
+@pytest.mark.parametrize(("rise", "accepted"), [(-3.0, True), (0.0, True), (0.9, True), (1.1, False), (5.0, False)])
 def test_removal_may_rise_by_one_standard_error_and_no_more(rise: float, accepted: bool) -> None:
     current = np.full(1000, 2.0)
     folds = [np.arange(1000)]  # one fold: mean and median are the same
@@ -127,9 +125,7 @@ def test_useless_parts_all_go_and_needed_ones_all_stay() -> None:
 
 def test_order_is_top_down_coarse_to_fine_and_skips_what_is_gone() -> None:
     def losses(plan: Plan) -> FloatArray:
-        kept = Plan(
-            attention_blocks=plan.attention_blocks - {1}, feed_forward_blocks=plan.feed_forward_blocks
-        )
+        kept = Plan(attention_blocks=plan.attention_blocks - {1}, feed_forward_blocks=plan.feed_forward_blocks)
         bad = bool(kept.attention_blocks or kept.feed_forward_blocks or plan.heads or plan.neurons)
         return np.full(10, 1.0 + bad)
 
@@ -166,17 +162,36 @@ def stages(count: int) -> list[Plan]:
     return [Plan(heads={0: frozenset(range(i))}) if i else Plan() for i in range(count)]
 
 
+def removed_heads(plan: Plan) -> int:
+    return len(plan.heads.get(0, ()))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_chosen_stage_is_the_one_that_scoring_all_of_them_chooses(seed: int) -> None:
-    values = np.random.default_rng(seed).integers(78, 83, size=8).astype(float)
-    select = FakeScorer(lambda plan: np.zeros(1), 1, lambda plan: values[len(plan.heads.get(0, ()))])
+    draw = np.random.default_rng(seed)
+    values = draw.integers(78, 83, size=8).astype(float)
+    losses = np.ones((8, 50)) + draw.normal(draw.normal(0, 0.02, (8, 1)), 0.1, (8, 50))
+    select = FakeScorer(lambda plan: losses[removed_heads(plan)], 50, lambda plan: values[removed_heads(plan)])
     chosen, scores = choose_stage(stages(8), select)
-    assert chosen == max(i for i in range(8) if values[i] >= values[0])
-    assert all(scores[i] == values[i] for i in scores)
+    rises = losses - losses[0]
+    fine = (values >= values[0]) & (rises.mean(axis=1) <= stats.sem(rises, axis=1))
+    assert chosen == np.flatnonzero(fine).max()
+    assert all(scores[i].score == values[i] for i in scores)
+    assert all(scores[i].rise == pytest.approx(rises[i].mean()) for i in scores)
+
+
+def test_stage_with_the_same_metric_but_a_clear_rise_in_loss_is_not_chosen() -> None:
+    rise = [0.0, 0.5, 2.0]  # in standard errors
+    select = FakeScorer(
+        lambda plan: 2.0 + (noise(99) + rise[removed_heads(plan)]) * 1e-2 * (removed_heads(plan) > 0),
+        99,
+        lambda plan: 80.0,
+    )
+    assert choose_stage(stages(3), select)[0] == 1
 
 
 def test_unpruned_model_is_chosen_where_every_stage_scores_below_it() -> None:
-    select = FakeScorer(lambda plan: np.zeros(1), 1, lambda plan: 80.0 - len(plan.heads.get(0, ())))
+    select = FakeScorer(lambda plan: np.zeros(1), 1, lambda plan: 80.0 - removed_heads(plan))
     chosen, scores = choose_stage(stages(4), select)
     assert chosen == 0 and sorted(scores) == [0, 1, 2, 3]
 

@@ -96,7 +96,10 @@ def search_record(
         trials=[_trial_record(trial) for trial in result.trials],
         accepted=len(result.stages) - 1,
         chosen_stage=result.chosen,
-        stage_scores=[StageRecord(stage=i, score=score) for i, score in sorted(result.scores.items())],
+        stage_scores=[
+            StageRecord(stage=i, score=found.score, rise=_finite(found.rise), noise=_finite(found.noise))
+            for i, found in sorted(result.scores.items())
+        ],
         interrupted=result.interrupted,
         resumed_trials=resumed_trials,
         seconds=round(sum(trial.seconds for trial in result.trials), 3),

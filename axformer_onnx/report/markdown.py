@@ -54,8 +54,18 @@ def _stages(report: Report) -> str:
     stages = report.search.stage_scores
     if not stages:
         return ""
-    rows = [(str(s.stage), f"{s.score:.2f}", "chosen" if s.stage == report.search.chosen_stage else "") for s in stages]
-    return "Scores on the select rows, from stage 0 (the source):\n\n" + _table(("stage", report.metric, ""), rows)
+    rows = [
+        (
+            str(s.stage),
+            f"{s.score:.2f}",
+            "-" if s.rise is None or s.noise is None else f"{s.rise:+.5f} (SE {s.noise:.5f})",
+            "chosen" if s.stage == report.search.chosen_stage else "",
+        )
+        for s in stages
+    ]
+    return "Scores on the select rows, from stage 0 (the source):\n\n" + _table(
+        ("stage", report.metric, "loss against stage 0", ""), rows
+    )
 
 
 def _data(report: Report) -> str:

@@ -94,7 +94,7 @@ class LayerRecord(_Record):
 
 
 class TrialRecord(_Record):
-    """One candidate and its verdict; losses are means over the search rows."""
+    """One candidate and its verdict; losses are means over the search rows, in robust search recalibrated."""
 
     index: int
     element: str
@@ -105,10 +105,15 @@ class TrialRecord(_Record):
 
 
 class StageRecord(_Record):
-    """A stage that was scored on the select rows: how many elements were gone, the score in points."""
+    """A stage that was scored on the select rows: how many elements were gone, the score in points.
+
+    rise, noise   mean rise of the loss over stage 0's, and its standard error; None where not finite
+    """
 
     stage: int
     score: float
+    rise: float | None
+    noise: float | None
 
 
 class SearchRecord(_Record):

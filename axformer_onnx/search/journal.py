@@ -1,14 +1,12 @@
-"""journal.jsonl: what a search asked and what it was told, one line an answer, so that a killed run can go
-on.
+"""journal.jsonl: what a search asked and what it was told, one line an answer, so that a killed run can go on.
 
     {"format": "axformer-journal/1", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
-    {"trial": 0, "stage": 0, "element": "layer 5 feed-forward block", "plan": "<digest>", "loss": ...,
-    "accepted": ...} {"select": 3, "plan": "<digest>", "score": 84.2}
+    {"trial": 0, "stage": 0, "element": "layer 5 head 1", "plan": "<digest>", "loss": ..., "accepted": ...}
+    {"select": 3, "plan": "<digest>", "score": 84.2, "rise": -0.01, "noise": 0.02}
 
-Lines are only appended, each by one write followed by fsync. A run that finds its own header answers its
-first trials from the file; the search is deterministic, so it asks the same questions and ends with the
-same plan as an unbroken run. A last line without its newline was torn by the kill and is dropped. A
-different header is another run.
+Lines are only appended, each by one write followed by fsync. A run that finds its own header answers its first
+trials from the file; the search is deterministic, so it asks the same questions and ends with the same plan as an
+unbroken run. A last line without its newline was torn by the kill and is dropped. A different header is another run.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from typing import Any
 
 from axformer_onnx.errors import RuntimeFailure, UsageError
 from axformer_onnx.records import Trial
-from axformer_onnx.search.walk import plan_digest
+from axformer_onnx.search.walk import StageScore, plan_digest
 from axformer_passes.plan import Plan
 
 FORMAT = "axformer-journal/1"
@@ -36,7 +34,7 @@ class Journal:
         """Wrap an open file; use `open_journal`."""
         self._path, self._descriptor = path, descriptor
         self._trials = [line for line in lines if "trial" in line]
-        self._scores = {(line["select"], line["plan"]): line["score"] for line in lines if "select" in line}
+        self._stages = {(line["select"], line["plan"]): line for line in lines if "select" in line}
         self.resumed = len(self._trials)
 
     def __enter__(self) -> Journal:
@@ -90,13 +88,16 @@ class Journal:
             }
         )
 
-    def recall_score(self, stage: int, plan: Plan) -> float | None:
-        """The select score of this stage, in points, or None."""
-        return self._scores.get((stage, plan_digest(plan)))
+    def recall_stage(self, stage: int, plan: Plan) -> StageScore | None:
+        """This stage on the select rows, or None."""
+        line = self._stages.get((stage, plan_digest(plan)))
+        return StageScore(line["score"], _number(line["rise"]), _number(line["noise"])) if line else None
 
-    def remember_score(self, stage: int, plan: Plan, score: float) -> None:
-        """Append the select score of a stage."""
-        self._append({"select": stage, "plan": plan_digest(plan), "score": score})
+    def remember_stage(self, stage: int, plan: Plan, score: StageScore) -> None:
+        """Append a stage on the select rows."""
+        rise, noise = _finite(score.rise), _finite(score.noise)
+        line = {"select": stage, "plan": plan_digest(plan), "score": score.score, "rise": rise, "noise": noise}
+        self._append(line)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
@@ -154,9 +155,7 @@ def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:
 
 
 def _check_header(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differing = [
-        name for name in _flat(wanted) | _flat(found) if _flat(found).get(name) != _flat(wanted).get(name)
-    ]
+    differing = [name for name in _flat(wanted) | _flat(found) if _flat(found).get(name) != _flat(wanted).get(name)]
     if differing:
         name = min(differing)
         raise UsageError(
@@ -184,9 +183,7 @@ def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise UsageError(
-            f"{path}: another run is writing this folder. Wait for it, or use another -o"
-        ) from None
+        raise UsageError(f"{path}: another run is writing this folder. Wait for it, or use another -o") from None
 
 
 def _encode(line: Mapping[str, Any]) -> bytes:

@@ -25,9 +25,13 @@ starts from:
 
 **Select rows choose the stage.** Hundreds of questions to the same rows are fitted to them, so other rows
 choose among the stages that the search went through: the smallest whose task metric is not below that of
-stage 0, the unpruned model. Each stage contains the one before it, hence the smallest is the last: they are
-scored from the last backwards, and the first that passes is the answer that scoring them all would give.
-**Report rows** are not seen here at all.
+stage 0, the unpruned model, and whose loss is not above it beyond one standard error. (The metric is what
+counts, but on a few hundred rows it is coarse; the paired loss sees a decline much sooner.) Each stage
+contains the one before it, hence the smallest is the last: they are scored from the last backwards, and the
+first that passes is the answer that scoring them all would give. **Report rows** are not seen here at all.
+
+Give both sets as `recalibrate.Recalibrated` scorers where the task is a classification: otherwise the guard
+is worth little, because a model that loses confidence loses cross-entropy too.
 
 Order: from the top layer down (a change near the top re-uses all hidden states below it), in each layer the
 feed-forward block, else its neuron groups; the attention block, else its heads; hard attention where
@@ -52,6 +56,7 @@ from axformer_onnx.search.walk import (
     Progress,
     Proposal,
     SearchResult,
+    StageScore,
     Verdict,
     half_order,
     walk,
@@ -149,21 +154,27 @@ def fold_rows(rows: int, seed: int, folds: int = FOLDS) -> list[npt.NDArray[np.i
 
 def choose_stage(
     stages: Sequence[Plan], select: PlanScorer, memory: Memory | None = None
-) -> tuple[int, dict[int, float]]:
-    """The last stage whose metric is not below stage 0's, and the scores (points) needed to find it."""
-    scores: dict[int, float] = {}
-
-    def score(stage: int) -> float:
-        known = memory.recall_score(stage, stages[stage]) if memory else None
-        scores[stage] = select.metric(stages[stage]) if known is None else known
-        if memory and known is None:
-            memory.remember_score(stage, stages[stage], scores[stage])
-        return scores[stage]
-
+) -> tuple[int, dict[int, StageScore]]:
+    """The last stage that is not below stage 0 on the select rows, and the scores needed to find it."""
     if len(stages) == 1:
-        return 0, scores
-    unpruned = score(0)
-    for stage in range(len(stages) - 1, 0, -1):
-        if score(stage) >= unpruned - ROUNDING:
+        return 0, {}
+    source: FloatArray | None = None
+    scores: dict[int, StageScore] = {}
+    for stage in (0, *range(len(stages) - 1, 0, -1)):
+        plan = stages[stage]
+        known = memory.recall_stage(stage, plan) if memory else None
+        if known is None:
+            source = select.losses(stages[0]) if source is None else source
+            rise = select.losses(plan) - source
+            known = StageScore(select.metric(plan), float(rise.mean()), standard_error(rise))
+            if memory:
+                memory.remember_stage(stage, plan, known)
+        scores[stage] = known
+        if stage and holds(known, scores[0]):
             return stage, scores
     return 0, scores
+
+
+def holds(stage: StageScore, unpruned: StageScore) -> bool:
+    """Metric not below the unpruned model's, loss not above it beyond one standard error."""
+    return stage.score >= unpruned.score - ROUNDING and stage.rise <= stage.noise + ROUNDING

@@ -44,6 +44,15 @@ Progress = Callable[[Trial, int], None]
 """(the trial just answered, the most trials that can follow)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class StageScore:
+    """A stage on the select rows: the task metric in points; mean rise of the loss over stage 0's, and its noise."""
+
+    score: float
+    rise: float = 0.0
+    noise: float = 0.0
+
+
 class Memory(Protocol):
     """What the walk asks of a journal."""
 
@@ -53,27 +62,28 @@ class Memory(Protocol):
     def remember(self, trial: Trial) -> None:
         """Write the answer before the next question is asked."""
 
-    def recall_score(self, stage: int, plan: Plan) -> float | None:
-        """The select score of a stage, if an earlier run wrote it."""
+    def recall_stage(self, stage: int, plan: Plan) -> StageScore | None:
+        """A stage on the select rows, if an earlier run wrote it."""
 
-    def remember_score(self, stage: int, plan: Plan, score: float) -> None:
-        """Write the select score of a stage."""
+    def remember_stage(self, stage: int, plan: Plan, score: StageScore) -> None:
+        """Write a stage on the select rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
     """Where a search ended.
 
-    plan           the plan to apply: `stages[chosen]` stages         every plan the search stood on; stage
-    0 is the unpruned model scores         select score in points by stage, for the stages that had to be
-    scored (METHOD.md 1.3); else empty interrupted    the search was stopped by hand before its last trial
+    plan           the plan to apply: `stages[chosen]`
+    stages         every plan the search stood on; stage 0 is the unpruned model
+    scores         stages on the select rows, those that had to be scored (METHOD.md 1.3); else empty
+    interrupted    the search was stopped by hand before its last trial
     """
 
     plan: Plan
     stages: tuple[Plan, ...]
     trials: tuple[Trial, ...]
     chosen: int
-    scores: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    scores: Mapping[int, StageScore] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
 
 
