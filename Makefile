@@ -18,8 +18,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## optimize the example model; installs no torch
-	rm -rf run/nli-mini
-	$(BIN)/axformer-onnx optimize models/nli-mini/model.onnx --task mnli -o run/nli-mini
+	$(BIN)/axformer-onnx optimize models/nli-mini/model.onnx --task mnli -o run/nli-mini --overwrite
 
 test: lint ## lint, type-check, then all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2

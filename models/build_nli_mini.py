@@ -63,9 +63,7 @@ def make_tokenizer(rows: list[Row], vocabulary: int) -> Any:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
     texts = sorted(row[column] for row in rows for column in ("premise", "hypothesis"))
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.BertProcessing(
@@ -141,9 +139,7 @@ def accuracy(model: Any, examples: list[tuple[Any, int]]) -> float:
     return 100 * hits / len(examples)
 
 
-def train(
-    model: Any, recipe: Recipe, examples: list[tuple[Any, int]], watched: list[tuple[Any, int]]
-) -> list[float]:
+def train(model: Any, recipe: Recipe, examples: list[tuple[Any, int]], watched: list[tuple[Any, int]]) -> list[float]:
     """AdamW, linear warm-up over a twentieth, linear decay. Returns the accuracy on `watched` per epoch."""
     import torch
 
@@ -280,15 +276,11 @@ def write_settings(folder: Path, tokenizer: Any, model: Any) -> None:
 
 def main() -> None:
     """Parse the command line and build."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "nli-mini")
     parser.add_argument("--keep-train", action="store_true", help="write data/train.jsonl too")
     for field in dataclasses.fields(Recipe):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
-        )
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     options = vars(parser.parse_args())
     output, keep_train = options.pop("output"), options.pop("keep_train")
     build(Recipe(**options), output, keep_train)

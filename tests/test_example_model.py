@@ -90,12 +90,8 @@ def test_model_is_float32_and_dynamic_in_batch_and_sequence() -> None:
 
     model = onnx.load(FOLDER / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    inputs = {
-        value.name: [d.dim_param for d in value.type.tensor_type.shape.dim] for value in model.graph.input
-    }
-    assert inputs == {
-        name: ["batch", "sequence"] for name in ("input_ids", "attention_mask", "token_type_ids")
-    }
+    inputs = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim] for value in model.graph.input}
+    assert inputs == {name: ["batch", "sequence"] for name in ("input_ids", "attention_mask", "token_type_ids")}
     assert [value.name for value in model.graph.output] == ["logits"]
     floats = {t.data_type for t in model.graph.initializer} - {onnx.TensorProto.INT64}
     assert floats == {onnx.TensorProto.FLOAT}
@@ -190,9 +186,7 @@ def test_labels_of_comparisons_hold_in_all_orders_of_three() -> None:
     checked = 0
     for row in rows_of("search") + rows_of("validation"):
         names: list[str] = []
-        clauses = [
-            order(part, names) for part in re.split(r"(?:,? and |, while |, but |; )", plain(row["premise"]))
-        ]
+        clauses = [order(part, names) for part in re.split(r"(?:,? and |, while |, but |; )", plain(row["premise"]))]
         claim = order(plain(row["hypothesis"]), names)
         if claim is None or None in clauses:
             continue

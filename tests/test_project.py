@@ -20,9 +20,7 @@ TEXT = {"", ".py", ".md", ".toml", ".json", ".txt", ".cfg", ".yml", ".yaml", ".s
 def tracked_texts() -> dict[str, str]:
     """Contents of the text files under version control, by path; generated rows and settings left out."""
     try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in listed.split("\0") if name]
@@ -59,10 +57,7 @@ def test_repository_names_no_package_hosts_and_no_machine_paths() -> None:
     hosts = ("py" + "pi.org", "files.python" + "hosted", "download." + "pytorch", "conda." + "anaconda")
     paths = ("/ro" + "ot/", "/ho" + "me/", "/wo" + "rk/", "/Us" + "ers/", "C:" + "\\")
     found = [
-        f"{name}: {needle}"
-        for name, text in tracked_texts().items()
-        for needle in hosts + paths
-        if needle in text
+        f"{name}: {needle}" for name, text in tracked_texts().items() for needle in hosts + paths if needle in text
     ]
     assert not found
 
@@ -82,14 +77,15 @@ def test_example_model_folder_is_under_eight_megabytes() -> None:
 
 
 def test_commands_that_the_readme_shows_exist() -> None:
-    from axformer_onnx.cli import main
     from click.testing import CliRunner
+
+    from axformer_onnx.cli import cli
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"axformer-onnx ([a-z]+)\b", text))
     assert {"optimize", "apply", "score", "inspect", "export"} <= shown
     for name in sorted(shown):
-        result = CliRunner().invoke(main, [name, "--help"])
+        result = CliRunner().invoke(cli, [name, "--help"])
         assert result.exit_code == 0, f"{name}: {result.output}"
         for option in options_shown(text, name):
             assert option in result.output, f"axformer-onnx {name} has no {option}"

@@ -39,7 +39,7 @@ def pair(rng: random.Random) -> tuple[str, str, int | None]:
     if rng.random() < 0.4:
         cast = rng.sample(lexicon.NAMES, 3)
     verbs = {letter: rng.choice(list(lexicon.VERBS)) for letter in "PQ"}
-    premise = rng.choice((_simple, _simple, _coordinated, _coordinated, _relative, _relative))
+    premise = rng.choice((_simple, _simple, _simple, _coordinated, _coordinated, _relative))
     first, says = premise(rng, cast, verbs)
     if premise is not _relative:
         del verbs["Q"]
@@ -70,9 +70,7 @@ def _said(rng: random.Random, agent: str, verb: str, patient: str, positive: boo
 def _simple(rng: random.Random, cast: list[str], verbs: dict[str, str]) -> tuple[str, Statement]:
     positive = rng.random() < 0.75
     fact = did("P", [0], [1])
-    return _said(rng, cast[0], verbs["P"], cast[1], positive), (
-        at_least(1, fact) if positive else at_most(0, fact),
-    )
+    return _said(rng, cast[0], verbs["P"], cast[1], positive), (at_least(1, fact) if positive else at_most(0, fact),)
 
 
 def _coordinated(rng: random.Random, cast: list[str], verbs: dict[str, str]) -> tuple[str, Statement]:

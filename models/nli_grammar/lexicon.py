@@ -83,21 +83,9 @@ THING_MODIFIERS = (
 )  # fmt: skip
 PLURALS = {"person": "people", "child": "children"}
 
-ROLES = (
-    "chef", "pilot", "lawyer", "waiter", "teacher", "farmer", "judge", "plumber", "singer", "banker",
-    "nurse", "baker",
-    "captain", "tailor", "actor", "writer", "student", "mayor", "guard", "clerk",
-)  # fmt: skip
-NAMES = (
-    "Anna", "Ben", "Carl", "Dora", "Emil", "Fiona", "George", "Helen", "Ivan", "Julia", "Karim", "Laura",
-    "Martin",
-    "Nadia", "Oscar", "Paula", "Quentin", "Rosa", "Simon", "Tara",
-)  # fmt: skip
-EVENTS = (
-    "concert", "lecture", "meeting", "dinner", "parade", "wedding", "match", "auction", "interview",
-    "festival", "trial",
-    "workshop",
-)  # fmt: skip
+ROLES = ("chef", "pilot", "lawyer", "waiter", "teacher", "farmer", "judge", "plumber", "singer", "nurse")
+NAMES = ("Anna", "Ben", "Carl", "Dora", "Emil", "Fiona", "George", "Helen", "Ivan", "Julia")
+EVENTS = ("concert", "lecture", "meeting", "parade", "wedding", "match")
 
 # base form: (past tense, the verb above it); past tense and participle are the same word in all of them
 VERBS: dict[str, tuple[str, str | None]] = {
@@ -110,11 +98,11 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "move": ("moved", None), "carry": ("carried", "move"), "drag": ("dragged", "move"),
     "thank": ("thanked", None), "help": ("helped", None), "hire": ("hired", None),
     "follow": ("followed", None),
-    "visit": ("visited", None), "admire": ("admired", None), "interview": ("interviewed", None),
+    "admire": ("admired", None),
 }  # fmt: skip
 SCALES = (
     ("taller", "shorter", "tall"), ("older", "younger", "old"), ("faster", "slower", "fast"),
-    ("richer", "poorer", "rich"), ("stronger", "weaker", "strong"), ("heavier", "lighter", "heavy"),
+    ("richer", "poorer", "rich"),
 )  # fmt: skip
 SUPERLATIVES = {
     "taller": "tallest", "shorter": "shortest", "older": "oldest", "younger": "youngest", "faster": "fastest",

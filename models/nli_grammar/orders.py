@@ -48,9 +48,7 @@ def _heights(rng: random.Random) -> tuple[list[str], Scale]:
 
 
 def _arrivals(rng: random.Random) -> tuple[list[str], Scale]:
-    verb, base = rng.choice(
-        (("arrived", "arrive"), ("left", "leave"), ("finished", "finish"), ("woke up", "wake up"))
-    )
+    verb, base = rng.choice((("arrived", "arrive"), ("left", "leave"), ("finished", "finish"), ("woke up", "wake up")))
     scale = Scale(
         [f"{verb} after", f"{verb} later than"], [f"{verb} before", f"{verb} earlier than"],
         equal=[f"{verb} at the same time as"],
@@ -72,7 +70,7 @@ def _events(rng: random.Random) -> tuple[list[str], Scale]:
 
 
 def _compare(rng: random.Random, names: list[str], scale: Scale, x: int, y: int) -> tuple[str, Statement]:
-    relation = rng.choices(("more", "less", "equal", "not_more", "not_less"), (5, 5, 1, 1, 1))[0]
+    relation = rng.choices(("more", "less", "equal", "not_more", "not_less"), (6, 6, 1, 1, 1))[0]
     forms = {"more": scale.more, "less": scale.less, **scale.rest}[relation]
     says = {
         "more": (above(x, y),), "less": (above(y, x),), "equal": (above(x, y, 0), above(y, x, 0)),
@@ -91,7 +89,7 @@ def _extreme(rng: random.Random, names: list[str], scale: Scale, x: int) -> tupl
 def _premise(rng: random.Random, names: list[str], scale: Scale) -> tuple[str, Statement]:
     x, y, z = rng.sample(range(3), 3)
     first, says = _compare(rng, names, scale, x, y)
-    if rng.random() < 0.25:
+    if rng.random() < 0.5:
         return first, says
     if rng.random() < 0.3:
         last, also = _extreme(rng, names, scale, z)

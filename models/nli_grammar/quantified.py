@@ -135,7 +135,7 @@ def pair(rng: random.Random) -> tuple[str, str, int | None]:
 
 
 def _related(rng: random.Random, taxonomy: Taxonomy, word: str, words: list[str]) -> str:
-    wanted = rng.choices(("same", "above", "below", "disjoint", "independent"), (9, 4, 4, 3, 1))[0]
+    wanted = rng.choices(("same", "above", "below", "disjoint", "independent"), (12, 4, 4, 3, 1))[0]
     found = [other for other in words if taxonomy.relation(word, other) == wanted]
     return rng.choice(found) if found else word
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import agents, orders, quantified
 
 FAMILIES: tuple[tuple[Callable[[random.Random], tuple[str, str, int | None]], int], ...] = (
-    (quantified.pair, 6), (agents.pair, 3), (orders.pair, 3),
+    (quantified.pair, 6), (agents.pair, 3), (orders.pair, 2),
 )  # fmt: skip
 Row = dict[str, Any]
 
