@@ -7,7 +7,14 @@ from search_fake import FakeScorer, MaskModel, anatomy, mask_scorer
 
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.elements import attention_half, hard_attention
-from axformer_onnx.search.robust import choose_stage, fold_rows, robust_judge, search_robust, standard_error
+from axformer_onnx.search.robust import (
+    STAGES_SCORED,
+    choose_stage,
+    fold_rows,
+    robust_judge,
+    search_robust,
+    standard_error,
+)
 from axformer_passes.plan import Plan
 
 HEAD = attention_half(anatomy(), 0).parts[0]
@@ -167,7 +174,9 @@ def removed_heads(plan: Plan) -> int:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_chosen_stage_is_the_one_that_scoring_all_of_them_chooses(seed: int) -> None:
+def test_chosen_stage_is_the_last_that_holds_by_itself_and_by_the_falling_fit(seed: int) -> None:
+    from sklearn.isotonic import IsotonicRegression
+
     draw = np.random.default_rng(seed)
     values = draw.integers(78, 83, size=8).astype(float)
     losses = np.ones((8, 50)) + draw.normal(draw.normal(0, 0.02, (8, 1)), 0.1, (8, 50))
@@ -175,9 +184,22 @@ def test_chosen_stage_is_the_one_that_scoring_all_of_them_chooses(seed: int) -> 
     chosen, scores = choose_stage(stages(8), select)
     rises = losses - losses[0]
     fine = (values >= values[0]) & (rises.mean(axis=1) <= stats.sem(rises, axis=1))
-    assert chosen == np.flatnonzero(fine).max()
+    fitted = IsotonicRegression(increasing=False).fit_transform(np.arange(8.0), values)
+    assert chosen == np.flatnonzero((fine & (fitted >= values[0])) | (np.arange(8) == 0)).max()
     assert all(scores[i].score == values[i] for i in scores)
     assert all(scores[i].rise == pytest.approx(rises[i].mean()) for i in scores)
+
+
+def test_one_lucky_stage_after_many_bad_ones_is_not_chosen() -> None:
+    values = [80.0, 80.2, 79.9, 78.0, 78.1, 77.5, 80.1]
+    select = FakeScorer(lambda plan: np.ones(9), 9, lambda plan: values[removed_heads(plan)])
+    assert choose_stage(stages(7), select)[0] == 1
+
+
+def test_of_many_stages_evenly_spaced_ones_are_scored_and_both_ends() -> None:
+    select = FakeScorer(lambda plan: np.ones(9), 9, lambda plan: 80.0)
+    chosen, scores = choose_stage(stages(101), select)
+    assert chosen == 100 and len(scores) == STAGES_SCORED and {0, 100} <= set(scores)
 
 
 def test_stage_with_the_same_metric_but_a_clear_rise_in_loss_is_not_chosen() -> None:

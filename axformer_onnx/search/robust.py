@@ -27,8 +27,11 @@ starts from:
 choose among the stages that the search went through: the smallest whose task metric is not below that of
 stage 0, the unpruned model, and whose loss is not above it beyond one standard error. (The metric is what
 counts, but on a few hundred rows it is coarse; the paired loss sees a decline much sooner.) Each stage
-contains the one before it, hence the smallest is the last: they are scored from the last backwards, and the
-first that passes is the answer that scoring them all would give. **Report rows** are not seen here at all.
+contains the one before it, hence the smallest is the last. The smallest of many stages that passes tends to be one
+that was lucky (measured on CoLA: +0.4 points on 432 select rows, -8.2 on 1,043 others). What is removed does not come
+back, so true scores fall from stage to stage, give or take: the best non-increasing fit through all of them
+(isotonic regression) must not be below stage 0's score there either. At most STAGES_SCORED stages, evenly spaced, are
+scored. **Report rows** are not seen here at all.
 
 Give both sets as `recalibrate.Recalibrated` scorers where the task is a classification: otherwise the guard
 is worth little, because a model that loses confidence loses cross-entropy too.
@@ -65,6 +68,7 @@ from axformer_passes.anatomy import Anatomy
 from axformer_passes.plan import Plan
 
 FOLDS = 5
+STAGES_SCORED = 25
 HARD_ATTENTION_SE = 2.0
 ROUNDING = 1e-6
 """Nats of mean loss, and points of score: below this a difference is the order of float32 sums."""
@@ -155,12 +159,12 @@ def fold_rows(rows: int, seed: int, folds: int = FOLDS) -> list[npt.NDArray[np.i
 def choose_stage(
     stages: Sequence[Plan], select: PlanScorer, memory: Memory | None = None
 ) -> tuple[int, dict[int, StageScore]]:
-    """The last stage that is not below stage 0 on the select rows, and the scores needed to find it."""
+    """The last stage that is not below stage 0 on the select rows, and the scores of those that were asked."""
     if len(stages) == 1:
         return 0, {}
     source: FloatArray | None = None
     scores: dict[int, StageScore] = {}
-    for stage in (0, *range(len(stages) - 1, 0, -1)):
+    for stage in np.unique(np.linspace(0, len(stages) - 1, STAGES_SCORED).round().astype(int)).tolist():
         plan = stages[stage]
         known = memory.recall_stage(stage, plan) if memory else None
         if known is None:
@@ -170,9 +174,20 @@ def choose_stage(
             if memory:
                 memory.remember_stage(stage, plan, known)
         scores[stage] = known
-        if stage and holds(known, scores[0]):
-            return stage, scores
-    return 0, scores
+    fitted = falling_fit([score.score for score in scores.values()])
+    fits = (value >= scores[0].score - ROUNDING for value in fitted)
+    passed = [
+        stage for (stage, score), fit in zip(scores.items(), fits, strict=True) if fit and holds(score, scores[0])
+    ]
+    return max(passed, default=0), scores
+
+
+def falling_fit(scores: Sequence[float]) -> FloatArray:
+    """float64[n]: the non-increasing sequence that is nearest to `scores` in squared distance."""
+    from scipy.optimize import isotonic_regression
+
+    fitted: FloatArray = isotonic_regression(scores, increasing=False).x
+    return fitted
 
 
 def holds(stage: StageScore, unpruned: StageScore) -> bool:
