@@ -82,7 +82,7 @@ def test_commands_that_the_readme_shows_exist() -> None:
     from axformer_onnx.cli import cli
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = set(re.findall(r"axformer-onnx ([a-z]+)\b", text))
+    shown = set(re.findall(r"(?:^ {4}|`)axformer-onnx ([a-z]+)\b", text, re.MULTILINE))
     assert {"optimize", "apply", "score", "inspect", "export"} <= shown
     for name in sorted(shown):
         result = CliRunner().invoke(cli, [name, "--help"])
