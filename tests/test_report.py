@@ -236,3 +236,16 @@ def test_significant_difference_is_said(flag: str) -> None:
 def test_numbers_are_short() -> None:
     assert [count(x) for x in (812, 22_713_216, 1.36e9, None)] == ["812", "22.71 M", "1.36 G", "-"]
     assert [change(100, 87.7), change(5, 5), change(0, 5)] == ["-12.3 %", "unchanged", ""]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (1.2, 1.3, "1.25x [1.20, 1.30] as fast at 1 x 32"),
+        (0.6, 2.2, "latency not measurably different"),
+        (0.7, 0.9, "slower"),
+    ],
+)
+def test_headline_claims_only_the_speed_that_its_interval_bears_out(low: float, high: float, words: str) -> None:
+    latency = report().latency[0].model_copy(update={"speedup": IntervalRecord(value=1.25, low=low, high=high)})
+    assert words in headline(report(latency=[latency]))

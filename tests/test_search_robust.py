@@ -165,6 +165,21 @@ def test_bound_of_trials_left_only_falls_and_is_never_too_low() -> None:
     assert lefts[-1] == 0
 
 
+def test_stages_are_the_accepted_elements_from_the_safest_to_the_riskiest() -> None:
+    model = MaskModel(4, 80, 3, 4, 32)
+    scorer = mask_scorer(model, lambda plan: 50.0)
+    result = search_robust(anatomy(), scorer, scorer)
+    names = {element.name: element for element in result.accepted}
+    upper = {t.element: t.details["mean"] + t.details["se"] for t in result.trials if t.accepted}
+    risk = {name: upper[name] / names[name].parameters for name in upper}
+    expected, plan = [Plan()], Plan()
+    for name in sorted(risk, key=risk.__getitem__):
+        plan = names[name].applied_to(plan)
+        expected.append(plan)
+    assert list(result.stages) == expected and len(expected) > 4
+    assert expected[-1] == [t.plan for t in result.trials if t.accepted][-1]
+
+
 def stages(count: int) -> list[Plan]:
     return [Plan(heads={0: frozenset(range(i))}) if i else Plan() for i in range(count)]
 
@@ -242,6 +257,7 @@ def test_interrupt_ends_with_the_best_so_far() -> None:
     search.interrupt_at = 12
     result = search_robust(anatomy(), search, mask_scorer(model, lambda plan: 50.0))
     assert result.interrupted and not whole.interrupted
-    assert result.stages == whole.stages[: len(result.stages)]
     assert 0 < len(result.trials) < len(whole.trials)
+    same = zip(result.trials, whole.trials, strict=False)
+    assert all((a.element, a.accepted, a.plan) == (b.element, b.accepted, b.plan) for a, b in same)
     assert result.plan == result.stages[-1]

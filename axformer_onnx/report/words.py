@@ -15,9 +15,20 @@ def headline(report: Report) -> str:
         (True, False): "significantly worse than the source",
         (False, True): "significantly better than the source",
     }.get((report.comparison.worse, report.comparison.better), "not significantly different from the source")
-    speed = max((x.speedup.value for x in report.latency), default=None)
-    faster = f", up to {speed:.2f}x as fast" if speed is not None else ""
-    return f"{report.metric} is {verdict} ({paired(report.comparison)}); size {smaller}{faster}."
+    return f"{report.metric} is {verdict} ({paired(report.comparison)}); size {smaller}, {_speed(report)}."
+
+
+def _speed(report: Report) -> str:
+    """Only what the intervals bear out."""
+    faster = [x for x in report.latency if x.speedup.low > 1]
+    slower = [x for x in report.latency if x.speedup.high < 1]
+    if slower:
+        worst = min(slower, key=lambda x: x.speedup.value)
+        return f"slower: {speed(worst.speedup)} at {worst.batch} x {worst.length}"
+    if faster:
+        best = max(faster, key=lambda x: x.speedup.value)
+        return f"{speed(best.speedup)} as fast at {best.batch} x {best.length}"
+    return "latency not measurably different"
 
 
 def _nothing(report: Report) -> str:

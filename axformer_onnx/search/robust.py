@@ -1,44 +1,40 @@
 """The default search: METHOD.md 1.3. Three disjoint sets of rows; noise is measured, not believed.
 
-**Search rows decide trials.** With d the row-wise difference in loss between the trial and the plan it
-starts from:
+**Search rows decide trials.** With d the row-wise difference in loss between the trial and the plan it starts from:
 
     SE(d) = standard deviation of d / sqrt(rows)                    the noise of a paired difference
     step  = mean of d over the folds <= SE(d)  and  median of d over the folds <= SE(d)
     guard = mean of (trial - unpruned) <= SE(trial - unpruned)
     a removal is accepted if step and guard; hard attention if mean of d < -2 SE(d) and guard
 
-* *Paired, by row.* Both plans see the same rows, so the spread between easy and hard rows cancels. SE comes
-  from all rows: k fold means would give the same expectation from k - 1 degrees of freedom, too rough to
-  compare with.
-* *Mean and median of k seeded folds.* Cross-entropy has heavy tails: a few confidently wrong rows can carry
-  a mean. The median of means answers for the bulk of the rows (the classical remedy for heavy tails), the
-  mean for the whole.
-* *A part that does nothing goes:* the mean need not fall. Differences within the rounding of float32 count
-  as nothing.
-* *No drift.* A hundred steps each within one SE would add up. The guard compares with the unpruned model
-  every time, so that the whole way, not each step of it, stays within one SE.
+* *Paired, by row.* Both plans see the same rows, so the spread between easy and hard rows cancels. SE comes from all
+  rows: k fold means have the same expectation but k - 1 degrees of freedom, too rough to compare with.
+* *Mean and median of k seeded folds.* Cross-entropy has heavy tails: a few confidently wrong rows can carry a mean.
+  The median of means answers for the bulk of the rows (the classical remedy), the mean for the whole.
+* *A part that does nothing goes:* the mean need not fall. Differences within float32's rounding count as nothing.
+* *No drift.* A hundred steps each within one SE would add up. The guard compares with the unpruned model every time,
+  so that the whole way, not each step of it, stays within one SE.
+* *Confidence is no evidence.* Give both sets as `recalibrate.Recalibrated` scorers where the task is a classification:
+  a model that becomes less overconfident loses cross-entropy while it loses answers, and the guard is worth nothing.
 * *Hard attention must pay.* TopK costs time on most providers, so noise is not enough: two standard errors.
-* *No skipping.* The authors try a block's parts only if the block costs less than 10 %. A block that
-  matters can hold heads that do not, so here the parts are always tried; the price is forward passes,
-  fewest at the top of the model.
+* *No skipping.* The authors try a block's parts only if the block costs less than 10 %. A block that matters can hold
+  heads that do not, so here the parts are always tried; the price is forward passes, fewest at the top of the model.
 
-**Select rows choose the stage.** Hundreds of questions to the same rows are fitted to them, so other rows
-choose among the stages that the search went through: the smallest whose task metric is not below that of
-stage 0, the unpruned model, and whose loss is not above it beyond one standard error. (The metric is what
-counts, but on a few hundred rows it is coarse; the paired loss sees a decline much sooner.) Each stage
-contains the one before it, hence the smallest is the last. The smallest of many stages that passes tends to be one
-that was lucky (measured on CoLA: +0.4 points on 432 select rows, -8.2 on 1,043 others). What is removed does not come
-back, so true scores fall from stage to stage, give or take: the best non-increasing fit through all of them
-(isotonic regression) must not be below stage 0's score there either. At most STAGES_SCORED stages, evenly spaced, are
-scored. **Report rows** are not seen here at all.
+**Select rows choose the stage.** Hundreds of questions to the same rows are fitted to them, so other rows choose among
+the stages: stage i has i of the accepted elements, in order of risk = (mean + SE of their trial) / parameters. What
+helps or does nothing goes first, what might do harm for little goes last (the greedy order of a knapsack), so that one
+bad element, wherever the walk met it, does not take the good ones behind it along. The choice is the smallest stage
+whose task metric is not below that of stage 0, the unpruned model, and whose loss is not above it beyond one standard
+error. (The metric is what counts, but on a few hundred rows it is coarse; the paired loss sees a decline much sooner.)
+Each stage contains the one before it, hence the smallest is the last: they are scored from the last backwards, and the
+first that passes is the answer that scoring them all would give. **Report rows** are not seen here at all.
 
-Give both sets as `recalibrate.Recalibrated` scorers where the task is a classification: otherwise the guard
-is worth little, because a model that loses confidence loses cross-entropy too.
+Measured on the CoLA checkpoint of 22.7 M parameters (864 search, 432 select, 1,043 report rows; MCC 31.7 unpruned):
+with cross-entropy as it is and stages in the order of the walk, 13 % of the parameters went and 8.2 points of MCC with
+them; recalibrated, 5 % went at no loss; in order of risk, 11 % at no significant loss (-0.5).
 
 Order: from the top layer down (a change near the top re-uses all hidden states below it), in each layer the
-feed-forward block, else its neuron groups; the attention block, else its heads; hard attention where
-attention remains.
+feed-forward block, else its neuron groups; the attention block, else its heads; hard attention where attention remains.
 """
 
 from __future__ import annotations
@@ -91,8 +87,22 @@ def search_robust(
     """
     judge = robust_judge(fold_rows(search.rows, seed))
     walked = walk(robust_order(anatomy, k), judge, search, start or Plan(), memory, progress)
-    chosen, scores = choose_stage(walked.stages, select, memory)
-    return dataclasses.replace(walked, plan=walked.stages[chosen], chosen=chosen, scores=scores)
+    stages = stages_by_risk(walked)
+    chosen, scores = choose_stage(stages, select, memory)
+    return dataclasses.replace(walked, plan=stages[chosen], stages=stages, chosen=chosen, scores=scores)
+
+
+def stages_by_risk(walked: SearchResult) -> tuple[Plan, ...]:
+    """The accepted elements one after the other, the least risk for a parameter first: stage i has i of them."""
+    trials = [trial for trial in walked.trials if trial.accepted]
+    risks = [
+        (trial.details["mean"] + trial.details["se"]) / max(element.parameters, 1)
+        for trial, element in zip(trials, walked.accepted, strict=True)
+    ]
+    stages = [walked.stages[0]]
+    for i in sorted(range(len(risks)), key=risks.__getitem__):
+        stages.append(walked.accepted[i].applied_to(stages[-1]))
+    return tuple(stages)
 
 
 def robust_order(anatomy: Anatomy, k: int) -> Order:

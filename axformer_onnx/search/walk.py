@@ -75,6 +75,7 @@ class SearchResult:
 
     plan           the plan to apply: `stages[chosen]`
     stages         every plan the search stood on; stage 0 is the unpruned model
+    accepted       the elements of the accepted trials, in the order of the trials
     scores         stages on the select rows, those that had to be scored (METHOD.md 1.3); else empty
     interrupted    the search was stopped by hand before its last trial
     """
@@ -83,6 +84,7 @@ class SearchResult:
     stages: tuple[Plan, ...]
     trials: tuple[Trial, ...]
     chosen: int
+    accepted: tuple[Element, ...] = ()
     scores: Mapping[int, StageScore] = dataclasses.field(default_factory=dict)
     interrupted: bool = False
 
@@ -102,7 +104,7 @@ def walk(
 ) -> SearchResult:
     """Follow `order` from `start`; an accepted trial becomes the current plan. Ctrl-C ends it there."""
     losses = _Losses(scorer, start)
-    stages, trials, interrupted = [start], list[Trial](), False
+    stages, trials, accepted, interrupted = [start], list[Trial](), list[Element](), False
     try:
         proposal = next(order, None)
         while proposal is not None:
@@ -110,12 +112,20 @@ def walk(
             trials.append(trial)
             if trial.accepted:
                 stages.append(trial.plan)
+                accepted.append(proposal.element)
             if progress is not None:
                 progress(trial, proposal.left)
             proposal = _send(order, trial)
     except KeyboardInterrupt:
         interrupted = True
-    return SearchResult(stages[-1], tuple(stages), tuple(trials), len(stages) - 1, interrupted=interrupted)
+    return SearchResult(
+        plan=stages[-1],
+        stages=tuple(stages),
+        trials=tuple(trials),
+        chosen=len(stages) - 1,
+        accepted=tuple(accepted),
+        interrupted=interrupted,
+    )
 
 
 def half_order(half: Half, left: int, fine: Callable[[Trial], bool]) -> Generator[Proposal, Trial, bool]:

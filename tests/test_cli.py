@@ -1,0 +1,202 @@
+"""The command line: one line for every mistake, its exit code, JSON for machines, and a fast start."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axformer_onnx import cli, optimize
+from axformer_passes.plan import Plan
+
+tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """call("inspect", path) -> (exit code, stdout, stderr), in this process."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["axformer-onnx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return run
+
+
+def test_help_and_mistakes_in_options_import_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom axformer_onnx import cli\nsys.argv = ['axformer-onnx', 'optimize', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxruntime', 'scipy', 'pyarrow', 'tokenizers', 'numpy', "
+        "'rich', 'pydantic'}\nsys.exit(', '.join(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--search-data" in done.stdout
+
+
+def test_every_verb_has_help_and_the_exit_codes_are_documented(call: Any) -> None:
+    code, out, _ = call("--help")
+    assert code == 0 and "Exit codes:" in out
+    for verb in ("export", "inspect", "apply", "score", "optimize"):
+        assert verb in out
+        code, text, _ = call(verb, "--help")
+        assert code == 0 and "--json" in text
+
+
+def test_the_same_option_has_the_same_name_everywhere(call: Any) -> None:
+    shared = {
+        "score": ["--task", "--data", "--provider", "--seed", "--json", "--threads", "--length"],
+        "optimize": [
+            "--task",
+            "--data",
+            "--provider",
+            "--seed",
+            "--json",
+            "--output",
+            "--search-data",
+            "--calibration",
+        ],
+        "apply": ["--output", "--json", "--overwrite"],
+    }
+    for verb, names in shared.items():
+        _, text, _ = call(verb, "--help")
+        assert all(name in text for name in names), verb
+
+
+def test_inspect_shows_layers_and_totals(call: Any, folder: Path) -> None:
+    code, out, _ = call("inspect", folder)
+    assert code == 0 and "4 x 8" in out and "share of compute" in out
+    code, out, _ = call("inspect", folder / "model.onnx", "--json")
+    data = json.loads(out)
+    assert len(data["anatomy"]["layers"]) == len(data["layers"]) == 3
+    assert 0 < sum(layer["macs"] for layer in data["layers"]) < data["macs"]
+    assert 0 < sum(layer["parameters"] for layer in data["layers"]) < data["parameters"]
+
+
+def test_optimize_then_score_both(call: Any, folder: Path, tmp_path: Path) -> None:
+    out_folder = tmp_path / "out"
+    code, out, err = call("optimize", folder, "--task", "mnli", "-o", out_folder, "--threads", 1, "--length", 8)
+    assert code == 0, err
+    assert "heads kept" in out and f"Written to {out_folder}" in out
+    assert "searching" in err
+    code, out, _ = call(
+        "score", folder, out_folder, "--task", "mnli", "--data", folder / "data", "--length", 8, "--threads", 1
+    )
+    assert code == 0 and "McNemar" in out and "speed, 1 x 8" in out
+    code, out, _ = call("score", folder, "--task", "mnli", "--length", 8, "--threads", 1, "--json")
+    data = json.loads(out)
+    assert code == 0 and data["comparison"] is None and len(data["models"]) == 1
+    report = json.loads((out_folder / "report.json").read_text())
+    assert data["models"][str(folder / "model.onnx")]["score"] == pytest.approx(report["source"]["score"])
+
+
+def test_optimize_prints_its_report_as_json(call: Any, folder: Path, tmp_path: Path) -> None:
+    arguments = ("optimize", folder, "--task", "mnli", "-o", tmp_path / "out", "--threads", 1, "--length", 8, "--json")
+    code, out, _ = call(*arguments, "--search", "axformer")
+    assert code == 0 and json.loads(out)["format"] == "axformer-report/1"
+    assert json.loads(out)["search"]["kind"] == "axformer"
+
+
+def test_apply_writes_the_graph(call: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(Plan().without_heads(0, [1]).dumps())
+    code, out, _ = call("apply", tmp_path / "plan.json", folder, "-o", tmp_path / "out", "--json")
+    assert code == 0 and Path(json.loads(out)["path"]).is_file()
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+BAD_PLAN = '{"format": "axformer-plan/1", "heads": {"9": [0]}}'
+ROW = '{"premise": "w5", "hypothesis": "w6", "label": "neutral"}\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "{tmp}/none.onnx"], 2, "no such file"),
+        (["inspect", "{tmp}"], 2, "a folder without model.onnx"),
+        (["inspect", "{text}"], 2, "not an ONNX model"),
+        (["inspect", "{half}"], 2, "truncated"),
+        (["optimize", "{model}", "--task", "mlni"], 2, "Did you mean mnli?"),
+        (["optimize", "{model}", "--task", "custom"], 2, "--task custom needs --columns"),
+        (["optimize", "{model}", "--task", "mnli", "--metric", "f1"], 2, "--metric is for --task custom"),
+        (["optimize", "{model}", "--task", "sst2"], 2, "sst2"),
+        (["optimize", "{model}", "--task", "mnli", "--data", "{tmp}/none.jsonl"], 2, "no such file"),
+        (["optimize", "{model}", "--task", "mnli", "--data", "{empty}"], 2, "empty"),
+        (["optimize", "{model}", "--task", "mnli", "--columns", "a,b"], 2, "no column 'a', 'b'"),
+        (["optimize", "{model}", "--task", "mnli", "--data", "{latin}"], 2, "not UTF-8"),
+        (["optimize", "{model}", "--task", "mnli", "--data", "{range}"], 2, "line 2"),
+        (["optimize", "{model}", "--task", "mnli", "--provider", "gpux"], 2, "unknown provider"),
+        (["optimize", "{model}", "--task", "mnli", "--provider", "qnn"], 3, "is not in this ONNX Runtime"),
+        (["optimize", "{model}", "--task", "mnli", "-o", "{text}"], 2, "not a folder"),
+        (["optimize", "{model}", "--task", "mnli", "-o", "{tmp}"], 2, "holds no earlier run"),
+        (["optimize", "{model}", "--task", "mnli", "--batch", 8], 2, "--batch needs --length"),
+        (["optimize", "{model}", "--task", "mnli", "--max-length", 999], 2, "--max-length is 999"),
+        (["score", "{model}", "{model}", "--task", "mnli"], 2, "given twice"),
+        (["score", "{model}", "a", "b", "--task", "mnli"], 2, "takes one or two"),
+        (["apply", "{tmp}/none.json", "{model}", "-o", "{tmp}/x"], 2, "cannot be read"),
+        (["apply", "{text}", "{model}", "-o", "{tmp}/x"], 2, "not JSON"),
+        (["apply", "{plan}", "{model}", "-o", "{tmp}/x"], 2, "names layer 9"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    call: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, code: int, message: str
+) -> None:
+    places = {
+        "tmp": tmp_path,
+        "model": shutil.copytree(folder, tmp_path / "copy"),
+        "text": write(tmp_path / "text.onnx", "this is not a model, only a text of some length"),
+        "half": write(tmp_path / "half.onnx", (folder / "model.onnx").read_bytes()[:20_000]),
+        "empty": write(tmp_path / "empty.jsonl", ""),
+        "latin": write(tmp_path / "latin.jsonl", ROW.encode() + '{"premise": "caf\xe9"}\n'.encode("latin-1")),
+        "range": write(tmp_path / "range.jsonl", ROW + ROW.replace('"neutral"', "7")),
+        "plan": write(tmp_path / "plan.json", BAD_PLAN),
+    }
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    got, out, err = call(*(str(a).format(**places) for a in arguments))
+    lines = [line for line in err.splitlines() if not line.endswith(" ...")]  # the steps before it
+    assert (got, out) == (code, "")
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_mistakes_in_options_exit_with_2(call: Any, folder: Path) -> None:
+    for arguments in (["optimize", folder], ["score"], ["inspect", folder, "--length", "0"], ["nonsense"]):
+        code, _, err = call(*arguments)
+        assert code == 2 and "Error" in err
+
+
+def test_second_ctrl_c_stops_with_130_and_says_how_to_go_on(
+    call: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimize, "optimize", stop)
+    code, _, err = call("optimize", folder, "--task", "mnli", "-o", tmp_path / "out")
+    assert code == 130 and "the same command goes on" in err
+
+
+def test_bug_is_a_traceback_and_not_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
+    def bug(*args: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(optimize, "optimize", bug)
+    monkeypatch.setattr(sys, "argv", ["axformer-onnx", "optimize", str(folder), "--task", "mnli", "-o", str(tmp_path)])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        cli.main()
