@@ -12,6 +12,7 @@ Each step is exact and changes no arithmetic:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -32,13 +33,14 @@ _SHARED_FROM = "axformer.shared_from"
 
 
 def prepared(model: ir.Model) -> ir.Model:
-    """A walkable clone of `model`; tensors are shared with it, not copied."""
+    """A walkable clone of `model`; the memory of its tensors is shared with it, not copied."""
     clone = model.clone()
     if clone.functions:
         common.InlinePass()(clone)
     if any(node.op_type == "Loop" or node.op_type == "Scan" for node in clone.graph):
         raise ModelError("the graph holds a Loop or Scan node; only straight-line graphs are supported")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(clone)
+    _own_tensors(clone.graph)
     _detach_inputs(clone.graph)
     _fold(clone.graph)
     _unshare_chains(clone.graph)
@@ -130,6 +132,16 @@ def initializer(graph: ir.Graph, base: str, array: Array) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def _own_tensors(graph: ir.Graph) -> None:
+    """Writing a graph names each tensor object after its value: the clone needs objects of its own, or it renames the source's."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = copy.copy(tensor)
+        elif tensor is not None and not isinstance(tensor, ir.StringTensor):
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def _detach_inputs(graph: ir.Graph) -> None:
