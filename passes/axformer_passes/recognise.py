@@ -144,7 +144,7 @@ def _attention(labelling: Labelling, softmax: ir.Node, order: dict[str, int]) ->
     assert query is not None and key is not None and value is not None and output.rows is not None
     classes = tuple(dict.fromkeys(_rows(labelling, output).tolist()))
     branch = branch_of(labelling, output.node.outputs[0])
-    kv_heads = scores.kv_heads(labelling, len(classes))
+    kv_heads = scores.kv_heads(labelling)
     block = AttentionBlock(
         heads=len(classes),
         kv_heads=kv_heads,

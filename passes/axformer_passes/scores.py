@@ -60,11 +60,13 @@ class Scores:
             return int(shape[-1] // node.attributes.get_int("kv_num_heads"))
         return int(shape[-1])
 
-    def kv_heads(self, labelling: Labelling, heads: int) -> int:
+    def kv_heads(self, labelling: Labelling) -> int:
         """Distinct key heads: those whose labels were born apart."""
         raw = labelling.of[str(self.key.name)]
-        births, query = np.unique(raw[raw >= 0]).size, labelling.of[str(self.query.name)]
-        return heads * births // max(1, np.unique(query[query >= 0]).size) if births else heads
+        if self.fused:
+            raw = by_heads(raw, next(iter(self.key.uses())).node.attributes.get_int("kv_num_heads", 0))
+        first = raw.reshape(-1, raw.shape[-2] * raw.shape[-1]).min(axis=1)
+        return int(np.unique(first).size)
 
 
 def _within(labelling: Labelling, node: ir.Node, inside: set[int]) -> bool:
