@@ -152,13 +152,13 @@ class _Levels:
 
 def _levels(examined: Examined) -> _Levels:
     """A node's stage is the last boundary that it depends on."""
-    boundaries: dict[str, int] = {}
+    graph = examined.labelling.model.graph
+    boundaries = {str(v.name): 0 for v in graph.inputs}  # a block on a graph input stands in the prelude
     for layer in examined.anatomy.layers:
         blocks = ([layer.attention] if layer.attention else []) + list(layer.feed_forwards)
         for block in blocks:
             if block.residual is not None and block.residual not in boundaries:
-                boundaries[block.residual] = len(boundaries) + 1
-    graph = examined.labelling.model.graph
+                boundaries[block.residual] = max(boundaries.values()) + 1
     seen = {str(v.name): 0 for v in graph.inputs}
     made_in, of_node = dict(seen), {}
     for node in graph:
