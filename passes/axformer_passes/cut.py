@@ -234,6 +234,10 @@ class Cut:
         before = [np.asarray(self._value(v)).reshape(-1) for v in node.inputs[1:3] if v is not None]
         axes = np.asarray(self._value(node.inputs[3])) % rank if len(node.inputs) > 3 and node.inputs[3] else None
         axes = np.arange(len(before[0])) if axes is None else axes
+        steps = np.asarray(self._value(node.inputs[4])) if len(node.inputs) > 4 and node.inputs[4] else None
+        if steps is not None and any(a in kept and step != 1 for a, step in zip(axes.tolist(), steps, strict=True)):
+            self._strided(node, source, list(zip(axes.tolist(), *before, steps, strict=True)))
+            return
         for slot, (value, bounds) in enumerate(zip(node.inputs[1:3], before, strict=True), start=1):
             assert value is not None
             new = self._bounds(source, axes, bounds)
@@ -242,6 +246,25 @@ class Cut:
             if constant(value) is None:
                 raise RecogniseError(f"{anchor(node)}: Slice with computed bounds on an axis that would be cut")
             node.replace_input_with(slot, initializer(self.graph, f"{value.name}_cut", new))
+
+    def _strided(self, node: ir.Node, source: ir.Value, parts: list[tuple[int, int, int, int]]) -> None:
+        """Slice with steps -> one Gather of what is kept for each axis that it names."""
+        x, shape = source, self.labelling.of[str(source.name)].shape
+        for axis, start, end, step in parts:
+            if axis not in self.kept(source):
+                raise RecogniseError(f"{anchor(node)}: Slice with steps on a cut axis, and of axis {axis} besides")
+            keep = self.kept(source)[axis]
+            until = None if step < 0 and end < -shape[axis] else end
+            chosen = np.arange(shape[axis])[start:until:step]
+            indices = np.searchsorted(keep, chosen[np.isin(chosen, keep)]).astype(np.int64)
+            out = ir.Value(name=fresh(self.graph, f"{anchor(node)}_strided"), type=source.type)
+            inputs = [x, initializer(self.graph, f"{anchor(node)}_index", indices)]
+            self.graph.insert_before(node, ir.node("Gather", inputs, {"axis": axis}, outputs=[out]))
+            x = out
+        out, name = node.outputs[0], node.outputs[0].name
+        out.replace_all_uses_with(x)
+        self.graph.remove(node, safe=True)
+        x.name = name  # later edits look its labels up by name
 
     def _bounds(self, source: ir.Value, axes: IntArray, bounds: IntArray) -> IntArray:
         """Each bound moved to where it stands among the kept positions."""
