@@ -203,12 +203,14 @@ class StageScorer:
         else:
             with ThreadPoolExecutor(self.sessions.workers) as pool:
                 parts = list(pool.map(lambda i: self._batch(run, i), reversed(numbers)))[::-1]
-        logits: FloatArray = np.empty((self.rows, parts[0].shape[1]), dtype=np.float64)
-        for batch, part in zip(self._batches, parts, strict=True):
+        logits: FloatArray = np.empty((self.rows, parts[0][0].shape[1]), dtype=np.float64)
+        for batch, (part, work) in zip(self._batches, parts, strict=True):
             logits[batch.rows] = part
+            self.stages_run += work
         return logits
 
-    def _batch(self, run: _Run, number: int) -> Array:
+    def _batch(self, run: _Run, number: int) -> tuple[Array, int]:
+        """(logits of one batch, stages x rows that it took)."""
         batch, stages = self._batches[number], self.sessions.stages
         start = max(s for s in range(len(stages)) if self._at_hand(run, s, number))
         tensors: dict[str, Array] = dict(batch.feeds)
@@ -220,9 +222,10 @@ class StageScorer:
             made = run.stage(stage, tensors)
             tensors.update(made)
             if stage.index in self._kept_stages:
-                self._cache[stage.index, number] = (run.prefixes[stage.index], made)
-        self.stages_run += (len(stages) - start) * len(batch.rows)
-        return np.asarray(tensors[run.logits])
+                # copied: the originals would hold the session's arena open, at twice their size
+                kept = {name: array.copy() for name, array in made.items()}
+                self._cache[stage.index, number] = (run.prefixes[stage.index], kept)
+        return np.asarray(tensors[run.logits]), (len(stages) - start) * len(batch.rows)
 
     def _at_hand(self, run: _Run, start: int, number: int) -> bool:
         """Is everything that the stages from `start` on read of earlier ones in the cache, under this plan?"""
