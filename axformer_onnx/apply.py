@@ -67,8 +67,11 @@ def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path) -> None
     from axformer_onnx.verify import verify
     from axformer_passes.apply import apply_plan
     from axformer_passes.files import save_model
+    from axformer_passes.recognise import examine
 
-    save_model(apply_plan(model, plan, run_once), path)
+    examined = examine(model, run_once)
+    plan.validate(examined.anatomy)
+    save_model(apply_plan(model, plan, run_once, examined=examined), path)
     verify(source, path, plan)
 
 

@@ -110,9 +110,9 @@ def export(checkpoint: str, out: Path, task: str | None, exporter: Any, opset: i
 
 @cli.command()
 @click.argument("model", type=_MODEL)
-@click.option("--length", type=click.IntRange(1), default=128, show_default=True, help="Tokens for counting compute.")
+@click.option("--length", type=click.IntRange(1), help="Tokens for counting compute; default: 128.")
 @_json
-def inspect(model: Path, length: int, as_json: bool) -> None:
+def inspect(model: Path, length: int | None, as_json: bool) -> None:
     """Show layers, heads, neurons, and what was not recognised."""
     from axformer_onnx.console import console, print_inspection
     from axformer_onnx.inspection import inspect_model

@@ -8,6 +8,7 @@ from typing import Any
 
 from axformer_onnx.measure import parameters_and_size
 from axformer_onnx.runtime import run_once
+from axformer_onnx.tokenizer_files import length_limit, read_json
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.files import load_model, model_path, sha256_of
 
@@ -40,12 +41,16 @@ class Inspection:
         return {"format": "axformer-inspect/1", **data}
 
 
-def inspect_model(model: Path, length: int = 128) -> Inspection:
-    """Load, recognise and count. Raises: ModelError, RecogniseError."""
+def inspect_model(model: Path, length: int | None = None) -> Inspection:
+    """Load, recognise and count; `length` None: 128 tokens, or as many as the model takes.
+
+    Raises: ModelError, RecogniseError; RuntimeFailure where the model does not take `length` tokens.
+    """
     from axformer_passes.measure import macs, shares
     from axformer_passes.recognise import recognise
 
     path = model_path(model)
+    length = length or min(128, length_limit({}, read_json(path.parent / "config.json")))
     graph = load_model(path)
     anatomy = recognise(graph, run_once)
     parameters, size_bytes = parameters_and_size(path)
