@@ -193,7 +193,7 @@ class Walk:
         moved = np.moveaxis(labels, axis, -1)
         if moved.shape[-1] < 2:
             return
-        first = np.broadcast_to(moved[..., :1], moved.shape)
+        first = np.broadcast_to(any_along(moved, -1), moved.shape)
         if mark:
             differ = (moved != first) & (moved >= 0) & (first >= 0)
             self.tied.extend(np.unique(moved[differ]).tolist())
@@ -205,6 +205,11 @@ class Walk:
             if value is not None and self.has(value):
                 self.frozen.extend(np.unique(self.of[str(value.name)]).tolist())
         self.refusals.append(Refusal(anchor(node), node.op_type, reason))
+
+
+def any_along(labels: IntArray, axis: int) -> IntArray:
+    """One label of those along `axis` (kept, of size 1): the first position may have none, behind padding or a prefix."""
+    return np.asarray(labels.max(axis=axis, keepdims=True))
 
 
 Rule = Callable[[Walk, ir.Node], None]

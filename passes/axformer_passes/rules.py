@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.labels import Carrier, IntArray, Product, Walk, rule
+from axformer_passes.labels import Carrier, IntArray, Product, Walk, any_along, rule
 from axformer_passes.prepare import Origin, origin
 
 BEARERS = frozenset({"MatMul", "Gemm", "Conv"})
@@ -61,10 +61,18 @@ def _nary(walk: Walk, node: ir.Node) -> None:
 # -- normalisation and reduction ------------------------------------------------------------------------------------
 
 
+def softmax_axes(model: ir.Model, node: ir.Node, rank: int) -> list[int]:
+    """The axes that a Softmax normalises over together: before opset 13 `axis` (1 by default) and all behind it."""
+    if model.opset_imports.get("", 13) < 13:
+        return list(range(node.attributes.get_int("axis", 1) % rank, rank))
+    return [node.attributes.get_int("axis", -1) % rank]
+
+
 @rule("Softmax", "LogSoftmax")
 def _softmax(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
-    walk.tie(labels, node.attributes.get_int("axis", -1))
+    for axis in softmax_axes(walk.model, node, labels.ndim):
+        walk.tie(labels, axis)
     walk.softmaxes.append(node)
     walk.put(node.outputs[0], labels)
 
@@ -93,8 +101,9 @@ def _reduce(walk: Walk, node: ir.Node) -> None:
     axes = [a % labels.ndim for a in axes]
     for axis in axes:
         walk.tie(labels, axis, mark=True)
-    first = labels[tuple(slice(0, 1) if i in axes else slice(None) for i in range(labels.ndim))]
-    walk.put(node.outputs[0], first.reshape(walk.shape(node.outputs[0])))
+    for axis in axes:
+        labels = any_along(labels, axis)
+    walk.put(node.outputs[0], labels.reshape(walk.shape(node.outputs[0])))
 
 
 @rule("ArgMax", "ArgMin", "CumSum", "TopK")
@@ -168,6 +177,9 @@ def slices_of(walk: Walk, node: ir.Node, rank: int) -> list[tuple[int, int, int,
 
 @rule("Slice")
 def _slice(walk: Walk, node: ir.Node) -> None:
+    if len(node.inputs) < 3:
+        walk.freeze(node, "a Slice with its bounds in attributes (before operator set 10)")
+        return
     labels = walk.labels(node.inputs[0])
     index: list[slice] = [slice(None)] * labels.ndim
     for axis, start, end, step in slices_of(walk, node, labels.ndim):
@@ -202,7 +214,7 @@ def _gather_nd(walk: Walk, node: ir.Node) -> None:
 def _gather_elements(walk: Walk, node: ir.Node) -> None:
     labels, axis = walk.labels(node.inputs[0]), node.attributes.get_int("axis", 0)
     walk.tie(labels, axis, mark=True)
-    walk.put(node.outputs[0], np.broadcast_to(labels.take([0], axis), walk.shape(node.outputs[0])))
+    walk.put(node.outputs[0], np.broadcast_to(any_along(labels, axis), walk.shape(node.outputs[0])))
 
 
 @rule("Shape", "Size", "NonZero", "ConstantOfShape", "Range", "OneHot")
@@ -281,7 +293,7 @@ def _times_activation(walk: Walk, node: ir.Node, a: ir.Value, b: ir.Value) -> No
     walk.tie(left, -1)
     walk.tie(right, -2)
     shape = walk.shape(node.outputs[0])
-    over_left, over_right = np.broadcast_to(left[..., :1], shape), np.broadcast_to(right[..., :1, :], shape)
+    over_left, over_right = np.broadcast_to(any_along(left, -1), shape), np.broadcast_to(any_along(right, -2), shape)
     walk.put(node.outputs[0], walk.meet([over_right, over_left]))
 
 
@@ -333,9 +345,10 @@ def _attention(walk: Walk, node: ir.Node) -> None:
     walk.tie(k, -1)
     walk.tie(v, -2)
     k, v = np.repeat(k, share, axis=1), np.repeat(v, share, axis=1)
-    walk.classes.unite(q[..., :1, :1].reshape(-1), k[..., :1, :1].reshape(-1))
-    over_v = np.broadcast_to(v[..., :1, :], (*q.shape[:3], v.shape[-1]))
-    out = walk.meet([over_v, np.broadcast_to(q[..., :1], over_v.shape)])
+    over_q, over_k = any_along(q, -1), any_along(k, -1)
+    walk.classes.unite(any_along(over_q, -2).reshape(-1), any_along(over_k, -2).reshape(-1))
+    over_v = np.broadcast_to(any_along(v, -2), (*q.shape[:3], v.shape[-1]))
+    out = walk.meet([over_v, np.broadcast_to(over_q, over_v.shape)])
     walk.softmaxes.append(node)
     shape = walk.shape(node.outputs[0])
     walk.put(node.outputs[0], out if len(shape) == 4 else out.transpose(0, 2, 1, 3).reshape(shape))

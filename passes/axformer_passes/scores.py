@@ -65,8 +65,8 @@ class Scores:
         raw = labelling.of[str(self.key.name)]
         if self.fused:
             raw = by_heads(raw, next(iter(self.key.uses())).node.attributes.get_int("kv_num_heads", 0))
-        first = raw.reshape(-1, raw.shape[-2] * raw.shape[-1]).min(axis=1)
-        return int(np.unique(first).size)
+        last = raw.reshape(-1, raw.shape[-2] * raw.shape[-1]).max(axis=1)
+        return int(np.unique(last).size)
 
 
 def _within(labelling: Labelling, node: ir.Node, inside: set[int]) -> bool:
