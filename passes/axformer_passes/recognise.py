@@ -28,6 +28,7 @@ from axformer_passes.anatomy import (
 from axformer_passes.branches import Branch, branch_of
 from axformer_passes.labels import Carrier, IntArray, Labelling, Product, anchor, label
 from axformer_passes.prepare import origin, prepared, source_name
+from axformer_passes.rules import softmax_axes
 from axformer_passes.scores import Scores, activation_between, score_scale
 from axformer_passes.trace import Runner
 
@@ -145,6 +146,9 @@ def _attention(labelling: Labelling, softmax: ir.Node, order: dict[str, int]) ->
     classes = tuple(dict.fromkeys(_rows(labelling, output).tolist()))
     branch = branch_of(labelling, output.node.outputs[0])
     kv_heads = scores.kv_heads(labelling)
+    if len(classes) != kv_heads:
+        united = f"its heads are united into {len(classes)} classes, expected {kv_heads}, one for each key head"
+        return Refusal(anchor(softmax), softmax.op_type, united)
     block = AttentionBlock(
         heads=len(classes),
         kv_heads=kv_heads,
@@ -165,6 +169,9 @@ def _refusal(labelling: Labelling, softmax: ir.Node, inside: set[int], readers: 
     def refuse(reason: str) -> Refusal:
         return Refusal(anchor(softmax), softmax.op_type, reason)
 
+    rank = labelling.of[anchor(softmax)].ndim
+    if softmax.op_type != "Attention" and softmax_axes(labelling.model, softmax, rank) != [rank - 1]:
+        return refuse("it does not normalise over the last axis alone, expected [.., query, key] scores")
     if inside & labelling.tied:
         return refuse("its heads are tied together by a normalisation or reduction, expected one class per head")
     if inside & labelling.frozen:
