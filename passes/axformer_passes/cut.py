@@ -143,6 +143,8 @@ class Cut:
             self._bias(node)
         elif key == "Attention":
             self._attention(node)
+        elif key == "DequantizeLinear":
+            self._scales(node)
 
     def _follow(self, node: ir.Node) -> None:
         out, rank = self.kept(node.outputs[0]), len(self.labelling.of.get(anchor(node), np.empty(0)).shape)
@@ -297,6 +299,20 @@ class Cut:
         else:
             new = np.searchsorted(keep, flat[np.isin(flat, keep)])
         node.replace_input_with(1, initializer(self.graph, f"{anchor(node)}_index", np.asarray(new, dtype=np.int64)))
+
+    def _scales(self, node: ir.Node) -> None:
+        """A quantised weight that was narrowed on the axis of its scales takes them along."""
+        found = origin(node.inputs[0])
+        scale = origin(node.inputs[1])
+        if found is None or scale is None or _constant_shape(scale) in ((), (1,)):
+            return
+        axis = found.axes[node.attributes.get_int("axis", 1)]
+        for carrier in self.labelling.carriers:
+            if carrier.initializer == found.value.name and carrier.axis == axis:
+                keep = np.flatnonzero(~self._gone[carrier.first : carrier.first + carrier.size])
+                for value in node.inputs[1:]:
+                    if len(keep) < carrier.size and (part := origin(value)) is not None:
+                        take(part.value, keep, 0)
 
     def _attention(self, node: ir.Node) -> None:
         query, key = node.inputs[0], node.inputs[1]
