@@ -8,7 +8,7 @@ import onnx_ir as ir
 from axformer_passes.cleanup import Cleanup
 from axformer_passes.errors import VerifyError
 from axformer_passes.files import serialized
-from axformer_passes.harden import Harden
+from axformer_passes.harden import Harden, require_hardenable
 from axformer_passes.plan import Plan
 from axformer_passes.prune import Prune
 from axformer_passes.recognise import Examined, examine
@@ -28,6 +28,8 @@ def apply_plan(model: ir.Model, plan: Plan, runner: Runner, *, examined: Examine
         Cleanup()(clone)
         return clone
     examined = examined or examine(model, runner)
+    plan.validate(examined.anatomy)  # here too: onnx-ir wraps what a pass's own `requires` raises
+    require_hardenable(model, plan)
     work = examined.labelling.model
     Prune(examined, plan)(work)
     Harden(examined.anatomy, plan, softmax_dtypes(examined))(work)

@@ -18,9 +18,12 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.decompose import decompose_attention
+from axformer_passes.errors import PlanError
 from axformer_passes.plan import Hard, Mode, Plan
 from axformer_passes.prepare import fresh, initializer
 from axformer_passes.prune import find
+
+_OPSET = 11
 
 
 class Harden(ir.passes.InPlacePass):
@@ -45,6 +48,15 @@ class Harden(ir.passes.InPlacePass):
             harden(model.graph, block.softmax, hard, self.dtypes[index])
             done += 1
         return ir.passes.PassResult(model, modified=done > 0)
+
+
+def require_hardenable(model: ir.Model, plan: Plan) -> None:
+    """Raise PlanError where the plan hardens and the operator set has no TopK that says how ties end."""
+    opset = model.opset_imports.get("", 0)
+    if plan.hard_attention and opset < _OPSET:
+        raise PlanError(
+            f'"hard_attention" needs operator set {_OPSET} (TopK with `sorted`), the model has {opset}; export again'
+        )
 
 
 def _all_heads_gone(plan: Plan, anatomy: Anatomy, index: int) -> bool:
@@ -95,12 +107,16 @@ def keep_largest(
         return ir.Value(name=fresh(graph, f"{x.name}_{suffix}"), type=type_)
 
     shape, tokens, clamped = value("shape", int64), value("tokens", int64), value("k_clamped", int64)
+    fewer = value("k_fewer", ir.TensorType(ir.DataType.BOOL))
     largest, indices = value("largest", x.type), value("indices", int64)
     empty, masked = value("empty", x.type), value("hard", x.type)
     nodes = [
         ir.node("Shape", [x], outputs=[shape]),
         ir.node("Gather", [shape, last], {"axis": 0}, outputs=[tokens]),
-        ir.node("Min", [k, tokens], outputs=[clamped]),
+        ir.node(
+            "Less", [k, tokens], outputs=[fewer]
+        ),  # min(k, tokens): Min takes integers only from operator set 12 on
+        ir.node("Where", [fewer, k, tokens], outputs=[clamped]),
         ir.node("TopK", [x, clamped], {"axis": -1, "largest": 1, "sorted": 1}, outputs=[largest, indices]),
         ir.node("ConstantOfShape", [shape], {"value": ir.tensor(fill)}, outputs=[empty]),
         ir.node("ScatterElements", [empty, indices, largest], {"axis": -1}, outputs=[masked]),
