@@ -105,6 +105,10 @@ def _save_single(model: ir.Model, path: Path) -> None:
 def serialized(model: ir.Model) -> bytes:
     """The bytes of `model`, deterministic, with all weights inside (below 2 GiB)."""
     proto = ir.to_proto(model)
+    constants = {tensor.name for tensor in proto.graph.initializer}  # onnx-ir states their shapes a second time
+    stated = [info for info in proto.graph.value_info if info.name not in constants]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(stated)
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             array = model.graph.initializers[tensor.name].const_value
