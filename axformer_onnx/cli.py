@@ -181,7 +181,7 @@ def score(
 @click.argument("model", type=_MODEL)
 @_task_options
 @click.option("--search-data", help="File with rows for the search; default: a search file, else a part of train.")
-@click.option("--calibration", help="File with unlabelled rows.")
+@click.option("--calibration", help="File with unlabelled rows; the searches here do not need it.")
 @click.option("--output", "-o", type=_MODEL, help="Folder; default: <folder of the model>-optimized here.")
 @click.option(
     "--search",

@@ -100,7 +100,8 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
     rows = _rows_by_role(roles, options.search)
     encoded = {role: reading.encoder.encode(part) for role, part in rows.items()}
-    notes = (*roles.notes, *truncation_notes(list(encoded.items())), *_refusals(source.anatomy))
+    unused = [f"the calibration rows are not used by --search {options.search}"] if options.calibration else []
+    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *_refusals(source.anatomy))
     warnings = tuple(provider_warnings(session, options.machine.provider))
     return Given(source, reading, rows, encoded, notes, warnings)
 

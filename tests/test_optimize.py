@@ -5,15 +5,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from axformer_onnx import optimize as optimize_module
 from axformer_onnx.apply import apply
 from axformer_onnx.errors import PlanError, UsageError, VerifyError
-from axformer_onnx.evaluation import Machine
+from axformer_onnx.evaluation import Machine, score_warnings
+from axformer_onnx.labels import LabelMap
 from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
-from axformer_onnx.records import Trial
+from axformer_onnx.records import Scores, Trial
 from axformer_onnx.report.record import Report
 from axformer_onnx.runtime import make_session
 from axformer_onnx.search import robust
@@ -204,3 +206,15 @@ def test_apply_does_not_overwrite_unasked(folder: Path, tmp_path: Path, name: st
     apply(tmp_path / "plan.json", folder, target, overwrite=True)
     with pytest.raises(UsageError, match="the input is never modified"):
         apply(tmp_path / "plan.json", folder, folder / "model.onnx", overwrite=True)
+
+
+def test_constant_answers_and_scores_below_the_most_frequent_label_are_warned_of() -> None:
+    labels = LabelMap((0, 1), ("no", "yes"), "")
+    answers = np.array([[1.0, 0.0]] * 4)
+    constant = Scores(answers, np.ones(4), "accuracy", 50.0, {"accuracy": 50.0}, 50.0, 0)
+    found = score_warnings(constant, labels, "the result")
+    assert len(found) == 2
+    assert "the result gives every row the class 'no'" in found[0]
+    assert "no more than always answering the most frequent label (50.00 %)" in found[1]
+    fine = Scores(answers, np.ones(4), "accuracy", 75.0, {"accuracy": 75.0}, 50.0, None)
+    assert score_warnings(fine, labels, "the result") == []
