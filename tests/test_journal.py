@@ -99,6 +99,16 @@ def test_journal_of_another_search_order_is_refused(tmp_path: Path) -> None:
         search_axformer(anatomy(), mask_scorer(MODEL), memory=journal)
 
 
+def test_line_that_lacks_a_part_is_refused_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    run(path, mask_scorer(MODEL))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[2]["details"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UsageError, match="line 3 is not a journal line"):
+        open_journal(path, HEADER)
+
+
 def test_damaged_middle_line_is_refused_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     run(path, mask_scorer(MODEL))

@@ -134,6 +134,14 @@ def open_journal(path: Path, header: Mapping[str, Any], *, overwrite: bool = Fal
     return journal
 
 
+_KEYS = (
+    {"format"},
+    {"trial", "stage", "element", "plan", "loss", "best", "accepted", "reason", "seconds", "details"},
+    {"select", "plan", "score", "rise", "noise"},
+)
+"""What a header, a trial and a stage on the select rows hold, at least."""
+
+
 def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:
     """Every line that ends in a newline; what follows the last newline is cut off the file."""
     with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -146,7 +154,7 @@ def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             line = None
-        if not isinstance(line, dict):
+        if not isinstance(line, dict) or not any(line.keys() >= keys for keys in _KEYS):
             raise UsageError(f"{path}: line {number} is not a journal line. Use another -o, or --overwrite")
         lines.append(line)
     if len(whole) != len(data):
