@@ -41,13 +41,16 @@ def decompose_attention(graph: ir.Graph, node: ir.Node) -> ir.Node:
     build = _Builder(graph, node)
     query, key, value = (_split(build, node, slot) for slot in range(3))
     heads_3d = "q_num_heads" in node.attributes
-    key, value = _repeat(build, node, query, key, heads_3d), _repeat(build, node, query, value, heads_3d)
+    key, value = _repeat(build, node, query, key), _repeat(build, node, query, value)
     query, key = _scaled(build, node, query, key, dtype)
     scores = build("MatMul", query, build("Transpose", key, like=key, perm=[0, 1, 3, 2]), like=query)
     scores = _masked(build, node, scores, dtype)
     probabilities = build("Softmax", scores, like=query, axis=-1)
     softmax = probabilities.producer()
     assert softmax is not None
+    if len(node.inputs) > 3 and node.inputs[3] is not None:  # a query that may see no key gets 0, not 0/0
+        nothing = build.constant(0, dtype.numpy())
+        probabilities = build("Where", build("IsNaN", probabilities), nothing, probabilities, like=query)
     context = build("MatMul", probabilities, value, like=query)
     if heads_3d:
         joined = build("Transpose", context, like=query, perm=[0, 2, 1, 3])
@@ -81,27 +84,31 @@ def _split(build: _Builder, node: ir.Node, slot: int) -> ir.Value:
     return build("Transpose", split, like=value, perm=[0, 2, 1, 3])
 
 
-def _repeat(build: _Builder, node: ir.Node, query: ir.Value, x: ir.Value, heads_3d: bool) -> ir.Value:
-    """Grouped queries: repeat each key/value head for its queries."""
-    share = _share(node, query, x, heads_3d)
+def _repeat(build: _Builder, node: ir.Node, query: ir.Value, x: ir.Value) -> ir.Value:
+    """Grouped queries: repeat each key/value head for its queries; how often is computed where no shape says it."""
+    share = _share(node, query, x)
     if share == 1:
         return x
-    wide = build("Unsqueeze", x, build.constant([2]), like=x)
-    wide = build("Tile", wide, build.constant([1, 1, share, 1, 1]), like=x)
     shape = build("Shape", x)
-    parts = [build("Gather", shape, build.constant([i])) for i in range(4)]
-    heads = build("Mul", parts[1], build.constant([share]))
-    target = build("Concat", parts[0], heads, parts[2], parts[3], axis=0)
-    return build("Reshape", wide, target, like=x)
+    batch, groups, tokens, width = (build("Gather", shape, build.constant([i])) for i in range(4))
+    if share is None:
+        heads = build("Gather", build("Shape", query), build.constant([1]))
+        times = build("Div", heads, groups)
+    else:
+        times = build.constant([share])
+        heads = build("Mul", groups, times)
+    wide = build("Unsqueeze", x, build.constant([2]), like=x)
+    wide = build("Expand", wide, build("Concat", batch, groups, times, tokens, width, axis=0), like=x)
+    return build("Reshape", wide, build("Concat", batch, heads, tokens, width, axis=0), like=x)
 
 
-def _share(node: ir.Node, query: ir.Value, x: ir.Value, heads_3d: bool) -> int:
-    if heads_3d:
+def _share(node: ir.Node, query: ir.Value, x: ir.Value) -> int | None:
+    """Query heads for each key/value head; None where the shapes are not known."""
+    if "q_num_heads" in node.attributes:
         return node.attributes.get_int("q_num_heads") // node.attributes.get_int("kv_num_heads")
     counts = [v.shape[1] if v.shape is not None and len(v.shape) == 4 else None for v in (query, x)]
-    if all(isinstance(n, int) for n in counts):
-        return int(counts[0]) // int(counts[1])  # type: ignore[arg-type]
-    return 1
+    query_heads, groups = counts
+    return query_heads // groups if isinstance(query_heads, int) and isinstance(groups, int) else None
 
 
 def _scaled(
