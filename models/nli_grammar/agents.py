@@ -60,7 +60,7 @@ def _said(rng: random.Random, agent: str, verb: str, patient: str, positive: boo
     """Active or passive words; `agent` and `patient` may be coordinated."""
     past = lexicon.VERBS[verb][0]
     many_patients = " and " in patient or patient.startswith("both ")
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         denial = rng.choice((f"did not {verb}", f"never {past}"))
         return f"{agent} {past if positive else denial} {patient}"
     be = "were" if many_patients else "was"
@@ -91,7 +91,7 @@ def _coordinated(rng: random.Random, cast: list[str], verbs: dict[str, str]) -> 
 def _relative(rng: random.Random, cast: list[str], verbs: dict[str, str]) -> tuple[str, Statement]:
     """X, who P-ed (or was P-ed by) Y, Q-ed (or was Q-ed by) Z."""
     p, q = (lexicon.VERBS[verbs[letter]][0] for letter in "PQ")
-    inner_active, outer_active, positive = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.8
+    inner_active, outer_active, positive = rng.random() < 0.7, rng.random() < 0.7, rng.random() < 0.8
     inner = did("P", [0], [1]) if inner_active else did("P", [1], [0])
     outer = did("Q", [0], [2]) if outer_active else did("Q", [2], [0])
     clause = f"{p} {cast[1]}" if inner_active else f"was {p} by {cast[1]}"

@@ -14,96 +14,59 @@ Nested = dict[str, Any]
 
 ANIMALS: Nested = {
     "!animal": {
-        "!dog": {"poodle": {}, "beagle": {}, "terrier": {}, "spaniel": {}},
-        "!cat": {"tabby": {}, "siamese cat": {}},
-        "!bird": {"parrot": {}, "owl": {}, "eagle": {}, "sparrow": {}},
-        "horse": {"pony": {}, "stallion": {}},
-        "!monkey": {"baboon": {}, "macaque": {}},
+        "!dog": {"poodle": {}, "beagle": {}, "terrier": {}},
+        "!cat": {"tabby": {}},
+        "!bird": {"parrot": {}, "owl": {}},
+        "horse": {"pony": {}},
     }
 }
 PEOPLE: Nested = {
     "person": {
-        "musician": {"violinist": {}, "drummer": {}, "pianist": {}, "guitarist": {}},
-        "athlete": {"swimmer": {}, "gymnast": {}, "boxer": {}, "cyclist": {}},
+        "musician": {"violinist": {}, "drummer": {}, "pianist": {}},
         "doctor": {"surgeon": {}, "dentist": {}},
-        "scientist": {"chemist": {}, "physicist": {}, "biologist": {}},
-        "artist": {"painter": {}, "sculptor": {}},
         "!child": {"boy": {}, "girl": {}},
     }
 }
 THINGS: Nested = {
     "!object": {
-        "!vehicle": {"car": {"taxi": {}, "limousine": {}}, "!boat": {"canoe": {}, "yacht": {}}, "truck": {}},
-        "!fruit": {"apple": {}, "pear": {}, "plum": {}, "melon": {}},
-        "!tool": {"hammer": {}, "saw": {}, "drill": {}},
-        "!furniture item": {"!chair": {"armchair": {}, "stool": {}}, "table": {"desk": {}}},
-        "!garment": {"coat": {"raincoat": {}}, "shirt": {"blouse": {}}, "!shoe": {"boot": {}, "sandal": {}}},
+        "!vehicle": {"car": {"taxi": {}}, "!boat": {"canoe": {}, "yacht": {}}, "truck": {}},
+        "!fruit": {"apple": {}, "pear": {}, "plum": {}},
+        "!tool": {"hammer": {}, "saw": {}},
     }
 }
 ACTIVITIES: tuple[Nested, ...] = (
     {
         "!": {
-            "!moving": {
-                "!running": {"sprinting": {}, "jogging": {}},
-                "!walking": {"strolling": {}, "marching": {}},
-                "swimming": {},
-                "climbing": {"climbing a tree": {}, "climbing a wall": {}},
-            },
-            "!resting": {
-                "sleeping": {"napping": {}, "snoring": {}},
-                "!sitting": {"sitting on a bench": {}, "sitting on the floor": {}},
-            },
+            "!moving": {"!running": {"sprinting": {}, "jogging": {}}, "walking": {"strolling": {}}, "swimming": {}},
+            "!resting": {"sleeping": {"napping": {}}, "sitting": {"sitting on a bench": {}}},
         }
     },
-    {"!": {"making noise": {"shouting": {"screaming": {}}, "whistling": {}, "howling": {}}, "silent": {}}},
-    {"!": {"happy": {"overjoyed": {}, "thrilled": {}}, "sad": {"miserable": {}, "heartbroken": {}}}},
-    {"eating": {"eating fruit": {"eating grapes": {}, "eating a banana": {}}, "eating bread": {}}},
-    {"!": {"clean": {"spotless": {}}, "dirty": {"muddy": {}, "filthy": {}}}},
-    {"hungry": {"starving": {}}},
-    {"waiting for the bus": {}},
+    {"!": {"making noise": {"shouting": {}, "howling": {}}, "silent": {}}},
+    {"!": {"happy": {"overjoyed": {}}, "sad": {"miserable": {}}}},
     {"!": {"!indoors": {"in the kitchen": {}, "in the bedroom": {}}, "outdoors": {"on the beach": {}}}},
 )
 CONDITIONS: tuple[Nested, ...] = (
-    {"!": {"damaged": {"broken": {"shattered": {}}, "scratched": {}, "bent": {}}, "undamaged": {}}},
-    {"!": {"colored red": {"scarlet": {}, "crimson": {}}, "colored blue": {"navy blue": {}}, "white": {}}},
-    {"!": {"clean": {"spotless": {}}, "dirty": {"muddy": {}, "filthy": {}}}},
-    {"for sale": {"for sale at half price": {}}},
-    {"!": {"expensive": {"priceless": {}}, "cheap": {}}},
+    {"!": {"damaged": {"broken": {}, "bent": {}}, "undamaged": {}}},
+    {"!": {"red": {"scarlet": {}, "crimson": {}}, "blue": {"navy blue": {}}, "white": {}}},
     {"!": {"wet": {"soaked": {}}, "dry": {}}},
-    {"!": {"!indoors": {"in the garage": {}, "in the attic": {}}, "outdoors": {"on the lawn": {}}}},
+    {"!": {"!indoors": {"in the kitchen": {}, "in the attic": {}}, "outdoors": {"on the lawn": {}}}},
 )
-ANIMATE_MODIFIERS = (
-    "young {}", "old {}", "tall {}", "friendly {}", "clever {}", "nervous {}", "{} in the park",
-    "{} at the station",
-    "{} near the river", "{} from the village", "{} with a red collar", "{} in the picture",
-)  # fmt: skip
-THING_MODIFIERS = (
-    "old {}", "new {}", "heavy {}", "small {}", "strange {}", "{} from the market", "{} behind the house",
-    "{} in the catalogue", "{} next to the door", "{} from the museum",
-)  # fmt: skip
+ANIMATE_MODIFIERS = ("young {}", "old {}", "tall {}", "{} in the picture", "{} from the village")
+THING_MODIFIERS = ("old {}", "new {}", "heavy {}", "{} in the picture", "{} from the market")
 PLURALS = {"person": "people", "child": "children"}
 
-ROLES = ("chef", "pilot", "lawyer", "waiter", "teacher", "farmer", "judge", "plumber", "singer", "nurse")
-NAMES = ("Anna", "Ben", "Carl", "Dora", "Emil", "Fiona", "George", "Helen", "Ivan", "Julia")
-EVENTS = ("concert", "lecture", "meeting", "parade", "wedding", "match")
+ROLES = ("chef", "pilot", "lawyer", "waiter", "teacher", "farmer")
+NAMES = ("Anna", "Ben", "Carl", "Dora", "Emil", "Fiona")
+EVENTS = ("concert", "lecture", "meeting", "parade")
 
 # base form: (past tense, the verb above it); past tense and participle are the same word in all of them
 VERBS: dict[str, tuple[str, str | None]] = {
     "touch": ("touched", None), "hug": ("hugged", "touch"), "push": ("pushed", "touch"),
-    "kiss": ("kissed", "touch"),
     "contact": ("contacted", None), "phone": ("phoned", "contact"), "email": ("emailed", "contact"),
-    "attack": ("attacked", None), "stab": ("stabbed", "attack"), "ambush": ("ambushed", "attack"),
-    "criticize": ("criticized", None), "insult": ("insulted", "criticize"), "ridicule": ("ridiculed",
-    "criticize"),
-    "move": ("moved", None), "carry": ("carried", "move"), "drag": ("dragged", "move"),
+    "attack": ("attacked", None), "stab": ("stabbed", "attack"),
     "thank": ("thanked", None), "help": ("helped", None), "hire": ("hired", None),
-    "follow": ("followed", None),
-    "admire": ("admired", None),
 }  # fmt: skip
-SCALES = (
-    ("taller", "shorter", "tall"), ("older", "younger", "old"), ("faster", "slower", "fast"),
-    ("richer", "poorer", "rich"),
-)  # fmt: skip
+SCALES = (("taller", "shorter", "tall"), ("older", "younger", "old"), ("faster", "slower", "fast"))
 SUPERLATIVES = {
     "taller": "tallest", "shorter": "shortest", "older": "oldest", "younger": "youngest", "faster": "fastest",
     "slower": "slowest", "richer": "richest", "poorer": "poorest", "stronger": "strongest",

@@ -70,7 +70,7 @@ def _events(rng: random.Random) -> tuple[list[str], Scale]:
 
 
 def _compare(rng: random.Random, names: list[str], scale: Scale, x: int, y: int) -> tuple[str, Statement]:
-    relation = rng.choices(("more", "less", "equal", "not_more", "not_less"), (6, 6, 1, 1, 1))[0]
+    relation = rng.choices(("more", "less", "equal", "not_more", "not_less"), (10, 3, 1, 1, 1))[0]
     forms = {"more": scale.more, "less": scale.less, **scale.rest}[relation]
     says = {
         "more": (above(x, y),), "less": (above(y, x),), "equal": (above(x, y, 0), above(y, x, 0)),
@@ -81,7 +81,7 @@ def _compare(rng: random.Random, names: list[str], scale: Scale, x: int, y: int)
 
 def _extreme(rng: random.Random, names: list[str], scale: Scale, x: int) -> tuple[str, Statement]:
     others = [other for other in range(3) if other != x]
-    if rng.random() < 0.5:
+    if rng.random() < 0.75:
         return f"{names[x]} {rng.choice(scale.rest['most'])}", tuple(above(x, other) for other in others)
     return f"{names[x]} {rng.choice(scale.rest['least'])}", tuple(above(other, x) for other in others)
 
@@ -89,7 +89,7 @@ def _extreme(rng: random.Random, names: list[str], scale: Scale, x: int) -> tupl
 def _premise(rng: random.Random, names: list[str], scale: Scale) -> tuple[str, Statement]:
     x, y, z = rng.sample(range(3), 3)
     first, says = _compare(rng, names, scale, x, y)
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         return first, says
     if rng.random() < 0.3:
         last, also = _extreme(rng, names, scale, z)

@@ -38,26 +38,17 @@ class Quantifier:
 # {Ns} plural, {N} singular noun phrase; {are} {is} predicate in both numbers; {isnt} singular, negated; {k}
 # the number
 QUANTIFIERS = {
-    "all": Quantifier(((0, -1, 0, 0),), ("all {Ns} {are}", "every {N} {is}", "each of the {Ns} {is}",
-        "there {be} no {N} that {isnt}"), True),
-    "no": Quantifier(((-1, 0, 0, 0),), ("no {Ns} {are}", "none of the {Ns} {are}",
-        "not a single {N} {is}", "it is not the case that any {Ns} {are}"), True),
+    "all": Quantifier(((0, -1, 0, 0),), ("all {Ns} {are}", "every {N} {is}"), True),
+    "no": Quantifier(((-1, 0, 0, 0),), ("no {Ns} {are}", "none of the {Ns} {are}"), True),
     "not all": Quantifier(((0, 1, 1, 0),), ("not all {Ns} {are}", "not every {N} {is}"), True),
-    "some": Quantifier(((1, 0, 1, 0),), ("some {Ns} {are}", "at least one {N} {is}",
-        "there {be} {aN} that {is}"), negatable=True),
-    "most": Quantifier(((1, -1, 1, 0),), ("most {Ns} {are}", "more than half of the {Ns} {are}",
-        "the majority of the {Ns} {are}"), True, True),
-    "minority": Quantifier(((-1, 1, 1, 0),), ("fewer than half of the {Ns} {are}",
-        "only a minority of the {Ns} {are}"), True),
+    "some": Quantifier(((1, 0, 1, 0),), ("some {Ns} {are}", "at least one {N} {is}"), negatable=True),
+    "most": Quantifier(((1, -1, 1, 0),), ("most {Ns} {are}",), True, True),
     "half": Quantifier(((1, -1, 0, 0), (-1, 1, 0, 0)), ("exactly half of the {Ns} {are}",), True, True),
-    "at least": Quantifier(((1, 0, 0, 1),), ("at least {k} {Ns} {are}", "{k} or more {Ns} {are}",
-        "no fewer than {k} {Ns} {are}"), negatable=True),
-    "more than": Quantifier(((1, 0, 1, 1),), ("more than {k} {Ns} {are}", "over {k} {Ns} {are}"),
-        negatable=True),
-    "at most": Quantifier(((-1, 0, 0, -1),), ("at most {k} {Ns} {are}", "no more than {k} {Ns} {are}")),
-    "fewer than": Quantifier(((-1, 0, 1, -1),), ("fewer than {k} {Ns} {are}", "less than {k} {Ns} {are}")),
-    "exactly": Quantifier(((1, 0, 0, 1), (-1, 0, 0, -1)), ("exactly {k} {Ns} {are}",
-        "precisely {k} {Ns} {are}")),
+    "at least": Quantifier(((1, 0, 0, 1),), ("at least {k} {Ns} {are}",), negatable=True),
+    "more than": Quantifier(((1, 0, 1, 1),), ("more than {k} {Ns} {are}",), negatable=True),
+    "at most": Quantifier(((-1, 0, 0, -1),), ("at most {k} {Ns} {are}",)),
+    "fewer than": Quantifier(((-1, 0, 1, -1),), ("fewer than {k} {Ns} {are}",)),
+    "exactly": Quantifier(((1, 0, 0, 1), (-1, 0, 0, -1)), ("exactly {k} {Ns} {are}",)),
 }  # fmt: skip
 COUNTING = tuple(name for name, quantifier in QUANTIFIERS.items() if quantifier.counts)
 PLAIN = tuple(name for name, quantifier in QUANTIFIERS.items() if not quantifier.counts)
@@ -153,9 +144,9 @@ def _predicates(rng: random.Random, kind: str) -> tuple[str, str, str]:
 def _clause(rng: random.Random, modified: bool, noun: str, predicate: str, premise: Clause | None) -> Clause:
     counting = rng.random() < (0.35 if premise is None else 0.8 if premise.number else 0.1)
     name = rng.choice(COUNTING if counting else PLAIN)
-    base = premise.number if premise and premise.number else rng.randint(2, 9)
+    base = premise.number if premise and premise.number else rng.randint(2, 7)
     number = max(2, base + (rng.randint(-2, 2) if premise else 0)) if counting else 0
-    negated = QUANTIFIERS[name].negatable and rng.random() < 0.25
+    negated = QUANTIFIERS[name].negatable and rng.random() < 0.15
     return Clause(name, number, modified, negated, noun, predicate)
 
 
@@ -170,7 +161,7 @@ def _words(rng: random.Random, clause: Clause, noun: str, modifier: str, predica
         Ns=pattern.format(lexicon.plural(noun)),
         aN=lexicon.article(pattern.format(noun)),
         be="was" if past else "is",
-        k=lexicon.NUMBERS[clause.number] if rng.random() < 0.7 else str(clause.number),
+        k=lexicon.NUMBERS[clause.number],
         **{"is": f"{single} {predicate}", "are": f"{several} {predicate}"},
         isnt=f"{'was' if past else 'is'} not {predicate}",
     )
