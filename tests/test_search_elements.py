@@ -1,5 +1,7 @@
 """Elements, their sizes, and the random control."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +44,11 @@ def test_elements_have_the_names_of_the_report_and_change_the_plan_they_name() -
     hard = hard_attention(anatomy(), 1, 30)
     assert hard is not None and hard.name == "layer 1 hard attention k=30 truncated"
     assert hard.applied_to(Plan()).hard_attention == {1: Hard(30, "truncated")}
+
+
+def test_no_hard_attention_is_proposed_before_operator_set_11() -> None:
+    assert hard_attention(dataclasses.replace(anatomy(), opset=10), 1, 30) is None
+    assert hard_attention(dataclasses.replace(anatomy(), opset=11), 1, 30) is not None
 
 
 def test_block_that_cannot_be_taken_out_is_no_element_but_its_heads_are() -> None:

@@ -18,6 +18,7 @@ from axformer_passes.plan import Hard, Mode, Plan
 
 Kind = Literal["head", "neurons", "attention", "feed_forward", "hard_attention"]
 
+_TOPK_OPSET = 11  # `sorted=1`: among equals the lower index comes first
 _GROUPS_WITHOUT_HEADS = 12  # a layer without a recognised attention block has no head count to follow
 
 
@@ -105,8 +106,8 @@ def halves(anatomy: Anatomy, layer: int) -> tuple[Half, Half]:
 
 
 def hard_attention(anatomy: Anatomy, layer: int, k: int, mode: Mode = "truncated") -> Element | None:
-    """Hard attention in `layer`, or None where no attention block was recognised."""
-    if anatomy.layers[layer].attention is None:
+    """Hard attention in `layer`; None without an attention block, or where TopK does not promise how ties end."""
+    if anatomy.layers[layer].attention is None or anatomy.opset < _TOPK_OPSET:
         return None
     return Element("hard_attention", layer, hard=Hard(k, mode))
 
