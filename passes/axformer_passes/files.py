@@ -6,8 +6,10 @@ A model is written beside its name and renamed, so that a reader sees the old fi
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -53,10 +55,21 @@ def _check(model: ir.Model, path: Path) -> None:
     opset = model.opset_imports.get("")
     if opset is None or opset < 7:
         raise ModelError(f"{path}: operator set {opset}, expected 7 or later; convert it with onnx.version_converter")
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_external(tensor, path)
+    for tensor in external_tensors(model):
+        _check_external(tensor, path)
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """Every tensor that points at a file: initializers and attributes, in subgraphs and functions too."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+    nodes = itertools.chain(model.graph.all_nodes(), *(f.all_nodes() for f in model.functions.values()))
+    for attribute in (a for node in nodes for a in node.attributes.values()):
+        tensors = [attribute.value] if attribute.type == ir.AttributeType.TENSOR else []
+        tensors = list(attribute.as_tensors()) if attribute.type == ir.AttributeType.TENSORS else tensors
+        yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
 
 
 def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
@@ -130,13 +143,7 @@ def sha256_of(path: str | Path) -> str:
 
 def external_files(path: Path) -> list[Path]:
     """Existing external data files of a model, sorted."""
-    model = load_model(path)
-    found = {
-        Path(v.const_value.path)
-        for v in model.graph.initializers.values()
-        if isinstance(v.const_value, ir.ExternalTensor)
-    }
-    return sorted(found)
+    return sorted({Path(tensor.path) for tensor in external_tensors(load_model(path))})
 
 
 def _first_line(error: Exception) -> str:
