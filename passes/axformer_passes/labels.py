@@ -286,4 +286,7 @@ def _step(walk: Walk, node: ir.Node, bearers: frozenset[str]) -> None:
     if apply is None:
         walk.freeze(node, f"no rule for operator {key}")
         return
-    apply(walk, node)
+    try:
+        apply(walk, node)
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        walk.freeze(node, f"its rule cannot follow it: {str(error).strip()[:200] or type(error).__name__}")

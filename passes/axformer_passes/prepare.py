@@ -33,7 +33,23 @@ _SHARED_FROM = "axformer.shared_from"
 
 
 def prepared(model: ir.Model) -> ir.Model:
-    """A walkable clone of `model`; the memory of its tensors is shared with it, not copied."""
+    """A walkable clone of `model`; the memory of its tensors is shared with it, not copied.
+
+    Raises: ModelError for a graph that contradicts itself (an input that nothing makes, a shape that does not fit).
+    """
+    try:
+        return _prepared(model)
+    except ModelError:
+        raise
+    except Exception as error:  # onnx-ir's and NumPy's own
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__  # onnx-ir wraps each level in the text of the whole graph
+        text = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise ModelError(f"the graph is malformed: {text[0][:300]}") from None
+
+
+def _prepared(model: ir.Model) -> ir.Model:
     clone = model.clone()
     if clone.functions:
         common.InlinePass()(clone)
