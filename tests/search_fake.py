@@ -32,9 +32,7 @@ def anatomy(
     def layer(i: int) -> Layer:
         places = (None, None, None, "not an addition") if i in fixed else ("branch", "residual", "sum", None)
         q, k, v, o = (linear(f"{i}.{p}", width, width) for p in "qkvo")
-        attention = AttentionBlock(
-            heads, heads, head_size, 0.5, q, k, v, o, f"{i}.softmax", "Softmax", *places
-        )
+        attention = AttentionBlock(heads, heads, head_size, 0.5, q, k, v, o, f"{i}.softmax", "Softmax", *places)
         up, down = linear(f"{i}.up", width, neurons), linear(f"{i}.down", neurons, width)
         return Layer(i, attention, (FeedForwardBlock(neurons, "Gelu", (up,), down, *places),))
 
@@ -68,9 +66,7 @@ class Masks:
 class MaskModel:
     """Losses that depend on masks: own effects of every part, products between neighbours, row by row."""
 
-    def __init__(
-        self, seed: int, rows: int, layers: int, heads: int, neurons: int, scale: float = 0.02
-    ) -> None:
+    def __init__(self, seed: int, rows: int, layers: int, heads: int, neurons: int, scale: float = 0.02) -> None:
         draw = np.random.default_rng(seed)
         self.shape = (layers, heads, neurons)
         self.base = draw.gamma(2.0, 0.3, rows)

@@ -21,9 +21,7 @@ def random_plan(anatomy: Anatomy, like: Plan, seed: int) -> Plan:
     heads = [e for i in layers if i not in plan.attention_blocks for e in attention_half(anatomy, i).parts]
     for index in draw.permutation(len(heads))[: sum(map(len, like.heads.values()))]:
         plan = heads[index].applied_to(plan)
-    groups = [
-        e for i in layers if i not in plan.feed_forward_blocks for e in feed_forward_half(anatomy, i).parts
-    ]
+    groups = [e for i in layers if i not in plan.feed_forward_blocks for e in feed_forward_half(anatomy, i).parts]
     missing = sum(map(len, like.neurons.values()))
     for index in draw.permutation(len(groups)):
         group = groups[index]
