@@ -33,12 +33,12 @@ def _speed(report: Report) -> str:
 
 def _nothing(report: Report) -> str:
     trials, accepted = len(report.search.trials), report.search.accepted
-    if report.search.interrupted:
-        why = f"the search was interrupted after {trials} trials"
-    elif accepted:
+    if accepted:
         why = f"{accepted} of {trials} trials were accepted, but no stage held its score on the select rows"
     else:
         why = f"none of {trials} trials was accepted"
+    if report.search.interrupted:
+        why += "; the search was interrupted"
     return f"Nothing was removed: {why}. The graph is the source, cleaned up."
 
 
