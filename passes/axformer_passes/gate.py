@@ -130,13 +130,16 @@ class Staged:
     def _blocks_by_level(self, count: int) -> list[list[GatedBlock]]:
         blocks: list[list[GatedBlock]] = [[] for _ in range(count)]
         for layer in self.examined.anatomy.layers:
-            if layer.attention:
-                level = self._levels.of_node[layer.attention.output.output]
-                blocks[level].append(_gated(self.examined, layer.index, layer.attention))
-            for block in layer.feed_forwards:
-                level = self._levels.of_node[block.down.output]
-                blocks[level].append(_gated(self.examined, layer.index, block))
+            found: list[Block] = ([layer.attention] if layer.attention else []) + list(layer.feed_forwards)
+            for block in found:
+                for level in self._stages_of(block):
+                    blocks[level].append(_gated(self.examined, layer.index, block))
         return blocks
+
+    def _stages_of(self, block: Block) -> list[int]:
+        """Where a block's gates stand: one stage, two where its sum lies behind another's (parallel branches)."""
+        names = [_projection(block)[1], block.sum, block.softmax if isinstance(block, AttentionBlock) else None]
+        return sorted({self._levels.of_node[name] for name in names if name is not None})
 
 
 # -- levels ---------------------------------------------------------------------------------------------------------
