@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from axformer_passes.plan import Plan
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,6 +62,9 @@ class PlanScorer(Protocol):
 
     def metric(self, plan: Plan) -> float:
         """The task's main metric under `plan`, in points."""
+
+    def metric_noise(self, plan: Plan, base: Plan) -> float:
+        """Standard error, in points, of metric(plan) - metric(base), both on these rows."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,6 +177,24 @@ def compare(
     return Comparison(task.metric, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict)
 
 
+def metric_noise(
+    scores_a: Scores, scores_b: Scores, labels: npt.NDArray[Any], task: Task, label_map: LabelMap, seed: int = 0
+) -> float:
+    """Standard error, in points, of the difference of the task's main metric on paired rows, by bootstrap (1,000 draws).
+
+    Read off the central 68.27 % interval: one standard error to either side of a normal distribution.
+    """
+    draws, level = 1000, 0.6827
+    if task.regression:
+        a, b = scores_a.outputs[:, 0], scores_b.outputs[:, 0]
+        found = bootstrap_numbers(task.metric, labels, a, b, draws=draws, seed=seed, level=level)
+    else:
+        guess_a, guess_b = guesses_of(scores_a.outputs, label_map), guesses_of(scores_b.outputs, label_map)
+        classes = len(label_map.order)
+        found = bootstrap_classes(task.metric, labels, guess_a, guess_b, classes, draws=draws, seed=seed, level=level)
+    return (found.high - found.low) / 2
+
+
 def _outcome(difference: Interval, mcnemar: McNemar | None) -> Outcome:
     if mcnemar is not None:
         clear = mcnemar.p_value < 1 - difference.level

@@ -117,6 +117,7 @@ class FakeScorer:
         self.asked: list[Plan] = []
         self.scored: list[Plan] = []
         self.interrupt_at: int | None = None
+        self.score_noise = 0.0
 
     def losses(self, plan: Plan) -> FloatArray:
         self.asked.append(plan)
@@ -128,6 +129,9 @@ class FakeScorer:
         self.scored.append(plan)
         assert self._metric is not None
         return self._metric(plan)
+
+    def metric_noise(self, plan: Plan, base: Plan) -> float:
+        return self.score_noise * (plan != base)
 
 
 def mask_scorer(model: MaskModel, metric: Callable[[Plan], float] | None = None) -> FakeScorer:

@@ -211,6 +211,14 @@ def test_one_lucky_stage_after_many_bad_ones_is_not_chosen() -> None:
     assert choose_stage(stages(7), select)[0] == 1
 
 
+@pytest.mark.parametrize(("score_noise", "chosen"), [(0.2, 0), (0.4, 5)])
+def test_falling_fit_may_be_one_standard_error_below_a_lucky_stage_0(score_noise: float, chosen: int) -> None:
+    values = [80.0, 79.6, 79.7, 79.6, 79.5, 80.0, 79.0]
+    select = FakeScorer(lambda plan: np.ones(9), 9, lambda plan: values[removed_heads(plan)])
+    select.score_noise = score_noise
+    assert choose_stage(stages(7), select)[0] == chosen
+
+
 def test_of_many_stages_evenly_spaced_ones_are_scored_and_both_ends() -> None:
     select = FakeScorer(lambda plan: np.ones(9), 9, lambda plan: 80.0)
     chosen, scores = choose_stage(stages(101), select)

@@ -24,6 +24,7 @@ from axformer_onnx.statistics import (
     bootstrap_numbers,
     compare,
     mcnemar_exact,
+    metric_noise,
     ratio_of_medians,
 )
 from axformer_onnx.tasks import get_task
@@ -156,6 +157,30 @@ def test_a_model_compared_with_itself_shows_no_difference() -> None:
     assert found.mcnemar is not None
     assert found.mcnemar.p_value == 1
     assert found.outcome == "no significant difference"
+
+
+def test_the_noise_of_an_accuracy_is_the_standard_error_of_its_paired_difference() -> None:
+    labels = np.arange(900) % 3
+    first, second = noisy(labels, 0.9, 1), noisy(labels, 0.6, 2)
+    right = (second.argmax(axis=1) == labels).astype(float) - (first.argmax(axis=1) == labels)
+    found = metric_noise(scores(first, labels), scores(second, labels), labels, get_task("mnli"), THREE)
+    assert found == pytest.approx(100 * stats.sem(right), rel=0.1)  # 1,000 draws: 5 % is two of their own errors
+
+
+def test_the_noise_of_a_correlation_is_the_spread_of_drawn_rows() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=200)
+    outputs = [(labels + generator.normal(size=200) * noise)[:, None] for noise in (0.5, 1.5)]
+    task, order = get_task("stsb"), LabelMap((0,), ("value",), "")
+    first, second = (scores(x, labels, "stsb") for x in outputs)
+
+    def value(x: Any, rows: Any) -> float:
+        pair = x[rows, 0], labels[rows]
+        return float(stats.pearsonr(*pair)[0] + stats.spearmanr(*pair)[0]) * 50
+
+    drawn = [generator.integers(200, size=200) for _ in range(400)]
+    spread = np.std([value(outputs[1], rows) - value(outputs[0], rows) for rows in drawn])
+    assert metric_noise(first, second, labels, task, order) == pytest.approx(spread, rel=0.2)
 
 
 @pytest.mark.parametrize(("a", "b", "outcome"), [(0.9, 0.4, "worse"), (0.4, 0.9, "better")])

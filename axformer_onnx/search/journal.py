@@ -2,7 +2,7 @@
 
     {"format": "axformer-journal/1", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
     {"trial": 0, "stage": 0, "element": "layer 5 head 1", "plan": "<digest>", "loss": ..., "accepted": ...}
-    {"select": 3, "plan": "<digest>", "score": 84.2, "rise": -0.01, "noise": 0.02}
+    {"select": 3, "plan": "<digest>", "score": 84.2, "score_noise": 0.4, "rise": -0.01, "noise": 0.02}
 
 Lines are only appended, each by one write followed by fsync. A run that finds its own header answers its first
 trials from the file; the search is deterministic, so it asks the same questions and ends with the same plan as an
@@ -91,13 +91,22 @@ class Journal:
     def recall_stage(self, stage: int, plan: Plan) -> StageScore | None:
         """This stage on the select rows, or None."""
         line = self._stages.get((stage, plan_digest(plan)))
-        return StageScore(line["score"], _number(line["rise"]), _number(line["noise"])) if line else None
+        if line is None:
+            return None
+        return StageScore(line["score"], _number(line["rise"]), _number(line["noise"]), line["score_noise"])
 
     def remember_stage(self, stage: int, plan: Plan, score: StageScore) -> None:
         """Append a stage on the select rows."""
-        rise, noise = _finite(score.rise), _finite(score.noise)
-        line = {"select": stage, "plan": plan_digest(plan), "score": score.score, "rise": rise, "noise": noise}
-        self._append(line)
+        self._append(
+            {
+                "select": stage,
+                "plan": plan_digest(plan),
+                "score": score.score,
+                "score_noise": score.score_noise,
+                "rise": _finite(score.rise),
+                "noise": _finite(score.noise),
+            }
+        )
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
@@ -137,7 +146,7 @@ def open_journal(path: Path, header: Mapping[str, Any], *, overwrite: bool = Fal
 _KEYS = (
     {"format"},
     {"trial", "stage", "element", "plan", "loss", "best", "accepted", "reason", "seconds", "details"},
-    {"select", "plan", "score", "rise", "noise"},
+    {"select", "plan", "score", "score_noise", "rise", "noise"},
 )
 """What a header, a trial and a stage on the select rows hold, at least."""
 

@@ -50,6 +50,10 @@ class Recalibrated:
         """The task's main metric, in points; a temperature does not change it."""
         return self._scorer.metric(plan)
 
+    def metric_noise(self, plan: Plan, base: Plan) -> float:
+        """Standard error, in points, of metric(plan) - metric(base)."""
+        return self._scorer.metric_noise(plan, base)
+
 
 def recalibrated_losses(logits: FloatArray, labels: npt.NDArray[Any]) -> FloatArray:
     """float64[rows]: cross-entropy of logits[rows, classes], in the order of the labels, at the best temperature.

@@ -180,6 +180,13 @@ class StageScorer:
         """The task's main metric under `plan`, in points."""
         return self.scores(plan).value
 
+    def metric_noise(self, plan: Plan, base: Plan) -> float:
+        """Standard error, in points, of metric(plan) - metric(base) on these rows."""
+        from axformer_onnx.statistics import metric_noise
+
+        both = self.scores(base), self.scores(plan)
+        return metric_noise(*both, self._rows.labels, self._task, self._label_map)
+
     def scores(self, plan: Plan) -> Scores:
         """All scores under `plan`. The last few plans are remembered."""
         from axformer_onnx.scoring import evaluate

@@ -46,11 +46,16 @@ Progress = Callable[[Trial, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class StageScore:
-    """A stage on the select rows: the task metric in points; mean rise of the loss over stage 0's, and its noise."""
+    """A stage on the select rows.
+
+    score, score_noise   the task metric in points; standard error of its difference from stage 0's
+    rise, noise          mean rise of the loss over stage 0's; its standard error
+    """
 
     score: float
     rise: float = 0.0
     noise: float = 0.0
+    score_noise: float = 0.0
 
 
 class Memory(Protocol):
