@@ -116,3 +116,11 @@ def test_one_head_and_one_neuron_can_be_all_there_is(exporter: str) -> None:
     model = build("bert", exporter, layers=2, heads=1, neurons=1)
     assert_three_ways_agree(model, Plan().with_hard_attention(0, 2).without_neurons(1, [0]))
     assert_three_ways_agree(model, Plan().without_heads(0, [0]).without_attention(1))
+
+
+@pytest.mark.parametrize("exporter", ["torchscript-eager-11", "torchscript-eager-13"])
+def test_older_operator_sets_are_pruned_hardened_and_gated_too(exporter: str) -> None:
+    """11 is the oldest with a TopK that says how ties end."""
+    model = build("bert", exporter)
+    for plan in (some_heads, blocks, truncated, renormalised, everything):
+        assert_three_ways_agree(model, plan(model), ((2, 7),))

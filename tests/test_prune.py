@@ -13,7 +13,7 @@ import pytest
 import small_graphs as draw
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from small_graphs import D, E, F, H, Heads, Sketch, Weights, Writer, attend
+from small_graphs import D, E, F, H, Heads, Sketch, Weights, Writer, attend, linear
 from surgery import assert_close, gated_outputs
 from zoo import onnx_outputs
 
@@ -68,6 +68,19 @@ def relative(g: Sketch, w: Weights, x: str) -> str:
     return attend(g, w, draw.separate(g, w, x), biased)
 
 
+def node(rank: int, groups: int = H) -> Writer:
+    """One Attention node (operator set 23), on [B,H,S,E] or on [B,S,H*E]."""
+
+    def write(g: Sketch, w: Weights, x: str) -> str:
+        if rank == 4:
+            context = g.transpose(g("Attention", *draw.separate(g, w, x)), 0, 2, 1, 3)
+            return linear(g, g.reshape(context, 0, 0, H * E), w["wo"], w["bo"])
+        parts = [linear(g, x, w[f"w{n}"], w[f"b{n}"]) for n in "qkv"]
+        return linear(g, g("Attention", *parts, q_num_heads=H, kv_num_heads=groups), w["wo"], w["bo"])
+
+    return write
+
+
 SLOPES = np.array([0.5, -0.25, 0.125, 1.0], np.float32)
 TABLE = np.random.default_rng(5).normal(size=(5, H)).astype(np.float32)
 
@@ -95,13 +108,15 @@ ATTENTIONS: dict[str, Writer] = {
     "batch x heads": lambda g, w, x: draw.batched(g, w, draw.separate(g, w, x)),
     "slopes": alibi,
     "relative positions": relative,
+    "Attention node, 3-D": node(3),
+    "Attention node, 4-D": node(4),
 }
 SCORES = {"slopes": by_slope, "relative positions": by_table}
 GROUPED: dict[str, Writer] = {
     f"{way}, {heads.__name__}": of(heads, way)
     for way in ("expand", "tile", "gather")
     for heads in (draw.separate, draw.fused_split, draw.fused_slice)
-}
+} | {"Attention node, 3-D": node(3, 2), "Attention node, 4-D": node(4)}
 FEED_FORWARDS: dict[str, Writer] = {
     "plain": draw.plain,
     **{p.__name__: functools.partial(draw.plain, project=p) for p in (draw.gemm, draw.halved, draw.called)},
@@ -119,19 +134,35 @@ def drawn(kind: str, name: str) -> tuple[onnx.ModelProto, Weights, StageSessions
     table = {"attention": ATTENTIONS, "grouped": GROUPED}.get(kind)
     w = draw.weights(groups=2 if kind == "grouped" else H)
     attention, feed = (table[name], draw.plain) if table else (ATTENTIONS["matmul"], FEED_FORWARDS[name])
-    proto = draw.layer(attention, feed, w)
+    proto = draw.layer(attention, feed, w, opset=23 if name.startswith("Attention node") else 17)
     onnx.checker.check_model(proto, full_check=True)
     return proto, w, StageSessions(ir.from_proto(proto), threads=1)
 
 
-def check(kind: str, name: str, plan: Plan, heads: set[int], neurons: set[int]) -> None:
-    """`plan` on the drawing = `heads` (query heads) and `neurons` zeroed in NumPy, at two shapes, cut and gated."""
+def largest(k: int) -> Callable[[Any], Any]:
+    """Scores -> the same with all but the k largest of each row at minus infinity."""
+
+    def kept(scores: Any) -> Any:
+        order = np.argsort(-scores, axis=-1, kind="stable")[..., k:]
+        hard = scores.copy()
+        np.put_along_axis(hard, order, -np.inf, axis=-1)
+        return hard
+
+    return kept
+
+
+def check(kind: str, name: str, plan: Plan, heads: set[int], neurons: set[int], k: int | None = None) -> None:
+    """`plan` on the drawing = NumPy with `heads` (query heads) and `neurons` zeroed, at two shapes, cut and gated.
+
+    k   of renormalised hard attention in the plan
+    """
     proto, w, stages = drawn(kind, name)
     result = ir.to_proto(apply_plan(ir.from_proto(proto), plan, run_once))
     onnx.checker.check_model(result, full_check=True)
     for batch, tokens in ((1, 1), (3, 7)):
         x = np.random.default_rng(tokens).normal(size=(batch, tokens, D)).astype(np.float32)
-        expected = w.answer(x, heads, neurons, SCORES.get(name, lambda s: s))
+        scores = largest(k) if k else SCORES.get(name, lambda s: s)
+        expected = w.answer(x, heads, neurons, scores)
         assert_close(onnx_outputs(result.SerializeToString(), {"x": x})[0], expected, name)
         assert_close(gated_outputs(stages, plan, {"x": x})[0], expected, f"{name}, gated")
 
@@ -147,6 +178,13 @@ def test_attention_is_pruned_however_it_is_written(name: str, heads: set[int], n
 @pytest.mark.parametrize("group", [0, 1])
 def test_grouped_query_heads_go_together(name: str, group: int) -> None:
     check("grouped", name, Plan().without_heads(0, [group]), {2 * group, 2 * group + 1}, set())
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("gone", [[], [1]])
+def test_grouped_query_heads_are_hardened(name: str, gone: list[int]) -> None:
+    plan = Plan().without_heads(0, gone).with_hard_attention(0, 3, "renormalised")
+    check("grouped", name, plan, {2 * i + j for i in gone for j in (0, 1)}, set(), k=3)
 
 
 @pytest.mark.parametrize("name", FEED_FORWARDS)
