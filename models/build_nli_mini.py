@@ -70,7 +70,21 @@ def make_model(recipe: Recipe, words: int) -> Any:
         label2id={name: index for index, name in enumerate(LABELS)},
         attn_implementation="eager",
     )
-    return BertForSequenceClassification(config)
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        model.bert.embeddings.position_embeddings.weight.copy_(recipe.initial * 2**0.5 * waves(recipe.hidden))
+        for layer in model.bert.encoder.layer:
+            for projection in (layer.attention.self.query, layer.attention.self.key):
+                projection.weight.normal_(std=recipe.hidden**-0.5)
+    return model
+
+
+def waves(width: int) -> Any:
+    """Sines and cosines of the position, float32[MAX_TOKENS, width]: a start from which "the word before" is easily learned."""
+    import torch
+
+    angles = torch.arange(MAX_TOKENS)[:, None] * 200.0 ** (-torch.arange(0, width, 2) / width)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
 def encode(tokenizer: Any, rows: list[Row]) -> list[Example]:

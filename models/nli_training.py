@@ -33,12 +33,12 @@ class Recipe:
     layers: int = 4
     neurons: int = 512
     initial: float = 0.06
-    batch: int = 32
-    masking_epochs: int = 2
-    masking_rate: float = 1e-3
+    batch: int = 16
+    masking_epochs: int = 1
+    masking_rate: float = 5e-4
     masked_share: float = 0.2
-    epochs: int = 8
-    learning_rate: float = 7e-4
+    epochs: int = 14
+    learning_rate: float = 3e-4
     weight_decay: float = 0.01
 
 

@@ -7,6 +7,7 @@ logical forms are tried in random worlds.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import json
@@ -98,18 +99,23 @@ def test_model_is_float32_and_dynamic_in_batch_and_sequence() -> None:
 
 
 def test_model_is_neither_trivial_nor_saturated_on_the_clean_validation_rows() -> None:
-    rows = rows_of("validation")
-    predicted = predictions(rows)
-    accuracy = 100 * float(np.mean(predicted == [row["label"] for row in rows]))
-    assert 80 <= accuracy <= 95, accuracy
+    assert 80 <= accuracy("validation") <= 95
 
 
 def test_card_states_the_measured_accuracy_of_both_sets() -> None:
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     for name in ("search", "validation"):
-        rows = rows_of(name)
-        accuracy = 100 * float(np.mean(predictions(rows) == [row["label"] for row in rows]))
-        assert re.search(rf"\| {name} \|[^\n]* {accuracy:.1f} \|", card), f"{name}: {accuracy:.1f}"
+        stated = re.search(rf"\| {name} \|[^\n]* ([\d.]+) \|", card)
+        assert stated
+        # a row or two may flip between torch and ONNX Runtime, or between processors
+        assert float(stated[1]) == pytest.approx(accuracy(name), abs=0.15)
+
+
+@functools.cache
+def accuracy(name: str) -> float:
+    """Share of correct rows, in points."""
+    rows = rows_of(name)
+    return 100 * float(np.mean(predictions(rows) == [row["label"] for row in rows]))
 
 
 def predictions(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
@@ -120,7 +126,9 @@ def predictions(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
     tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
     tokenizer.enable_padding()
     tokenizer.enable_truncation(64)
-    session = onnxruntime.InferenceSession(str(FOLDER / "model.onnx"), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(FOLDER / "model.onnx", options, providers=["CPUExecutionProvider"])
     answers = []
     for start in range(0, len(rows), 250):
         batch = [(row["premise"], row["hypothesis"]) for row in rows[start : start + 250]]

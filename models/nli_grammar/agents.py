@@ -39,7 +39,7 @@ def pair(rng: random.Random) -> tuple[str, str, int | None]:
     if rng.random() < 0.4:
         cast = rng.sample(lexicon.NAMES, 3)
     verbs = {letter: rng.choice(list(lexicon.VERBS)) for letter in "PQ"}
-    premise = rng.choice((_simple, _simple, _simple, _coordinated, _coordinated, _relative))
+    premise = rng.choice((_simple, _simple, _simple, _simple, _coordinated, _coordinated, _relative))
     first, says = premise(rng, cast, verbs)
     if premise is not _relative:
         del verbs["Q"]

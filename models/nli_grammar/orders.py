@@ -70,7 +70,7 @@ def _events(rng: random.Random) -> tuple[list[str], Scale]:
 
 
 def _compare(rng: random.Random, names: list[str], scale: Scale, x: int, y: int) -> tuple[str, Statement]:
-    relation = rng.choices(("more", "less", "equal", "not_more", "not_less"), (10, 3, 1, 1, 1))[0]
+    relation = rng.choices(("more", "less", "equal", "not_more", "not_less"), (16, 6, 2, 1, 1))[0]
     forms = {"more": scale.more, "less": scale.less, **scale.rest}[relation]
     says = {
         "more": (above(x, y),), "less": (above(y, x),), "equal": (above(x, y, 0), above(y, x, 0)),
@@ -89,7 +89,7 @@ def _extreme(rng: random.Random, names: list[str], scale: Scale, x: int) -> tupl
 def _premise(rng: random.Random, names: list[str], scale: Scale) -> tuple[str, Statement]:
     x, y, z = rng.sample(range(3), 3)
     first, says = _compare(rng, names, scale, x, y)
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         return first, says
     if rng.random() < 0.3:
         last, also = _extreme(rng, names, scale, z)
@@ -101,6 +101,6 @@ def _premise(rng: random.Random, names: list[str], scale: Scale) -> tuple[str, S
 
 def _hypothesis(rng: random.Random, names: list[str], scale: Scale) -> tuple[str, Statement]:
     x, y = rng.sample(range(3), 2)
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         return _extreme(rng, names, scale, x)
     return _compare(rng, names, scale, x, y)
