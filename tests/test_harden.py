@@ -75,6 +75,13 @@ def test_survivors_of_equal_scores_are_the_first_ones(mode: Mode) -> None:
     assert found[0, 0] == np.float32(1 / 40 if mode == "truncated" else 1 / 3)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_topk_asks_for_the_order_that_promises_the_lower_index(mode: Mode) -> None:
+    """Unsorted, a provider may pick any of equal scores; this one's CPU kernel happens not to."""
+    (node,) = (n for n in onnx.load_from_string(hardened_softmax(3, mode)).graph.node if n.op_type == "TopK")
+    assert {a.name: a.i for a in node.attribute} == {"axis": -1, "largest": 1, "sorted": 1}
+
+
 @pytest.mark.parametrize("lowest", [-10_000.0, float(np.finfo(np.float32).min), -np.inf])
 @pytest.mark.parametrize("mode", MODES)
 def test_padding_never_beats_a_real_token(mode: Mode, lowest: float) -> None:

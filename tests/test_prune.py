@@ -81,6 +81,16 @@ def node(rank: int, groups: int = H) -> Writer:
     return write
 
 
+def node_with_slopes(g: Sketch, w: Weights, x: str) -> str:
+    """One Attention node whose mask [1,H,S,T] differs between heads."""
+    tokens = g("Gather", g("Shape", x), g.weight(np.array(1)))
+    steps = g("Cast", g("Range", g.weight(np.array(0)), tokens, g.weight(np.array(1))), to=1)
+    square = g("Expand", steps, g.sizes(x, 1, 1))
+    mask = g("Mul", g.weight(SLOPES.reshape(1, H, 1, 1)), square)
+    context = g.transpose(g("Attention", *draw.separate(g, w, x), mask), 0, 2, 1, 3)
+    return linear(g, g.reshape(context, 0, 0, H * E), w["wo"], w["bo"])
+
+
 SLOPES = np.array([0.5, -0.25, 0.125, 1.0], np.float32)
 TABLE = np.random.default_rng(5).normal(size=(5, H)).astype(np.float32)
 
@@ -110,8 +120,9 @@ ATTENTIONS: dict[str, Writer] = {
     "relative positions": relative,
     "Attention node, 3-D": node(3),
     "Attention node, 4-D": node(4),
+    "Attention node, slopes": node_with_slopes,
 }
-SCORES = {"slopes": by_slope, "relative positions": by_table}
+SCORES = {"slopes": by_slope, "Attention node, slopes": by_slope, "relative positions": by_table}
 GROUPED: dict[str, Writer] = {
     f"{way}, {heads.__name__}": of(heads, way)
     for way in ("expand", "tile", "gather")

@@ -277,9 +277,7 @@ class Cut:
         )
         for i, axis in enumerate(axes.tolist()):
             if axis in kept and -shape[axis] < bounds[i] < shape[axis]:
-                position = int(bounds[i]) % shape[axis]
-                place = int(np.searchsorted(kept[axis], position))
-                new[i] = place if bounds[i] >= 0 else place - len(kept[axis])
+                new[i] = int(np.searchsorted(kept[axis], int(bounds[i]) % shape[axis]))
         return new
 
     def _gather(self, node: ir.Node) -> None:
