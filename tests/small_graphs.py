@@ -176,6 +176,13 @@ def transposed(g: Sketch, x: str, weight: Array, bias: Array) -> str:
     return str(g("Add", g.weight(bias), y))
 
 
+def reshaped(g: Sketch, x: str, weight: Array, bias: Array) -> str:
+    """Weight and bias stored in other shapes."""
+    w = g.reshape(g.weight(weight.reshape(-1)), *weight.shape)
+    b = g("Squeeze", g.weight(bias.reshape(1, -1)), g.weight(np.array([0])))
+    return str(g("Add", g("MatMul", x, w), b))
+
+
 def halved(g: Sketch, x: str, weight: Array, bias: Array) -> str:
     """Weight and bias in half precision behind a Cast."""
     both = [g("Cast", g.weight(a.astype(np.float16)), to=TensorProto.FLOAT) for a in (weight, bias)]
@@ -201,6 +208,16 @@ def constants(g: Sketch, x: str, weight: Array, bias: Array) -> str:
     """Constant nodes in the place of initializers."""
     w, b = (g("Constant", value=numpy_helper.from_array(a)) for a in (weight, bias))
     return str(g("Add", g("MatMul", x, w), b))
+
+
+def tied(g: Sketch, w: Weights, x: str) -> Heads:
+    """Query and key read one weight behind one Transpose and one bias behind one Cast; `w` is made to agree."""
+    w.parts.update(wk=w["wq"], bk=w["bq"])
+    weight = g.transpose(g.weight(w["wq"].T.copy()), 1, 0)
+    bias = g("Cast", g.weight(w["bq"].astype(np.float16)), to=TensorProto.FLOAT)
+    parts = [g("Add", g("MatMul", x, weight), bias) for _ in range(2)] + [linear(g, x, w["wv"], w["bv"])]
+    q, k, v = (g.transpose(g.reshape(p, 0, 0, -1, E), 0, 2, 1, 3) for p in parts)
+    return q, k, v
 
 
 def fused_split(g: Sketch, w: Weights, x: str) -> Heads:

@@ -107,6 +107,8 @@ ATTENTIONS: dict[str, Writer] = {
     "matmul": by(draw.linear),
     "gemm": by(draw.gemm),
     "transposed weights": by(draw.transposed),
+    "reshaped weights": by(draw.reshaped),
+    "one Transpose and one Cast for two projections": of(draw.tied),
     "half precision weights": by(draw.halved),
     "function calls": by(draw.called),
     "constant nodes": by(draw.constants),
