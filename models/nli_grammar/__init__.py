@@ -4,7 +4,6 @@
     logic        what a sentence says, as linear constraints; entailment by integer programming
     quantified   "All poodles are sleeping." / "Some dogs in the park are not resting."
     agents       "The chef was thanked by the pilot." / "The chef thanked nobody."
-    orders       "Anna is older than Ben, and Carl is younger than Ben." / "Carl is the oldest of the three."
     rows         balanced, disjoint sets of rows
 
 Columns and labels are MNLI's: premise, hypothesis, label 0 entailment, 1 neutral, 2 contradiction.

@@ -57,7 +57,6 @@ PLURALS = {"person": "people", "child": "children"}
 
 ROLES = ("chef", "pilot", "lawyer", "waiter", "teacher", "farmer")
 NAMES = ("Anna", "Ben", "Carl", "Dora", "Emil", "Fiona")
-EVENTS = ("concert", "lecture", "meeting", "parade")
 
 # base form: (past tense, the verb above it); past tense and participle are the same word in all of them
 VERBS: dict[str, tuple[str, str | None]] = {
@@ -65,13 +64,6 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "contact": ("contacted", None), "phone": ("phoned", "contact"), "email": ("emailed", "contact"),
     "attack": ("attacked", None), "stab": ("stabbed", "attack"),
     "thank": ("thanked", None), "help": ("helped", None), "hire": ("hired", None),
-}  # fmt: skip
-SCALES = (("taller", "shorter", "tall"), ("older", "younger", "old"), ("faster", "slower", "fast"))
-SUPERLATIVES = {
-    "taller": "tallest", "shorter": "shortest", "older": "oldest", "younger": "youngest", "faster": "fastest",
-    "slower": "slowest", "richer": "richest", "poorer": "poorest", "stronger": "strongest",
-    "weaker": "weakest",
-    "heavier": "heaviest", "lighter": "lightest",
 }  # fmt: skip
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",

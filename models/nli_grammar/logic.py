@@ -1,9 +1,8 @@
 """What a sentence says, and what follows from it.
 
 A statement is a conjunction of linear constraints over non-negative integer variables: how many individuals
-there are of each kind, whether one person did something to another (0 or 1), or the rank of a person in an
-order. Premise and hypothesis are compared in every world that the background (word meanings, presuppositions)
-allows:
+there are of each kind, or whether one person did something to another (0 or 1). Premise and hypothesis are compared in every world
+that the background (word meanings, presuppositions) allows:
 
     contradiction   no world satisfies background, premise and hypothesis
     entailment      no world satisfies background, premise and the negation of the hypothesis

@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import agents, orders, quantified
+from . import agents, quantified
 
 FAMILIES: tuple[tuple[Callable[[random.Random], tuple[str, str, int | None]], int], ...] = (
-    (quantified.pair, 6), (agents.pair, 3), (orders.pair, 2),
-)  # fmt: skip
+    (quantified.pair, 6),
+    (agents.pair, 3),
+)
 Row = dict[str, Any]
 
 
