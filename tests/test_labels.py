@@ -85,8 +85,15 @@ def read_inside_an_if(g: Sketch, w: Weights, z: str) -> str:
     return linear(g, chosen, w["down"], w["bd"])
 
 
+def read_by_two(g: Sketch, w: Weights, z: str) -> str:
+    inner = g("Relu", linear(g, z, w["up"], w["bu"]))
+    other = linear(g, inner, w["down"][:, ::-1].copy(), w["bd"])
+    return str(g("Add", linear(g, inner, w["down"], w["bd"]), other))
+
+
 FEED_FORWARDS: dict[str, tuple[Writer, str]] = {
     "an operator without a rule": (unknown_between, "no rule for operator ReverseSequence"),
+    "two projections that read the neurons": (read_by_two, ""),
     "a norm over the neurons": (normed_neurons, ""),
     "a mean over the neurons": (mean_of_neurons, ""),
     "a subgraph that reads the neurons": (read_inside_an_if, "from inside a subgraph"),
@@ -161,6 +168,13 @@ def read_twice(g: Sketch, w: Weights, x: str) -> str:
     return str(g("Add", linear(g, joined, w["wo"], w["bo"]), linear(g, joined, w["wo"][:, ::-1].copy(), w["bo"])))
 
 
+def scores_read(g: Sketch, w: Weights, x: str) -> str:
+    """A fused node whose probabilities are read too."""
+    y, _, _, p = g("Attention", *separate(g, w, x), outputs=4, qk_matmul_output_mode=3)
+    context = g.transpose(g("Add", y, g("ReduceMean", p, g.weight(np.array([3])))), 0, 2, 1, 3)
+    return linear(g, g.reshape(context, 0, 0, H * E), w["wo"], w["bo"])
+
+
 def unknown_in_context(g: Sketch, w: Weights, x: str) -> str:
     """An operator without a rule on the context."""
     q, k, v = separate(g, w, x)
@@ -175,6 +189,7 @@ ATTENTIONS: dict[str, tuple[Writer, str]] = {
     "a norm across heads": (normed_across, "tied together by a normalisation"),
     "a norm within each head": (normed_within, "tied together by a normalisation"),
     "two projections": (read_twice, "read by 2 projections"),
+    "a fused node whose scores are read": (scores_read, "present or score outputs are used"),
     "an operator without a rule": (unknown_in_context, "no rule for operator ReverseSequence"),
 }
 
@@ -183,7 +198,7 @@ ATTENTIONS: dict[str, tuple[Writer, str]] = {
 def test_attention_that_is_not_understood_is_refused_with_a_reason(name: str) -> None:
     write, reason = ATTENTIONS[name]
     w = draw.weights()
-    model = ir.from_proto(draw.layer(write, draw.plain, w))
+    model = ir.from_proto(draw.layer(write, draw.plain, w, opset=23 if write is scores_read else 17))
     anatomy = recognise(model, run_once)
     assert [layer.attention for layer in anatomy.layers if layer.attention] == []
     assert any(reason in r.reason for r in anatomy.refused), anatomy.refused

@@ -64,6 +64,14 @@ def test_shares_of_the_blocks_add_up_with_the_rest(exporter: str) -> None:
     assert parts[1].parameters == 2 * width * model.neurons + model.neurons + width
 
 
+def test_a_fused_node_costs_scores_and_context() -> None:
+    """3-D inputs, 4 query heads of 3 channels on 2 key and value heads of 3 and 5: 2 x 6 x 7 x 4 x (3 + 5)."""
+    g = Sketch(23)
+    y = g("Attention", "q", "k", "v", q_num_heads=4, kv_num_heads=2)
+    proto = g.model({"q": [2, 6, 12], "k": [2, 7, 6], "v": [2, 7, 10]}, y, [2, 6, 20])
+    assert macs(ir.from_proto(proto), run_once) == 2 * 6 * 7 * 4 * (3 + 5)
+
+
 def test_convolution_and_transposed_product_are_counted() -> None:
     g = Sketch()
     image = g("Conv", "x", g.weight(np.ones((8, 3, 4, 4), np.float32)), strides=[4, 4])

@@ -7,12 +7,16 @@ import math
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+import small_graphs as draw
 from zoo import CASES, FAMILIES, ZooModel, build
 
 from axformer_onnx.runtime import run_once
 from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock
+from axformer_passes.errors import PlanError
 from axformer_passes.files import load_model
+from axformer_passes.plan import Plan
 from axformer_passes.recognise import recognise
 from axformer_passes.trace import trace
 
@@ -98,3 +102,31 @@ def test_recognition_leaves_the_model_alone() -> None:
         [(n.op_type, [v.name for v in n.inputs if v]) for n in graph.graph],
         sorted(graph.graph.initializers),
     )
+
+
+def test_score_scale_is_measured_and_none_where_a_bias_hides_it() -> None:
+    w = draw.weights()
+
+    def shifted(g: draw.Sketch, scores: str) -> str:
+        return str(g("Add", scores, g.weight(np.float32([[[[3.0]], [[-2.0]], [[1.0]], [[0.5]]]]))))
+
+    for biased, scale in ((None, draw.E**-0.5), (shifted, None)):
+        proto = draw.layer(lambda g, w, x: draw.attend(g, w, draw.separate(g, w, x), biased), draw.plain, w)  # noqa: B023
+        attention = recognise(ir.from_proto(proto), run_once).layers[0].attention
+        assert attention is not None
+        assert attention.scale is None if scale is None else math.isclose(attention.scale or 0, scale, rel_tol=1e-5)
+
+
+def test_a_sum_that_broadcasts_is_no_place_to_take_a_block_out() -> None:
+    """Without the block the sum would have the residual's shape [B,1,D]."""
+    w, g = draw.weights(), draw.Sketch()
+    z = draw.norm(g, g("Add", g("ReduceMean", "x", axes=[1]), draw.attend(g, w, draw.separate(g, w, "x"))))
+    y = draw.norm(g, g("Add", z, draw.plain(g, w, z)))
+    model = ir.from_proto(g.model({"x": ["b", "s", draw.D]}, y, ["b", "s", draw.D]))
+    (layer,) = recognise(model, run_once).layers
+    assert layer.attention is not None and layer.feed_forward is not None
+    assert (layer.attention.heads, layer.attention.sum) == (draw.H, None)
+    assert "expected equal ones" in str(layer.attention.why)
+    assert layer.feed_forward.sum is not None
+    with pytest.raises(PlanError, match=r"no removable attention block: .* expected equal ones"):
+        Plan().without_attention(0).validate(recognise(model, run_once))
