@@ -14,13 +14,15 @@ import argparse
 import dataclasses
 import json
 import shutil
+import string
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nli_grammar.logic import LABELS
+from nli_growing import grow
 from nli_grammar.rows import Row, generate, take, with_noise
-from nli_training import Example, Recipe, accuracy, learn_labels, learn_words
+from nli_training import Example, Recipe, accuracy, learn_labels, learn_words, skip_blocks
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 64
@@ -33,19 +35,23 @@ def make_rows(recipe: Recipe) -> dict[str, list[Row]]:
     return {**sets, "train": with_noise(take(rows, recipe.train_rows), recipe.noise, recipe.seed)}
 
 
-def make_tokenizer(rows: list[Row], vocabulary: int) -> Any:
-    """A lower-casing WordPiece tokenizer with BERT's template, trained on the rows' sentences."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+def make_tokenizer(rows: list[Row]) -> Any:
+    """A lower-casing WordPiece tokenizer with BERT's template: every word of the rows, and letters for all others.
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
-    texts = sorted(row[column] for row in rows for column in ("premise", "hypothesis"))
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", tokenizer.token_to_id("[SEP]")), ("[CLS]", tokenizer.token_to_id("[CLS]"))
-    )
+    Not trained: the trainer of `tokenizers` breaks ties at random, and the same seed shall give the same vocabulary.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    texts = " ".join(row[column] for row in rows for column in ("premise", "hypothesis"))
+    words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(texts))}
+    letters = set(string.ascii_lowercase + string.digits + string.punctuation)
+    pieces = [*SPECIAL, *sorted(letters), *(f"##{letter}" for letter in sorted(letters)), *sorted(words - letters)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
@@ -144,11 +150,13 @@ def build(recipe: Recipe, output: Path, keep_train: bool) -> None:
     torch.set_num_threads(1)
     sets = make_rows(recipe)
     print("rows ready", flush=True)
-    tokenizer = make_tokenizer(sets["train"], recipe.vocabulary)
+    tokenizer = make_tokenizer(sets["train"])
     model = make_model(recipe, tokenizer.get_vocab_size())
     examples = {name: encode(tokenizer, rows) for name, rows in sets.items()}
     learn_words(model, recipe, examples["train"])
+    skip_blocks(model, recipe.skipped, recipe.seed)
     learn_labels(model, recipe, examples["train"], examples["search"])
+    model = grow(model, recipe, examples["train"], examples["search"])
     scores = {name: accuracy(model, examples[name]) for name in ("search", "validation")}
     print(scores)
     work = output.with_name(output.name + ".partial")
