@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from nli_grammar.logic import LABELS
-from nli_growing import grow
 from nli_grammar.rows import Row, generate, take, with_noise
+from nli_growing import grow
 from nli_training import Example, Recipe, accuracy, learn_labels, learn_words, skip_blocks
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
