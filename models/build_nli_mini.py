@@ -22,7 +22,7 @@ import numpy as np
 from nli_grammar.logic import LABELS
 from nli_grammar.rows import Row, generate, take, with_noise
 from nli_growing import grow
-from nli_training import Example, Recipe, accuracy, learn_labels, learn_words, skip_blocks
+from nli_training import Example, Recipe, accuracy, learn_labels, learn_words
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TOKENS = 64
@@ -154,7 +154,6 @@ def build(recipe: Recipe, output: Path, keep_train: bool) -> None:
     model = make_model(recipe, tokenizer.get_vocab_size())
     examples = {name: encode(tokenizer, rows) for name, rows in sets.items()}
     learn_words(model, recipe, examples["train"])
-    skip_blocks(model, recipe.skipped, recipe.seed)
     learn_labels(model, recipe, examples["train"], examples["search"])
     model = grow(model, recipe, examples["train"], examples["search"])
     scores = {name: accuracy(model, examples[name]) for name in ("search", "validation")}

@@ -24,20 +24,19 @@ class Recipe:
 
     seed: int = 7
     train_rows: int = 40_000
-    search_rows: int = 2_000
+    search_rows: int = 1_500
     validation_rows: int = 1_500
     noise: float = 0.10
     hidden: int = 128
     heads: int = 8
-    layers: int = 5
+    layers: int = 4
     neurons: int = 512
     initial: float = 0.06
     batch: int = 16
     masking_epochs: int = 1
     masking_rate: float = 5e-4
     masked_share: float = 0.2
-    epochs: int = 16
-    skipped: float = 0.15
+    epochs: int = 14
     learning_rate: float = 3e-4
     grown_layers: int = 6
     grown_neurons: int = 640
@@ -107,23 +106,6 @@ class Descent:
         self.optimizer.step()
         self.schedule.step()
         return float(loss.item())
-
-
-def skip_blocks(model: Any, share: float, seed: int) -> None:
-    """Stochastic depth: in each training step leave out the output of blocks at random, the last layer's with chance `share`.
-
-    The chance grows linearly from the first layer on (arXiv 1603.09382). The model learns to do without any one block, which is
-    what makes it over-parameterised on purpose.
-    """
-    rng, layers = random.Random(seed), model.bert.encoder.layer
-    for index, layer in enumerate(layers):
-        chance = share * (index + 1) / len(layers)
-
-        def skip(module: Any, _: Any, output: Any, chance: float = chance) -> Any:
-            return output * 0 if module.training and rng.random() < chance else output
-
-        for block in (layer.attention.output.dense, layer.output.dense):
-            block.register_forward_hook(skip)
 
 
 def learn_words(model: Any, recipe: Recipe, examples: list[Example]) -> None:
