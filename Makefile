@@ -43,7 +43,7 @@ wheel: $(VENV)/.package ## build the wheel into dist/
 bench: $(VENV)/.tests ## the benchmarks: ratios measured in one run
 	set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-model: $(VENV)/.tests ## train the example model again (about a quarter of an hour)
+model: $(VENV)/.tests ## train the example model again (20 minutes or more)
 	$(BIN)/python models/build_nli_mini.py
 
 clean: ## remove the environments and everything that was built
