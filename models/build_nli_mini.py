@@ -3,9 +3,9 @@ nli_grammar.
 
     python models/build_nli_mini.py [--output models/nli-mini]
 
-Needs the [export] extra. One thread, one seed: the same versions on the same kind of machine give the same
-files (the committed ones are older than that: their page says how they differ). Rows: 10 % of the training labels are wrong on purpose; search and validation rows are clean; no pair
-is in two sets.
+Needs the [export] extra. One thread, one seed: the same versions on the same kind of machine give the same files (the
+committed ones are older than that: their page says how they differ). Rows: 10 % of the training labels are wrong on
+purpose; search and validation rows are clean; no pair is in two sets.
 """
 
 from __future__ import annotations
