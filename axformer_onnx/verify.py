@@ -1,7 +1,7 @@
 """Promise 1: a graph gets its name only after the full checker, ONNX Runtime, and a comparison with the source under the plan.
 
 The comparison does not share code with the cut: the oracle is the source itself, run through gates (`search/stages.py`), whose
-removed parts are zeroed and not cut out.
+removed parts are zeroed and not cut out. Hard attention is written by the same code in both: the tests hold that against torch.
 """
 
 from __future__ import annotations

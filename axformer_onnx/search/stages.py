@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -277,9 +278,13 @@ def read_by_later(stages: tuple[Stage, ...]) -> list[set[int]]:
 
 
 def logits_name(sessions: StageSessions) -> str:
-    """The graph output that holds the logits: `logits`, else the only one."""
-    outputs = sessions.staged.graph_outputs
-    return "logits" if "logits" in outputs else outputs[0]
+    """The graph output that holds the logits, by the same rule as everywhere (`scoring.logits_output`)."""
+    from axformer_onnx.scoring import logits_output
+
+    names = set(sessions.staged.graph_outputs)
+    ends = [stage for stage in sessions.stages if names & set(stage.outputs)]
+    found = [one for stage in ends for one in sessions.session(stage, "plain").get_outputs() if one.name in names]
+    return logits_output(SimpleNamespace(get_outputs=lambda: found))[0]
 
 
 def _kept_stages(stages: tuple[Stage, ...], width: int, parts: list[Batch], cache_bytes: int) -> frozenset[int]:
