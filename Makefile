@@ -2,17 +2,18 @@
 # `make PYTHON=python3.12 test` chooses the interpreter. Stamp files keep a second run from installing again.
 
 PYTHON ?= python3
+SECONDS ?= 60
 VENV   := .venv
 VENV5  := .venv-tf5
 BIN    := $(VENV)/bin
 BIN5   := $(VENV5)/bin
-TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py)
+TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_support.py
 
 # Tests run in two processes of one thread each: more threads only fight over the same cores.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test5 lint format wheel bench model clean
+.PHONY: help demo test test5 support fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,14 @@ test: lint ## lint, type-check, then all tests
 
 test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum
 	$(TEST_ENV) $(BIN5)/python -m pytest -n 2 $(TESTS5)
+
+support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix and write docs/support.md
+	$(TEST_ENV) $(BIN5)/python tests/support.py
+	$(TEST_ENV) $(BIN)/python tests/support.py docs/support.md
+
+fuzz: $(VENV)/.tests ## fuzz the loader and the plan reader, SECONDS=60 each
+	$(BIN)/python -m pip install --quiet --group fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(SECONDS)
 
 lint: $(VENV)/.tests ## ruff and mypy
 	$(BIN)/ruff check .
@@ -59,7 +68,7 @@ $(VENV)/.package: pyproject.toml
 
 $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon]" "transformers>=4.57,<5" \
+	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
 		--group test --group lint
 	touch $@
 

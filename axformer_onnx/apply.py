@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axformer_onnx import output_folder
-from axformer_onnx.errors import PlanError, RuntimeFailure, UsageError
+from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
 from axformer_onnx.runtime import run_once
+from axformer_onnx.weights import load_weights, weights_path
 from axformer_passes.files import load_model, model_path, sha256_of
 from axformer_passes.plan import Plan
+from axformer_passes.reading import read_regular
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+
+PLAN_BYTES = 2**28
+"""A plan is not longer: it names at most every neuron of a model."""
 
 
 def apply(plan_path: Path, model: Path, output: Path, *, overwrite: bool = False) -> Path:
@@ -35,9 +41,12 @@ def apply(plan_path: Path, model: Path, output: Path, *, overwrite: bool = False
     _require_free(output, source, overwrite)
     with _staged(folder) as staging:
         path = staging / (output.name if single else output_folder.MODEL)
-        write_planned(source, load_model(source), plan, path)
+        weights = weights_path(plan_path, plan.weights)
+        write_planned(source, load_model(source), plan, path, weights)
         if not single:
             shutil.copyfile(plan_path, staging / "plan.json")
+            if weights is not None:
+                shutil.copyfile(weights, staging / weights.name)
             output_folder.copy_companions(source.parent, staging)
     return folder / path.name
 
@@ -48,9 +57,9 @@ def read_plan(path: Path, source: Path) -> Plan:
     Raises: PlanError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
+        text = read_regular(path, PLAN_BYTES).decode("utf-8")
+    except ModelError as error:
+        raise PlanError(str(error)) from None
     except UnicodeDecodeError:
         raise PlanError(f"{path}: not a plan: not UTF-8 text") from None
     plan, found = Plan.loads(text, str(path)), sha256_of(source)
@@ -62,17 +71,26 @@ def read_plan(path: Path, source: Path) -> Plan:
     return plan
 
 
-def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path) -> None:
-    """Write the graph of `plan` to `path`, verified against `source`. Raises: PlanError, VerifyError."""
+def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path, weights_file: Path | None = None) -> None:
+    """Write the graph of `plan` to `path`, verified against `source`. Raises: PlanError, VerifyError.
+
+    weights_file   where the weights that the plan names lie
+    """
     from axformer_onnx.verify import verify
     from axformer_passes.apply import apply_plan
     from axformer_passes.files import save_model
     from axformer_passes.recognise import examine
+    from axformer_passes.reweight import expanded_weights, weight_shapes
+    from axformer_passes.shared import expanded
 
     examined = examine(model, run_once)
     plan.validate(examined.anatomy)
-    save_model(apply_plan(model, plan, run_once, examined=examined), path)
-    verify(source, path, plan)
+    weights = load_weights(weights_file, weight_shapes(plan, examined.anatomy)) if weights_file else None
+    weights = expanded_weights(weights, plan, examined.anatomy) if weights else weights
+    plan = expanded(plan, examined.anatomy)
+    save_model(apply_plan(model, plan, run_once, examined=examined, weights=weights), path)
+    del examined  # it holds the weights that were cut
+    verify(source, path, plan, weights=weights)
 
 
 def _require_free(output: Path, source: Path, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from axformer_onnx.errors import AxformerError, UsageError
+from axformer_onnx.errors import AxformerError, UsageError, printable
 
 if TYPE_CHECKING:
     from axformer_onnx.evaluation import Machine
@@ -82,10 +83,10 @@ def cli() -> None:
 @click.option("--task", help="Compare the checkpoint's labels with this task's.")
 @click.option(
     "--exporter",
-    type=click.Choice(["auto", "optimum", "dynamo", "torchscript"]),
+    type=click.Choice(["auto", "optimum", "dynamo", "torchscript", "transformers"]),
     default="auto",
     show_default=True,
-    help="Who writes the graph.",
+    help="Who writes the graph; transformers: version 5 or later.",
 )
 @click.option("--opset", type=click.IntRange(7), help="Operator set; default: the exporter's.")
 @_json
@@ -181,16 +182,67 @@ def score(
 @click.argument("model", type=_MODEL)
 @_task_options
 @click.option("--search-data", help="File with rows for the search; default: a search file, else a part of train.")
-@click.option("--calibration", help="File with unlabelled rows; the searches here do not need it.")
+@click.option("--calibration", help="File with unlabelled rows for compensation; default: the search rows.")
 @click.option("--output", "-o", type=_MODEL, help="Folder; default: <folder of the model>-optimized here.")
 @click.option(
-    "--search",
-    type=click.Choice(["robust", "axformer"]),
-    default="robust",
-    show_default=True,
-    help="robust: noise is measured, other rows choose the result. axformer: the paper's rule.",
+    "--max-drop",
+    type=click.FloatRange(0),
+    help="The fastest graph that scores at most so many points below MODEL on the select rows; default: 0.",
 )
-@click.option("--k", type=click.IntRange(1), default=30, show_default=True, help="K of hard attention.")
+@click.option(
+    "--speedup",
+    type=click.FloatRange(1, min_open=True),
+    help="The most accurate graph that is measured at least so many times as fast.",
+)
+@click.option(
+    "--size",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="The most accurate graph whose file is at most this part of MODEL's.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["low", "medium", "high"]),
+    default="medium",
+    show_default=True,
+    help="How many candidates are asked about, on how many rows.",
+)
+@click.option(
+    "--search",
+    type=click.Choice(["compensated", "robust", "axformer"]),
+    default="compensated",
+    show_default=True,
+    help="compensated: what stays makes up for what goes, latency is measured. robust: removes only what does not matter. "
+    "axformer: the paper's rule.",
+)
+@click.option(
+    "--k", type=click.IntRange(1), default=30, show_default=True, help="K of hard attention (robust, axformer)."
+)
+@click.option(
+    "--readout",
+    type=click.Choice(["narrow", "whole"]),
+    default="narrow",
+    show_default=True,
+    help="narrow: the last layer computes only the token that the output reads, where that is exact.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that score candidates (compensated).",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where those processes are; ray: the cluster that RAY_ADDRESS names, else a local one. Needs the extra [ray].",
+)
+@click.option(
+    "--shared-weights",
+    type=click.Choice(["together", "separate"]),
+    help="Heads and neurons of layers that share weights: in all at once, or each with a copy; default: together.",
+)
 @click.option(
     "--max-search-rows", type=click.IntRange(3), help="Rows for the search, select rows included; default: 3000."
 )
@@ -215,7 +267,13 @@ def optimize(model: Path, as_json: bool, **options: Any) -> None:
         click.echo(result.report.dumps(), nl=False)
     else:
         print_report(result.report, console())
-        click.echo(f"Written to {result.output}: model.onnx, plan.json, report.md, report.json, journal.jsonl")
+        files = [name for name in _WRITTEN if (result.output / name).exists()]
+        click.echo(f"Written to {result.output}: {', '.join(files)}")
+
+
+_WRITTEN = (
+    "model.onnx", "plan.json", "plan.safetensors", "report.md", "report.json", "journal.jsonl", "frontier",
+)  # fmt: skip
 
 
 def _optimize_options(
@@ -223,7 +281,15 @@ def _optimize_options(
     output: Path | None,
     search_data: str | None,
     search: Any,
+    max_drop: float | None,
+    speedup: float | None,
+    size: float | None,
+    effort: Any,
     k: int,
+    readout: Any,
+    jobs: int,
+    backend: Any,
+    shared_weights: Any,
     max_search_rows: int | None,
     overwrite: bool,
     seed: int,
@@ -244,7 +310,13 @@ def _optimize_options(
         search_data=search_data,
         calibration=calibration,
         search=search,
+        goal=_goal(search, max_drop, speedup, size),
+        effort=effort,
         k=k,
+        readout=readout,
+        jobs=jobs,
+        backend=backend,
+        shared_weights=shared_weights,
         seed=seed,
         machine=_machine(**rest),
         shapes=_shapes(**rest),
@@ -252,6 +324,18 @@ def _optimize_options(
         max_length=max_length,
         overwrite=overwrite,
     )
+
+
+def _goal(search: str, max_drop: float | None, speedup: float | None, size: float | None) -> Any:
+    from axformer_onnx.search.goal import Goal
+
+    asked = {"drop": max_drop, "speedup": speedup, "size": size}
+    given = [Goal(kind, value) for kind, value in asked.items() if value is not None]  # type: ignore[arg-type]
+    if len(given) > 1:
+        raise UsageError(f"{given[0].words} and {given[1].words} were given; name one goal")
+    if given and search != "compensated":
+        raise UsageError(f"{given[0].words} is for --search compensated; --search {search} has no goal but the loss")
+    return given[0] if given else Goal()
 
 
 def _task(task: str, columns: str | None, label: str | None, metric: str | None, **rest: Any) -> Task:
@@ -285,6 +369,7 @@ def _print_json(data: Any) -> None:
 
 def main() -> None:
     """Entry point of `axformer-onnx`: errors of ours are one line on stderr and their exit code; bugs are tracebacks."""
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of in a damaged graph is said in our error
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -294,5 +379,5 @@ def main() -> None:
         click.echo("stopped; the same command goes on where the journal ends", err=True)
         sys.exit(130)
     except AxformerError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(error.exit_code)

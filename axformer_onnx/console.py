@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from axformer_onnx.errors import printable
+from axformer_onnx.refusals import NOTHING, left_whole, placed
 from axformer_onnx.report.words import count, megabytes, paired, speed
+from axformer_passes.shared import words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from axformer_onnx.inspection import Inspection
     from axformer_onnx.optimize import Watcher
     from axformer_onnx.records import Trial
+    from axformer_onnx.refusals import Placed
     from axformer_onnx.score import ScoreResult
     from axformer_passes.anatomy import Layer
 
@@ -30,11 +34,11 @@ def console() -> Console:
 
 
 def print_inspection(found: Inspection, out: Console) -> None:
-    """The anatomy as a table, then what was not recognised."""
+    """The anatomy as a table, what was not recognised marked in its place; then the reasons, in the order of the graph."""
     anatomy = found.anatomy
     table = plain_table("layer", ">heads", ">neurons", "activation", ">parameters", ">share of compute")
-    for layer, cost in zip(anatomy.layers, found.layers, strict=True):
-        table.add_row(*_anatomy_cells(layer), count(cost.parameters), _percent(cost.macs, found.macs))
+    for cells in _layer_rows(found):
+        table.add_row(*cells)
     rest = [found.parameters - sum(x.parameters for x in found.layers), found.macs - sum(x.macs for x in found.layers)]
     table.add_row("rest", "", "", "embeddings, norms, head", count(rest[0]), _percent(rest[1], found.macs), style="dim")
     table.add_row("all", str(anatomy.heads), str(anatomy.neurons), "", count(found.parameters), "100 %")
@@ -44,19 +48,59 @@ def print_inspection(found: Inspection, out: Console) -> None:
         f"{megabytes(found.size_bytes)}, {count(found.macs)} multiply-accumulates at 1 x {found.length}",
     )
     out.print(table)
-    for layer in anatomy.layers:
-        for block in (layer.attention, *layer.feed_forwards):
-            if block is not None and block.why:
-                _say(out, f"layer {layer.index}: a block cannot be taken out as a whole: {block.why}")
-    for refusal in anatomy.refused:
-        _say(out, f"not recognised: {refusal.node} ({refusal.operator}): {refusal.reason}")
+    for line in _remarks(found):
+        _say(out, line)
 
 
-def _anatomy_cells(layer: Layer) -> tuple[str, str, str, str]:
-    attention, blocks = layer.attention, layer.feed_forwards
-    heads = f"{attention.heads} x {attention.head_size}" if attention else "-"
-    activation = ", ".join(dict.fromkeys(block.activation for block in blocks))
-    return str(layer.index), heads, " + ".join(str(block.neurons) for block in blocks) or "-", activation
+def _remarks(found: Inspection) -> list[str]:
+    anatomy = found.anatomy
+    if not anatomy.layers and not anatomy.refused:
+        return [NOTHING[0].upper() + NOTHING[1:]]
+    lines = [
+        f"layer {layer.index}: a block cannot be taken out as a whole: {block.why}"
+        for layer in anatomy.layers
+        for block in layer.blocks
+        if block.why
+    ]
+    lines += [f"{words(group)}; they are counted in layer {group.layers[0]}" for group in found.shared_weights]
+    if anatomy.refused:
+        lines += [
+            "Not recognised (?), left as it is:",
+            *(f"  {x}" for x in left_whole(anatomy)),
+        ]
+    return lines
+
+
+def _layer_rows(found: Inspection) -> list[tuple[str, ...]]:
+    """The cells of each layer; "?" for a part that was not recognised, in a row of its own where nothing of its layer was."""
+    refusals, rows = placed(found.anatomy), list[tuple[str, ...]]()
+    missing = {(x.layer, x.part) for x in refusals}
+    for layer, cost in zip(found.anatomy.layers, found.layers, strict=True):
+        rows += _lost_rows(refusals, layer.index)
+        absent = ["?" if (layer.index, part) in missing else "-" for part in ("heads", "neurons")]
+        share = _percent(cost.macs, found.macs)
+        rows.append((*_anatomy_cells(layer, *absent), count(cost.parameters), share))
+    return rows + _lost_rows(refusals, len(found.anatomy.layers))
+
+
+def _lost_rows(refusals: list[Placed], before: int) -> list[tuple[str, ...]]:
+    """A row for each attention block, and for feed-forward blocks alone, of which no layer is left."""
+    rows: list[list[str]] = []
+    for x in refusals:
+        if x.refusal.before != before or x.layer is not None or not x.part:
+            continue
+        if x.part == "heads" or not rows:
+            rows.append(["?", "", "", "", "", ""])
+        rows[-1][1 if x.part == "heads" else 2] = "?"
+    return [tuple(row) for row in rows]
+
+
+def _anatomy_cells(layer: Layer, no_heads: str, no_neurons: str) -> tuple[str, str, str, str]:
+    attention, feed_forward = layer.attention, layer.feed_forward
+    heads = f"{attention.heads} x {attention.head_size}" if attention else no_heads
+    if feed_forward is None:
+        return str(layer.index), heads, no_neurons, ""
+    return str(layer.index), heads, str(feed_forward.neurons), feed_forward.activation
 
 
 def print_scores(result: ScoreResult, out: Console) -> None:
@@ -113,10 +157,10 @@ def progress() -> Iterator[Watcher]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[accepted]} accepted, {task.fields[element]}"),
+        TextColumn("{task.fields[element]}"),
     )
     with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as bar:
-        task = bar.add_task("search", total=None, visible=False, accepted=0, element="")
+        task = bar.add_task("search", total=None, visible=False, element="")
 
         def step(text: str) -> None:
             bar.update(task, visible=False)
@@ -129,17 +173,19 @@ def progress() -> Iterator[Watcher]:
                 visible=True,
                 completed=done.index + 1,
                 total=done.index + 1 + left,
-                accepted=accepted,
-                element=done.element,
+                element=f"{accepted} accepted, {done.element}",
             )
 
-        yield Watcher(step, trial)
+        def part(what: str, done: int, of: int) -> None:
+            bar.update(task, visible=True, completed=done, total=of, description=what, element="")
+
+        yield Watcher(step, trial, part)
 
 
 def _say(out: Console, text: str, style: str = "") -> None:
     from rich.text import Text
 
-    out.print(Text(text, style=style))
+    out.print(Text(printable(text.replace("\n", " ")), style=style))
 
 
 def _percent(part: int, whole: int) -> str:

@@ -9,6 +9,7 @@ from axformer_passes.errors import (
     RuntimeFailure,
     UsageError,
     VerifyError,
+    printable,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "RuntimeFailure",
     "UsageError",
     "VerifyError",
+    "printable",
 ]

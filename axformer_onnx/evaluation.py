@@ -22,6 +22,7 @@ from axformer_onnx.tokenizer_files import read_json
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_UNSTEADY = 2.0
 _VOCABULARY = 1000  # where config.json does not say; latency does not depend on which tokens there are
 
 
@@ -107,6 +108,18 @@ def latency_of(
         (batch, length, make_feeds(names, batch, length, vocab_size=vocabulary, seed=seed)) for batch, length in shapes
     ]
     return compare_latency(sessions, feeds, seed=seed)
+
+
+def latency_warnings(rows: Iterable[LatencyRow]) -> list[str]:
+    """A sentence for each shape at which a model's 95th percentile lies far above its median: something else ran."""
+    unsteady = {
+        f"{row.batch} x {row.length}": row.p95_ms / row.p50_ms for row in rows if row.p95_ms > _UNSTEADY * row.p50_ms
+    }
+    return [
+        f"latency at {shape} is unsteady (its 95th percentile is {times:.1f} times its median): was the machine busy? "
+        "Measure again on a free one (axformer-onnx score SOURCE RESULT ...)"
+        for shape, times in unsteady.items()
+    ]
 
 
 def provider_warnings(session: Any, provider: str) -> list[str]:

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from axformer_onnx.data import DataRoles, Rows, resolve
+from axformer_onnx.errors import RecogniseError
 from axformer_onnx.evaluation import Machine, Reading, provider_warnings, reading_of, truncation_notes
+from axformer_onnx.refusals import NOTHING, left_whole
 from axformer_onnx.runtime import run_once
+from axformer_onnx.search.goal import Goal
+from axformer_onnx.search.tune import Level
+from axformer_onnx.search.workers import Backend
 from axformer_onnx.tasks import Task
 from axformer_onnx.text import Encoded
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.files import load_model, model_path, sha256_of
+from axformer_passes.plan import Readout, SharedWeights
+from axformer_passes.shared import shared_groups, words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,7 +32,7 @@ MAX_SEARCH_ROWS = 3000
 """Rows for search and select together, unless asked otherwise: two thirds decide trials. The standard error
 of a paired difference in accuracy is then about half a point, and a trial takes seconds."""
 
-SearchKind = Literal["robust", "axformer"]
+SearchKind = Literal["compensated", "robust", "axformer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,12 @@ class OptimizeOptions:
     """What to optimize, with which rows, how, and where to.
 
     data, search_data, calibration    as `data.resolve`
-    k                                 of hard attention
+    goal, effort                      of the compensated search (`search/budget.py`, `search/tune.py`)
+    k                                 of hard attention, in the other searches
+    jobs, backend                     processes that score candidates of the compensated search (`search/workers.py`)
+    readout                           narrow: what only a picked token needs is computed for it alone, where that is legal
+    shared_weights                    where layers share weights: heads and neurons go in all of them (together), or a layer that
+                                      loses some gets a copy (separate); None: together
     shapes                            (batch, length) of the latency table; None: from the data
     overwrite                         forget what an earlier run left in `output`
     """
@@ -44,8 +56,14 @@ class OptimizeOptions:
     data: str | None = None
     search_data: str | None = None
     calibration: str | None = None
-    search: SearchKind = "robust"
+    search: SearchKind = "compensated"
+    goal: Goal = dataclasses.field(default_factory=Goal)
+    effort: Level = "medium"
     k: int = 30
+    readout: Readout = "narrow"
+    jobs: int = 1
+    backend: Backend = "local"
+    shared_weights: SharedWeights | None = None
     seed: int = 0
     machine: Machine = dataclasses.field(default_factory=Machine)
     shapes: tuple[tuple[int, int], ...] | None = None
@@ -66,7 +84,10 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Everything that the search and the report need: the source, how it reads the task, rows and tokens by role."""
+    """Everything that the search and the report need: the source, how it reads the task, rows and tokens by role.
+
+    narrow   the plan narrows the read-out
+    """
 
     source: Source
     reading: Reading
@@ -74,6 +95,7 @@ class Given:
     encoded: Mapping[str, Encoded]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    narrow: bool = False
 
 
 def open_source(options: OptimizeOptions) -> Source:
@@ -82,7 +104,10 @@ def open_source(options: OptimizeOptions) -> Source:
 
     path = model_path(options.model)
     model = load_model(path)
-    return Source(path, sha256_of(path), model, recognise(model, run_once))
+    anatomy = recognise(model, run_once)
+    if not anatomy.layers:
+        raise RecogniseError(f"{path}: {'; '.join(left_whole(anatomy)) or NOTHING}")
+    return Source(path, sha256_of(path), model, anatomy)
 
 
 def read_rows(options: OptimizeOptions, source: Source) -> Given:
@@ -98,18 +123,36 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     )
     session = options.machine.session(source.path)
     reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
-    rows = _rows_by_role(roles, options.search)
+    rows = _rows_by_role(roles, options)
     encoded = {role: reading.encoder.encode(part) for role, part in rows.items()}
-    unused = [f"the calibration rows are not used by --search {options.search}"] if options.calibration else []
-    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *_refusals(source.anatomy))
+    used = options.search == "compensated" or not options.calibration
+    unused = [] if used else [f"the calibration rows are not used by --search {options.search}"]
+    shared = _shared_notes(options, source.anatomy)
+    left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
+    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))
     return Given(source, reading, rows, encoded, notes, warnings)
 
 
-def _rows_by_role(roles: DataRoles, search: SearchKind) -> dict[str, Rows]:
-    """The authors' search chooses no stage, so its trials see the select rows too."""
-    if search == "robust":
-        return {"search": roles.search, "select": roles.select, "report": roles.report}
+def shared_weights(options: OptimizeOptions, anatomy: Anatomy) -> SharedWeights:
+    """What the plan says of weights that layers share; `separate` where no layers do."""
+    return (options.shared_weights or "together") if shared_groups(anatomy) else "separate"
+
+
+def _shared_notes(options: OptimizeOptions, anatomy: Anatomy) -> list[str]:
+    consequence = {
+        "together": "heads and neurons go in all of them at once (--shared-weights together)",
+        "separate": "each is cut by itself and then needs a copy, so the file may grow (--shared-weights separate)",
+    }[shared_weights(options, anatomy)]
+    return [f"{words(group)}: {consequence}" for group in shared_groups(anatomy)]
+
+
+def _rows_by_role(roles: DataRoles, options: OptimizeOptions) -> dict[str, Rows]:
+    """The authors' search chooses no stage, so its trials see the select rows too; calibration rows are for compensation."""
+    if options.search != "axformer":
+        three = {"search": roles.search, "select": roles.select, "report": roles.report}
+        spare = roles.calibration if options.search == "compensated" else None
+        return three if spare is None else {**three, "calibration": spare}
     first, second = roles.search, roles.select
     joined = Rows(
         texts=first.texts + second.texts,
@@ -119,7 +162,3 @@ def _rows_by_role(roles: DataRoles, search: SearchKind) -> dict[str, Rows]:
         label_names=first.label_names,
     )
     return {"search": joined, "report": roles.report}
-
-
-def _refusals(anatomy: Anatomy) -> list[str]:
-    return [f"left whole: {x.node} ({x.operator}): {x.reason}" for x in anatomy.refused]

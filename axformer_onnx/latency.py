@@ -21,6 +21,8 @@ from axformer_onnx.statistics import ratio_of_medians
 from axformer_onnx.text import check_input
 
 Feeds = Mapping[str, npt.NDArray[Any]]
+MOST_ROUNDS = 300
+"""More say nothing new, and the bootstrap of their medians takes longer than they do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ def compare_latency(
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
 
-    rounds   at least so many a shape, and as many as fit into min_seconds; 5 are made whatever max_seconds says
+    rounds   at least so many a shape, and as many as fit into min_seconds, up to MOST_ROUNDS; 5 are made whatever max_seconds says
     warmup   runs of each session before the first round
 
     On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when
@@ -161,6 +163,6 @@ def _interleaved(
 def _goes_on(done: int, seconds: float, rounds: int, min_seconds: float, max_seconds: float) -> bool:
     if done < min(5, rounds):
         return True
-    if seconds >= max_seconds:
+    if seconds >= max_seconds or done >= max(rounds, MOST_ROUNDS):
         return False
     return done < rounds or seconds < min_seconds

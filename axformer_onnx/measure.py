@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from axformer_onnx.errors import ModelError
+from axformer_passes.reading import read_model
 
 
 def parameters_and_size(path: str | Path) -> tuple[int, int]:
@@ -21,19 +21,13 @@ def parameters_and_size(path: str | Path) -> tuple[int, int]:
     import onnx_ir as ir
 
     path = Path(path)
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf's and onnx-ir's own kinds
-        raise ModelError(f"{path}: not a model that can be read: {' '.join(str(error).split())[:200]}") from None
+    model = read_model(path)
     parameters, files = 0, {path.resolve()}
     for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             files.add((path.parent / str(tensor.location)).resolve())
         if tensor.dtype.is_floating_point() or (tensor.dtype.bitwidth <= 8 and tensor.dtype != ir.DataType.BOOL):
             parameters += tensor.size
-    missing = sorted(str(file) for file in files if not file.is_file())
-    if missing:
-        raise ModelError(f"{path}: the external data file {missing[0]} is missing")
     return parameters, sum(file.stat().st_size for file in files)
 
 

@@ -11,15 +11,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from axformer_onnx.evaluation import default_shapes, latency_of, score_file, score_warnings
+from axformer_onnx.evaluation import default_shapes, latency_of, latency_warnings, score_file, score_warnings
 from axformer_onnx.given import Given, OptimizeOptions
+from axformer_onnx.latency import LatencyRow
 from axformer_onnx.records import Scores
 from axformer_onnx.report import build
 from axformer_onnx.report.layers import layer_records
-from axformer_onnx.report.record import ComparisonRecord, LatencyRecord, ModelRecord, Report
+from axformer_onnx.report.record import ComparisonRecord, CompensationRecord, ModelRecord, Report, SearchRecord
 from axformer_onnx.runtime import describe_hardware, run_once, versions
 from axformer_onnx.search.control import random_plan
-from axformer_onnx.search.walk import SearchResult
 from axformer_onnx.statistics import compare
 from axformer_passes.files import load_model, save_model
 from axformer_passes.plan import Plan
@@ -39,18 +39,19 @@ class _Judged:
 def outcome(
     options: OptimizeOptions,
     given: Given,
-    result: SearchResult,
+    plan: Plan,
     candidate: Path,
+    search: SearchRecord,
+    compensation: CompensationRecord | None = None,
     *,
-    resumed_trials: int,
     step: Step,
 ) -> Report:
-    """Measure the graph at `candidate`, which carries out `result.plan`, against the source."""
+    """Measure the graph at `candidate`, which carries out `plan`, against the source."""
     step("scoring the source on the report rows")
     source = _judge(options, given, given.source.path, None)
     step("scoring the result on the report rows")
     judged = _judge(options, given, candidate, source.scores)
-    control = _control(options, given, result.plan, source.scores, candidate.parent, step)
+    control = _control(options, given, plan, source.scores, candidate.parent, step)
     step("measuring latency")
     latency = _latency(options, given, candidate)
     assert judged.against_source is not None
@@ -67,15 +68,14 @@ def outcome(
         control=control.record if control else None,
         control_comparison=control.against_source if control else None,
         control_seed=options.seed if control else None,
-        latency=latency,
+        latency=build.latency_records(latency),
         macs_shape=f"{_macs_shape(given)[0]} x {_macs_shape(given)[1]}",
-        layers=layer_records(given.source.anatomy, result.plan),
-        search=build.search_record(
-            result, options.search, seed=options.seed, k=options.k, resumed_trials=resumed_trials
-        ),
+        layers=layer_records(given.source.anatomy, plan),
+        search=search,
+        compensation=compensation,
         data=build.data_records(given.rows),
         notes=[*given.notes, *_control_notes(judged, control)],
-        warnings=[*given.warnings, *_score_warnings(given, source, judged)],
+        warnings=[*given.warnings, *_score_warnings(given, source, judged), *latency_warnings(latency)],
         provider=options.machine.provider,
         threads=options.machine.threads,
         versions=versions(),
@@ -102,7 +102,7 @@ def _control(
     """A random plan of equal size, built, scored and thrown away; None where nothing was removed."""
     from axformer_passes.apply import apply_plan
 
-    if plan.is_empty:
+    if plan.is_exact:
         return None
     step("scoring a random plan of equal size")
     control = random_plan(given.source.anatomy, plan, options.seed)
@@ -112,11 +112,10 @@ def _control(
         return _judge(options, given, path, source)
 
 
-def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRecord]:
+def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRow]:
     shapes = options.shapes or default_shapes(given.encoded["report"])
     pair = {"source": given.source.path, "result": candidate}
-    rows = latency_of(pair, shapes, given.reading.vocabulary, options.machine, options.seed)
-    return build.latency_records(rows)
+    return latency_of(pair, shapes, given.reading.vocabulary, options.machine, options.seed)
 
 
 def _macs_shape(given: Given) -> tuple[int, int]:

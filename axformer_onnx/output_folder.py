@@ -16,7 +16,9 @@ from axformer_onnx.errors import RuntimeFailure, UsageError
 
 MODEL = "model.onnx"
 JOURNAL = "journal.jsonl"
-OWN = (MODEL, f"{MODEL}.data", "plan.json", "report.json", "report.md")
+FRONTIER = "frontier"
+"""Folder of the operating points: a folder with plan.json and plan.safetensors for each."""
+OWN = (MODEL, f"{MODEL}.data", "plan.json", "plan.safetensors", "report.json", "report.md")
 COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE",
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
@@ -63,6 +65,7 @@ def clear(output: Path) -> None:
     """Remove the results of an earlier run; files of others stay."""
     for name in OWN:
         (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / FRONTIER, ignore_errors=True)
 
 
 def copy_companions(folder: Path, target: Path) -> None:
@@ -79,4 +82,6 @@ def staging(output: Path) -> Iterator[Path]:
         folder = Path(name)
         yield folder
         for path in sorted(folder.iterdir(), key=lambda path: path.name == MODEL):
+            if path.is_dir():
+                shutil.rmtree(output / path.name, ignore_errors=True)
             path.replace(output / path.name)

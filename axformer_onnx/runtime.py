@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+from axformer_passes.detached import Detached
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,13 @@ _DTYPES = {
     "tensor(int32)": np.int32,
     "tensor(float)": np.float32,
     "tensor(bool)": np.bool_,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
 }
 _SEVERE_ONLY = 3  # ONNX Runtime's log levels: 2 warning, 3 error, 4 fatal
 _SILENT = 4
+_NOTE = "axformer_note"
+"""Attribute of a session that is not of the model as it is written: the sentence that says so."""
 
 
 def provider_name(provider: str) -> str:
@@ -76,19 +81,23 @@ def provider_name(provider: str) -> str:
 
 
 def make_session(
-    model: str | Path | bytes,
+    model: str | Path | bytes | Detached,
     *,
     provider: str = "cpu",
     threads: int | None = None,
     optimize: bool = True,
     quiet: bool = False,
+    widen: bool = True,
+    prepack: bool = True,
 ) -> Any:
     """An onnxruntime.InferenceSession.
 
-    model     a path (external data is found beside it) or the bytes of a model
+    model     a path (external data is found beside it), the bytes of a model, or a model without its large weights
     threads   threads inside one operator; None: ONNX Runtime's choice (the physical cores)
     optimize  False switches off all of ONNX Runtime's graph rewrites
     quiet     say nothing, not even errors, in ONNX Runtime's own log
+    widen     a bfloat16 model that the provider has no kernels for runs as its float32 twin, which `fallback_note` says
+    prepack   False: weights stay as they are (mapped, where they lie in files); slower to run, for sessions that run once
 
     A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence.
 
@@ -97,8 +106,9 @@ def make_session(
     import onnxruntime as ort
 
     name = provider_name(provider)
-    origin = "model" if isinstance(model, bytes) else str(model)
-    if not isinstance(model, bytes) and not Path(model).is_file():
+    on_disk = isinstance(model, str | Path)
+    origin = str(model) if on_disk else "model"
+    if on_disk and not Path(origin).is_file():
         raise ModelError(f"{origin}: no such file")
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT if quiet else _SEVERE_ONLY
@@ -106,25 +116,55 @@ def make_session(
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     providers = list(dict.fromkeys([name, "CPUExecutionProvider"]))
     try:
-        session = ort.InferenceSession(model if isinstance(model, bytes) else origin, options, providers=providers)
+        shared = _attach(options, model) if isinstance(model, Detached) else []
+        content = model.content() if isinstance(model, Detached) else model if isinstance(model, bytes) else origin
+        session = ort.InferenceSession(content, options, providers=providers)
+        session.axformer_weights = shared  # they must live as long as the session
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise ModelError(f"{origin}: ONNX Runtime does not load it: {_one_line(error)}") from None
+        twin = _float32_twin(model) if widen and _lacks_kernel(error) else None
+        if twin is None:
+            raise ModelError(f"{origin}: ONNX Runtime does not load it: {_one_line(error)}") from None
+        session = ort.InferenceSession(twin, options, providers=providers)
+        setattr(session, _NOTE, f"{name} lacks bfloat16 kernels: figures are of the same weights in float32 arithmetic")
     note = fallback_note(session, provider)
     if note:
         logger.warning(note)
     return session
 
 
+def _attach(options: Any, model: Detached) -> list[Any]:
+    """Tell a session to be made where the weights of `model` are; returns those that it shares with us."""
+    import onnxruntime as ort
+
+    if model.folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.folder)
+    shared: dict[str, Any] = {}
+    for name, tensor in model.in_memory.items():
+        array = np.ascontiguousarray(tensor.numpy())
+        if array.dtype.isbuiltin != 1:  # bfloat16, float8: types of ml_dtypes, which ONNX Runtime takes as bits
+            bits = array.view(f"uint{8 * array.itemsize}")
+            shared[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(tensor.dtype))
+        else:
+            shared[name] = ort.OrtValue.ortvalue_from_numpy(array)
+    if shared:
+        options.add_external_initializers(list(shared), list(shared.values()))
+    for name, value in shared.items():
+        options.add_initializer(name, value)  # without it ONNX Runtime copies what the line before gave it
+    return list(shared.values())
+
+
 def fallback_note(session: Any, provider: str) -> str | None:
-    """A sentence where ONNX Runtime did not use the provider that was asked for, else None.
+    """A sentence where ONNX Runtime did not use the provider that was asked for, or not the model's own arithmetic, else None.
 
     Single operators that a provider leaves to the CPU are not seen here: ONNX Runtime's log tells them.
     """
     wanted, used = provider_name(provider), session.get_providers()
     if used and used[0] == wanted:
-        return None
+        return getattr(session, _NOTE, None)
     return (
         f"ONNX Runtime could not start {wanted} and runs on {', '.join(used)} instead; "
         "figures are those of that provider. Check its driver and libraries"
@@ -157,12 +197,15 @@ def fit_feeds(session: Any, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, 
     return fitted
 
 
-def run_once(model: bytes, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+def run_once(model: bytes | Detached, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     """All outputs of a model on one input, ONNX Runtime's own optimisations off and its log silent.
 
     The runner that recognition is given. Raises: ModelError, RuntimeFailure.
     """
-    return run_session(make_session(model, threads=1, optimize=False, quiet=True), feeds)
+    small = isinstance(model, bytes) or not model.weights
+    # what is not prepacked costs ONNX Runtime (measured: 1.32) a search among all initializers for each of them
+    session = make_session(model, threads=1, optimize=False, quiet=True, widen=False, prepack=small)
+    return run_session(session, feeds)
 
 
 def describe_hardware() -> dict[str, Any]:
@@ -201,6 +244,22 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _lacks_kernel(error: Exception) -> bool:
+    return "NOT_IMPLEMENTED" in str(error) or "bfloat16" in str(error)
+
+
+def _float32_twin(model: str | Path | bytes | Detached) -> bytes | None:
+    """The bytes of a bfloat16 model's float32 twin; None for other models."""
+    import onnx
+
+    from axformer_passes.widen import BFLOAT16, holds, widened
+
+    if isinstance(model, Detached):
+        return bytes(widened(model.whole(), BFLOAT16).SerializeToString()) if holds(model.proto) else None
+    proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else onnx.load(str(model))
+    return bytes(widened(proto, BFLOAT16).SerializeToString()) if holds(proto) else None
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from axformer_onnx.evaluation import (
     Reading,
     default_shapes,
     latency_of,
+    latency_warnings,
     provider_warnings,
     reading_of,
     score_warnings,
@@ -143,5 +144,5 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         macs_shape=f"{batch} x {length}",
         labels=tuple(dict.fromkeys(one.reading.label_map.note for one in scored)),
         notes=tuple(dict.fromkeys(note for one in scored for note in truncation_notes([("report", one.encoded)]))),
-        warnings=tuple(warning for one in scored for warning in one.warnings),
+        warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
     )

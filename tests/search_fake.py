@@ -34,7 +34,7 @@ def anatomy(
         q, k, v, o = (linear(f"{i}.{p}", width, width) for p in "qkvo")
         attention = AttentionBlock(heads, heads, head_size, 0.5, q, k, v, o, f"{i}.softmax", "Softmax", *places)
         up, down = linear(f"{i}.up", width, neurons), linear(f"{i}.down", neurons, width)
-        return Layer(i, attention, (FeedForwardBlock(neurons, "Gelu", (up,), down, *places),))
+        return Layer(i, attention, FeedForwardBlock(neurons, "Gelu", (up,), down, *places))
 
     return Anatomy(tuple(layer(i) for i in range(layers)), width, 17, "fake", ())
 

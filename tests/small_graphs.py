@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 Array = npt.NDArray[Any]
 D, H, E, F = 12, 4, 3, 10
+GAIN, SHIFT = np.linspace(0.5, 2, H * E, dtype=np.float32), np.linspace(-1, 1, H * E, dtype=np.float32)
 
 
 class Sketch:
@@ -90,10 +91,12 @@ class Weights:
         neurons: Collection[int] = (),
         scores: Callable[[Array], Array] = lambda s: s,
         act: Callable[[Array], Array] = lambda u: np.maximum(u, 0),
+        context: Callable[[Array], Array] = lambda c: c,
     ) -> Array:
         """float64[B,S,D]: the layer with the contexts of `heads` (query heads) and the activations of `neurons` zero.
 
-        `scores` maps the scaled scores [B,H,S,S] to the ones that enter the softmax.
+        `scores` maps the scaled scores [B,H,S,S] to the ones that enter the softmax, `context` the contexts [B,H,S,E] to those
+        that the output projection reads.
         """
         w = {name: value.astype(np.float64) for name, value in self.parts.items()}
 
@@ -104,9 +107,9 @@ class Weights:
         k, v = (split(x @ w[f"w{n}"] + w[f"b{n}"], self.groups).repeat(H // self.groups, axis=1) for n in "kv")
         s = scores(q @ k.swapaxes(2, 3) * E**-0.5)
         p = np.exp(s - s.max(-1, keepdims=True))
-        context = p / p.sum(-1, keepdims=True) @ v
-        context[:, list(heads)] = 0
-        joined = context.transpose(0, 2, 1, 3).reshape(*x.shape[:2], H * E)
+        read = context(p / p.sum(-1, keepdims=True) @ v)
+        read[:, list(heads)] = 0
+        joined = read.transpose(0, 2, 1, 3).reshape(*x.shape[:2], H * E)
         z = _norm(x + joined @ w["wo"] + w["bo"])
         inner = act(z @ w["up"] + w["bu"])
         inner[..., list(neurons)] = 0
@@ -278,6 +281,17 @@ def batched(g: Sketch, w: Weights, heads: Heads) -> str:
     context = g("MatMul", g("Softmax", scores, axis=-1), v)
     split = g("Reshape", context, g("Concat", batch, count, g.sizes(context, 1, 2), axis=0))
     joined = g("Reshape", g.transpose(split, 0, 2, 1, 3), g.sizes("x", 0, 1, g.weight(np.array([-1]))))
+    return linear(g, joined, w["wo"], w["bo"])
+
+
+def group_normed(g: Sketch, w: Weights, heads: Heads) -> str:
+    """A group norm over the context, each head of a token a group, with a gain and a shift for every channel (RetNet's)."""
+    q, k, v = heads
+    scores = g("Mul", g("MatMul", q, g.transpose(k, 0, 1, 3, 2)), g.weight(np.float32(E**-0.5)))
+    context = g("MatMul", g("Softmax", scores, axis=-1), v)
+    tokens = g.reshape(g.transpose(context, 0, 2, 1, 3), -1, H * E)
+    normed = g("GroupNormalization", tokens, g.weight(GAIN), g.weight(SHIFT), num_groups=H)
+    joined = g("Reshape", normed, g.sizes("x", 0, 1, g.weight(np.array([-1]))))
     return linear(g, joined, w["wo"], w["bo"])
 
 

@@ -53,6 +53,33 @@ def test_result_keeps_the_face_of_the_source(family: str, exporter: str) -> None
     assert {node.domain for node in after.graph.node} == {""}
 
 
+@pytest.mark.parametrize(
+    "exporter",
+    [
+        "torchscript-eager-17+metadata",
+        "torchscript-eager-17+ort+metadata",
+        "torchscript-eager-17+metadata+external",
+        "dynamo-23",
+    ],
+)
+def test_what_a_node_says_of_itself_is_kept(exporter: str) -> None:
+    """metadata_props and doc strings; a fused operator that is spelled out hands them to its steps."""
+    model = build("bert", exporter)
+    before = {node.name: node for node in onnx.load(model.path).graph.node if node.name}
+    result = apply_plan(load_model(model.path), planned(model), run_once)
+    after = onnx.load_from_string(serialized(result)).graph.node
+    kept = [node for node in after if node.name in before]
+    assert len(kept) > 10
+    for node in kept:
+        source = before[node.name]
+        assert (_noted(node), node.doc_string) == (_noted(source), source.doc_string), node.name
+    assert any(map(_noted, kept))
+
+
+def _noted(node: onnx.NodeProto) -> dict[str, str]:
+    return {prop.key: prop.value for prop in node.metadata_props}
+
+
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> None:
     proto = ir.to_proto(removed(build(family, exporter), planned(build(family, exporter))))

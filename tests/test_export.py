@@ -15,6 +15,7 @@ import pytest
 import torch
 from zoo import build, onnx_outputs, torch_module
 from zoo_export import HAS_OPTIMUM
+from zoo_export_transformers import HAS_TRANSFORMERS_EXPORTER
 
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError, VerifyError
 from axformer_onnx.export import ExportResult, check, exporters, run
@@ -25,7 +26,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in ran
 EXPORTERS = [
     *([("optimum", 14), ("optimum", 18)] if HAS_OPTIMUM else []),
     ("torchscript", 14), ("torchscript", 17), ("dynamo", 18), ("dynamo", 23),
+    *([("transformers", 18), ("transformers", 20)] if HAS_TRANSFORMERS_EXPORTER else []),
 ]  # fmt: skip
+TRANSFORMERS = ["transformers"] if HAS_TRANSFORMERS_EXPORTER else []
 
 
 def checkpoint(folder: Path, family: str = "bert", tokenizer: bool = True, **overrides: Any) -> Path:
@@ -130,7 +133,7 @@ def _same() -> tuple[Any, int]:
     return model.sizes, model.seed
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo", *TRANSFORMERS])
 def test_weights_above_the_limit_go_to_one_file_beside_the_graph(tmp_path: Path, exporter: Any) -> None:
     result = export_model(
         checkpoint(tmp_path / "in", tokenizer=False), tmp_path / "out", exporter=exporter, single_file_limit=10_000
@@ -150,7 +153,7 @@ def test_same_export_again_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
     assert "already holds this export" in again.notes[0]
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo", *TRANSFORMERS])
 def test_same_checkpoint_gives_the_same_bytes(tmp_path: Path, exporter: Any) -> None:
     folder = checkpoint(tmp_path / "in")
     first, second = (export_model(folder, tmp_path / name, exporter=exporter).path.read_bytes() for name in ("a", "b"))
@@ -228,7 +231,9 @@ def test_auto_says_which_exporter_failed_and_goes_on(tmp_path: Path, monkeypatch
 
 def test_exporter_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporters, "_by_dynamo", _broken)
-    with pytest.raises(ModelError, match=r"unordered_map::at\. Other exporters: optimum, torchscript") as caught:
+    with pytest.raises(
+        ModelError, match=r"unordered_map::at\. Other exporters: optimum, torchscript, transf"
+    ) as caught:
         export_model(checkpoint(tmp_path / "in"), tmp_path / "out", exporter="dynamo")
     assert "hints" not in str(caught.value)
     assert_nothing_written(tmp_path, "in")
@@ -324,7 +329,7 @@ def test_impossible_option_is_refused(tmp_path: Path, exporter: Any, opset: Any,
 
 
 def test_auto_takes_the_exporter_that_writes_the_opset() -> None:
-    assert [a.exporter for a in exporters.attempts("auto", 23)] == ["dynamo"]
+    assert [a.exporter for a in exporters.attempts("auto", 23)] == ["dynamo", *TRANSFORMERS]
     assert exporters.attempts("auto", 17)[-1].exporter == "torchscript"
 
 
@@ -332,7 +337,31 @@ def test_missing_optimum_names_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(exporters, "has_optimum", lambda: False)
     with pytest.raises(RuntimeFailure, match=r"--exporter dynamo, or pip install 'axformer-onnx\[export\]'"):
         export_model(tmp_path, tmp_path / "out", exporter="optimum")
-    assert [a.exporter for a in exporters.attempts("auto", None)] == ["dynamo", "torchscript"]
+    assert [a.exporter for a in exporters.attempts("auto", None)] == ["dynamo", "torchscript", *TRANSFORMERS]
+
+
+def test_transformers_without_an_exporter_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporters.by_transformers, "has_transformers_exporter", lambda: False)
+    monkeypatch.setattr(exporters.by_transformers, "installed_version", lambda: "4.57.6")
+    message = "transformers 4.57.6 has no exporter, expected version 5 or later: --exporter dynamo, or, .* pip install 'transf"
+    with pytest.raises(RuntimeFailure, match=message):
+        export_model(tmp_path, tmp_path / "out", exporter="transformers")
+    assert "transformers" not in [a.exporter for a in exporters.attempts("auto", None)]
+
+
+@pytest.mark.skipif(not HAS_TRANSFORMERS_EXPORTER, reason="this transformers has no exporter of its own: 5 and later")
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "electra", "vit", "gpt2", "gpt2-tokens"])
+def test_transformers_own_exporter_exports_every_family(tmp_path: Path, family: str) -> None:
+    folder = checkpoint(tmp_path / "in", family, tokenizer=False)
+    result = export_model(folder, tmp_path / "out", exporter="transformers")
+    assert (result.exporter, result.opset) == ("transformers", 18)
+    assert_answers(result, family)
+    graph = onnx.load(result.path).graph
+    stated = {
+        d.dim_param for v in (*graph.input, *graph.output, *graph.value_info) for d in v.type.tensor_type.shape.dim
+    }
+    known = {"", "batch_size", "sequence_length"}
+    assert not {name for name in stated - known if name.isidentifier()}, "dimensions are named, not numbered"
 
 
 def test_missing_torch_names_the_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,3 +266,17 @@ def test_external_data_may_lie_in_attributes_of_nodes(model: Path) -> None:
     model.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError):
         load_model(model)
+
+
+def test_a_weight_has_its_tensors_shape_whatever_the_file_states(model: Path) -> None:
+    proto = onnx.load(model)
+    stated = {t.name: list(t.dims) for t in proto.graph.initializer}
+    name, dims = next((name, dims) for name, dims in stated.items() if len(dims) == 1)
+    kept = [info for info in proto.graph.value_info if info.name != name]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend([*kept, helper.make_tensor_value_info(name, TensorProto.FLOAT, [])])
+    model.write_bytes(proto.SerializeToString())
+    with pytest.raises(onnx.shape_inference.InferenceError, match="differ in rank"):
+        onnx.checker.check_model(proto, full_check=True)
+    onnx.checker.check_model(onnx.load_from_string(serialized(load_model(model))), full_check=True)
+    assert tuple(load_model(model).graph.initializers[name].shape or ()) == tuple(dims)

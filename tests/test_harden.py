@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper
-from onnx.reference import ReferenceEvaluator
-from small_graphs import D, E, H, Sketch
-from surgery import assert_close
+from small_graphs import D, Sketch
 from zoo import CASES, build, onnx_outputs
 
 from axformer_onnx.runtime import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.decompose import decompose_attention
-from axformer_passes.errors import PlanError, RecogniseError
+from axformer_passes.errors import PlanError
 from axformer_passes.files import load_model, serialized
 from axformer_passes.harden import harden, require_hardenable
 from axformer_passes.plan import MODES, Hard, Mode, Plan
@@ -112,77 +107,3 @@ def test_hard_attention_below_operator_set_11_is_refused_with_what_to_do() -> No
     model = ir.from_proto(g.model({"x": ["b", "s", D]}, g("Relu", "x"), ["b", "s", D]))
     with pytest.raises(PlanError, match=r"needs operator set 11.*the model has 10; export again"):
         require_hardenable(model, Plan().with_hard_attention(0, 3))
-
-
-# -- the fused node, taken apart ------------------------------------------------------------------------------------
-
-B, S, T, G = 2, 4, 6, 2
-MASKS: dict[str, Callable[[np.random.Generator], Array] | None] = {
-    "none": None,
-    "float [S,T]": lambda rng: rng.normal(size=(S, T)).astype(np.float32),
-    "float [B,1,S,T]": lambda rng: rng.normal(size=(B, 1, S, T)).astype(np.float32),
-    "bool [B,1,S,T]": lambda rng: np.broadcast_to(np.arange(T) < np.array([T, 3]).reshape(B, 1, 1, 1), (B, 1, S, T)),
-    "bool, rows that see nothing": lambda rng: np.arange(S * T).reshape(S, T) % (2 * T) < T,
-    "bool [B,H,S,T]": lambda rng: (rng.random((B, H, S, T)) < 0.6) | (np.arange(T) == 0),
-}
-FORMS: dict[str, dict[str, Any]] = {
-    "4-D": {},
-    "4-D, scale": {"scale": 0.3},
-    "3-D": {"q_num_heads": H, "kv_num_heads": H},
-    "4-D, grouped": {},
-    "3-D, grouped": {"q_num_heads": H, "kv_num_heads": G},
-}
-
-
-def attention(form: str, mask: str, causal: int, shapes: bool = True) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    rng = np.random.default_rng(3)
-    groups = G if "grouped" in form else H
-    counts = {"q": (H, S, E), "k": (groups, T, E), "v": (groups, T, E + 1)}
-    feeds: dict[str, Array] = {n: rng.normal(size=(B, *s)).astype(np.float32) for n, s in counts.items()}
-    if form.startswith("3-D"):
-        feeds = {n: a.transpose(0, 2, 1, 3).reshape(B, a.shape[2], -1) for n, a in feeds.items()}
-    build_mask = MASKS[mask]
-    if build_mask is not None:
-        feeds["mask"] = build_mask(rng)
-    g = Sketch(23)
-    y = g("Attention", *feeds, is_causal=causal, **FORMS[form])
-    rank = 3 if form.startswith("3-D") else 4
-    ins = {n: list(a.shape) if shapes else [f"{n}{i}" for i in range(a.ndim)] for n, a in feeds.items()}
-    kinds = {"mask": TensorProto.BOOL} if mask.startswith("bool") else {}
-    return g.model(ins, y, [None] * rank, **kinds), feeds
-
-
-@pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("shapes", [True, False], ids=["known shapes", "unknown shapes"])
-def test_fused_attention_equals_its_primitive_operators(form: str, mask: str, causal: int, shapes: bool) -> None:
-    """The oracle is onnx's own reference evaluator."""
-    proto, feeds = attention(form, mask, causal, shapes)
-    model = ir.from_proto(proto)
-    decompose_attention(model.graph, next(n for n in model.graph if n.op_type == "Attention"))
-    result = ir.to_proto(model)
-    onnx.checker.check_model(result, full_check=True)
-    assert {n.op_type for n in result.graph.node}.isdisjoint({"Attention"})
-    (wanted,) = ReferenceEvaluator(proto).run(None, feeds)
-    assert_close(onnx_outputs(result.SerializeToString(), feeds)[0], np.asarray(wanted), f"{form}, {mask}")
-
-
-@pytest.mark.parametrize(
-    ("attributes", "inputs", "reason"),
-    [
-        ({"softcap": 5.0}, 3, "softcap or softmax_precision"),
-        ({"softmax_precision": 1}, 3, "softcap or softmax_precision"),
-        ({}, 6, "past keys"),
-    ],
-)
-def test_forms_without_a_decomposition_are_refused(attributes: dict[str, Any], inputs: int, reason: str) -> None:
-    names = ["q", "k", "v", "", "pk", "pv"][:inputs]
-    node = helper.make_node("Attention", names, ["out"], **attributes)
-    infos = [helper.make_tensor_value_info(n, 1, [B, H, S, E]) for n in names if n]
-    out = [helper.make_tensor_value_info("out", 1, [B, H, S, E])]
-    graph = helper.make_graph([node], "g", infos, out)
-    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10))
-    with pytest.raises(RecogniseError, match=f"out: Attention with {reason}"):
-        decompose_attention(model.graph, next(iter(model.graph)))
-    assert [n.op_type for n in model.graph] == ["Attention"]

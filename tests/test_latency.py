@@ -9,7 +9,8 @@ import pytest
 from tiny_classifier import tiny_classifier
 
 from axformer_onnx.errors import DataError, RuntimeFailure
-from axformer_onnx.latency import compare_latency, make_feeds
+from axformer_onnx.evaluation import latency_warnings
+from axformer_onnx.latency import LatencyRow, compare_latency, make_feeds
 from axformer_onnx.runtime import make_session
 
 TABLE = np.ones((50, 3), dtype=np.float32)
@@ -69,3 +70,10 @@ def test_random_feeds_have_the_shape_and_only_known_inputs() -> None:
     assert feeds["position_ids"].tolist() == [[0, 1, 2, 3, 4]] * 2
     with pytest.raises(DataError, match="pixel_values"):
         make_feeds(["pixel_values"], 1, 1)
+
+
+def test_a_busy_machine_is_told_by_its_unsteady_times() -> None:
+    steady = LatencyRow("a", 1, 32, 10.0, 13.0, None, 50)
+    unsteady = LatencyRow("b", 8, 128, 2.0, 23.0, None, 50)
+    (warning,) = latency_warnings([steady, unsteady])
+    assert "8 x 128" in warning and "11.5 times" in warning

@@ -38,7 +38,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OptimizeRes
 
 
 def run(folder: Path, output: Path, watcher: Watcher | None = None, **changes: Any) -> OptimizeResult:
-    options = {"shapes": ((1, 8),), "machine": Machine(threads=1), **changes}
+    options = {"shapes": ((1, 8),), "machine": Machine(threads=1), "search": "robust", **changes}
     return optimize(OptimizeOptions(folder, get_task("mnli"), output, **options), watcher)
 
 
@@ -129,7 +129,7 @@ def test_where_nothing_can_go_the_report_says_so_and_the_graph_is_the_source(
 ) -> None:
     monkeypatch.setattr(robust, "robust_judge", lambda folds: lambda *losses: Verdict(False, 1.0, 1.0, "no"))
     result = run(folder, tmp_path / "out")
-    assert result.plan.is_empty and result.report.control is None and result.report.is_unchanged
+    assert result.plan.is_exact and result.report.control is None and result.report.is_unchanged
     assert "Nothing was removed: none of" in (result.output / "report.md").read_text()
     assert result.report.comparison.difference.value == 0.0
     assert result.report.candidate.parameters == result.report.source.parameters

@@ -127,3 +127,15 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.onnx").write_bytes(b"not a model at all")
     with pytest.raises(AxformerError):
         verify(build("bert", "torchscript-sdpa-17").path, tmp_path / "out.onnx", Plan())
+
+
+def test_a_source_that_the_checker_refuses_is_held_to_the_comparison_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ONNX Runtime's fusions write SimplifiedLayerNormalization into the default domain, where ONNX knows no such operator."""
+    source = build("t5-encoder", "dynamo-20+ortfusions").path
+    save_model(apply_plan(load_model(source), Plan().without_heads(0, [1]), run_once), tmp_path / "out.onnx")
+    assert verify(source, tmp_path / "out.onnx", Plan().without_heads(0, [1])) < 1e-4
+    assert "the ONNX checker refuses the source as it is" in caplog.text
+    with pytest.raises(VerifyError, match="differs from the source"):
+        verify(source, tmp_path / "out.onnx", Plan().without_heads(0, [2]))

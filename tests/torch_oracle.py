@@ -5,16 +5,16 @@ Independent of the passes: forward hooks on the torch module, nothing of the gra
 head             its slice of the output projection's input is zero
 neuron           its entry of the down projection's input is zero
 block            the output of its last projection, bias included, is zero; the addition and its norms stay
-hard attention   every softmax inside the layer keeps exactly k entries of a row; ties: the lower index wins
+hard attention   the softmax inside the attention module keeps exactly k entries of a row; ties: the lower index wins
 
-B batch, S tokens, D model width.
+Plans count layers as `ZooModel.records` does. A module that several layers share counts its calls within one forward pass,
+so that each has a plan of its own. B batch, S tokens, D model width.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,13 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.overrides import TorchFunctionMode
-from zoo import Feeds, ZooModel
+from zoo import Feeds, Record, ZooModel, unwrapped
 
 from axformer_passes.plan import Hard, Mode, Plan
-
-_LAYERS = ("encoder.layer", "transformer.layer", "h", "layers")
-_ATTENTION_OUT = ("attention.output.dense", "attention.out_lin", "attention.o_proj", "attn.c_proj")
-_DOWN = ("output.dense", "ffn.lin2", "mlp.fc2", "mlp.c_proj")
 
 
 def masked_outputs(model: ZooModel, feeds: Feeds, plan: Plan, *, double: bool = False) -> npt.NDArray[Any]:
@@ -38,7 +34,7 @@ def masked_outputs(model: ZooModel, feeds: Feeds, plan: Plan, *, double: bool = 
     inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
     if double:
         inputs = {name: v.double() if v.is_floating_point() else v for name, v in inputs.items()}
-    with torch.no_grad(), _under(module, model.head_size, plan):
+    with torch.no_grad(), _under(module, model.records, plan):
         return np.asarray(module(**inputs).logits.numpy())
 
 
@@ -59,45 +55,33 @@ def hard_softmax(scores: torch.Tensor, rule: Hard) -> torch.Tensor:
 def random_plan(model: ZooModel, rng: np.random.Generator) -> Plan:
     """A plan that touches most blocks in some way; where heads or neurons go, at least one stays."""
     plan = Plan()
-    for layer in range(model.layers):
-        match rng.integers(4):
-            case 0:
-                plan = plan.without_attention(layer)
-            case 1 | 2:
-                gone = rng.choice(model.heads, size=int(rng.integers(1, model.heads)), replace=False)
-                plan = plan.without_heads(layer, map(int, gone))
-        if layer not in plan.attention_blocks and rng.random() < 0.5:
-            mode: Mode = "truncated" if rng.random() < 0.5 else "renormalised"
-            plan = plan.with_hard_attention(layer, int(rng.integers(1, 6)), mode)
-        match rng.integers(4):
-            case 0:
-                plan = plan.without_feed_forward(layer)
-            case 1 | 2:
-                gone = rng.choice(model.neurons, size=int(rng.integers(1, model.neurons)), replace=False)
-                plan = plan.without_neurons(layer, map(int, gone))
+    for layer, record in enumerate(model.records):
+        if record.heads:
+            plan = _random_attention(plan, layer, record.heads, rng)
+        if record.neurons:
+            match rng.integers(4):
+                case 0:
+                    plan = plan.without_feed_forward(layer)
+                case 1 | 2:
+                    plan = plan.without_neurons(layer, _some(record.neurons, rng))
     return plan
 
 
-@dataclasses.dataclass(frozen=True)
-class TorchLayer:
-    """The three modules of a layer that are hooked: the layer, its output and its down projection."""
-
-    whole: Any
-    attention_out: Any
-    down: Any
-
-
-def torch_layers(module: Any) -> list[TorchLayer]:
-    """The layers of a transformers model, in order."""
-    layers = _first(module.base_model, _LAYERS)
-    return [TorchLayer(layer, _first(layer, _ATTENTION_OUT), _first(layer, _DOWN)) for layer in layers]
+def _random_attention(plan: Plan, layer: int, heads: int, rng: np.random.Generator) -> Plan:
+    match rng.integers(4):
+        case 0:
+            plan = plan.without_attention(layer)
+        case 1 | 2:
+            plan = plan.without_heads(layer, _some(heads, rng))
+    if layer not in plan.attention_blocks and rng.random() < 0.5:
+        mode: Mode = "truncated" if rng.random() < 0.5 else "renormalised"
+        plan = plan.with_hard_attention(layer, int(rng.integers(1, 6)), mode)
+    return plan
 
 
-def _first(module: Any, paths: tuple[str, ...]) -> Any:
-    for path in paths:
-        with contextlib.suppress(AttributeError):
-            return module.get_submodule(path)
-    raise AssertionError(f"{type(module).__name__} has none of {', '.join(paths)}")
+def _some(count: int, rng: np.random.Generator) -> list[int]:
+    gone = rng.choice(count, size=int(rng.integers(1, count)), replace=False)
+    return [int(i) for i in gone]
 
 
 @functools.lru_cache(maxsize=16)
@@ -106,65 +90,111 @@ def _double(module: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _under(module: Any, head_size: int, plan: Plan) -> Iterator[None]:
+def _under(module: Any, records: tuple[Record, ...], plan: Plan) -> Iterator[None]:
     assert plan.weights is None, "the oracle replays removals, not weights"
-    layers = torch_layers(module)
-    named = {
-        *plan.heads,
-        *plan.neurons,
-        *plan.attention_blocks,
-        *plan.feed_forward_blocks,
-        *plan.hard_attention,
-    }
-    assert named <= set(range(len(layers))), f"the plan names layers {sorted(named)} of {len(layers)}"
+    named = {*plan.heads, *plan.neurons, *plan.attention_blocks, *plan.feed_forward_blocks, *plan.hard_attention}
+    assert named <= set(range(len(records))), f"the plan names layers {sorted(named)} of {len(records)}"
+    inner = unwrapped(module)
     with contextlib.ExitStack() as stack:
-        for index, layer in enumerate(layers):
-            columns = [h * head_size + i for h in plan.heads.get(index, ()) for i in range(head_size)]
-            _zero_input(stack, layer.attention_out, columns)
-            _zero_input(stack, layer.down, sorted(plan.neurons.get(index, ())))
-            if index in plan.attention_blocks:
-                _zero_output(stack, layer.attention_out)
-            if index in plan.feed_forward_blocks:
-                _zero_output(stack, layer.down)
-        if plan.hard_attention:
-            stack.enter_context(_HardSoftmax(stack, layers, plan.hard_attention))
+        for index, record in enumerate(records):
+            if record.heads and record.width:
+                gone = plan.heads.get(index, frozenset())
+                columns = [h * record.width + i for h in sorted(gone) for i in range(record.width)]
+                _mask(stack, inner.get_submodule(record.output), columns, index in plan.attention_blocks, record)
+            else:
+                assert index not in {*plan.heads, *plan.attention_blocks, *plan.hard_attention}, f"no heads in {index}"
+            if record.neurons:
+                columns = sorted(plan.neurons.get(index, ()))
+                _mask(stack, inner.get_submodule(record.down), columns, index in plan.feed_forward_blocks, record)
+            else:
+                assert index not in {*plan.neurons, *plan.feed_forward_blocks}, f"no neurons in {index}"
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(next(inner.parameters()).dtype)
+        stack.enter_context(_Arithmetic(stack, inner, records, plan.hard_attention))
         yield
 
 
-def _zero_input(stack: contextlib.ExitStack, linear: Any, columns: list[int]) -> None:
-    def zeroed(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def _mask(stack: contextlib.ExitStack, projection: Any, columns: list[int], whole: bool, record: Record) -> None:
+    """In the `record.call`-th call: zero these columns of the projection's input, or where `whole` all of its output."""
+    if not columns and not whole:
+        return None
+    if hasattr(projection, "post_attention"):  # XLNet: a product with a weight of three axes, no module of its own
+        assert record.heads and record.width
+        heads = range(record.heads) if whole else [c // record.width for c in columns[:: record.width]]
+        return _mask_heads(stack, projection, list(heads))
+    calls = _Calls(stack, projection)
+
+    def entering(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if calls.current != record.call:
+            return None
         x = inputs[0].clone()
         x[..., columns] = 0
         return (x, *inputs[1:])
 
-    if columns:
-        stack.callback(linear.register_forward_pre_hook(zeroed).remove)
+    def leaving(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor | None:
+        return torch.zeros_like(output) if whole and calls.current == record.call else None
+
+    stack.callback(projection.register_forward_pre_hook(entering).remove)
+    stack.callback(projection.register_forward_hook(leaving).remove)
+    return None
 
 
-def _zero_output(stack: contextlib.ExitStack, linear: Any) -> None:
-    stack.callback(linear.register_forward_hook(lambda _, __, y: torch.zeros_like(y)).remove)
+def _mask_heads(stack: contextlib.ExitStack, attention: Any, heads: list[int]) -> None:
+    """XLNet's `post_attention(h, context[S, B, H, E], ...)` sees zeros for these heads. It adds no bias."""
+    plain = attention.post_attention
+
+    def masked(h: torch.Tensor, context: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        context = context.clone()
+        context[:, :, heads] = 0
+        return plain(h, context, *rest, **more)
+
+    attention.post_attention = masked
+    stack.callback(delattr, attention, "post_attention")
 
 
-class _HardSoftmax(TorchFunctionMode):  # type: ignore[misc]
-    """Replaces the softmax inside a hardened layer; hooks on the layers' entry and exit say which runs."""
+class _Calls:
+    """`current`: how often a module has been entered before, while hooks that come later run."""
 
-    def __init__(self, stack: contextlib.ExitStack, layers: list[TorchLayer], rules: Mapping[int, Hard]) -> None:
+    def __init__(self, stack: contextlib.ExitStack, module: Any) -> None:
+        self.current = -1
+        stack.callback(module.register_forward_pre_hook(self._count).remove)
+
+    def _count(self, *_: Any) -> None:
+        self.current += 1
+
+
+class _Arithmetic(TorchFunctionMode):  # type: ignore[misc]
+    """Replaces the softmax inside a hardened attention; hooks on its entry and exit say which runs.
+
+    `double`: the module stays in float64 where its code says float32.
+    """
+
+    def __init__(
+        self, stack: contextlib.ExitStack, inner: Any, records: tuple[Record, ...], rules: Mapping[int, Hard]
+    ) -> None:
         super().__init__()
         self.rule: Hard | None = None
-        for index, layer in enumerate(layers):
-            rule = rules.get(index)
-            stack.callback(layer.whole.register_forward_pre_hook(functools.partial(self._enter, rule)).remove)
-            stack.callback(layer.whole.register_forward_hook(self._leave).remove)
+        self.double = any(value.dtype == torch.float64 for value in inner.parameters())
+        for index, rule in rules.items():
+            attention = inner.get_submodule(records[index].attention)
+            enter = functools.partial(self._enter, rule, _Calls(stack, attention), records[index].call)
+            stack.callback(attention.register_forward_pre_hook(enter).remove)
+            stack.callback(attention.register_forward_hook(self._leave).remove)
 
-    def _enter(self, rule: Hard | None, *_: Any) -> None:
-        self.rule = rule
+    def _enter(self, rule: Hard, calls: _Calls, call: int, *_: Any) -> None:
+        if calls.current == call:
+            self.rule = rule
 
     def _leave(self, *_: Any) -> None:
         self.rule = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
+        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
         assert self.rule is None or name != "scaled_dot_product_attention", "the oracle needs eager attention"
+        if self.double:
+            func = torch.Tensor.double if name == "float" else func
+            args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+            kwargs = {key: torch.float64 if value is torch.float32 else value for key, value in kwargs.items()}
         if self.rule is not None and name == "softmax":
             return hard_softmax(args[0], self.rule)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)

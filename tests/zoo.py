@@ -5,6 +5,7 @@
     model.module                     the torch module (eval mode, eager attention), the tests' ground truth
     model.feeds(2, 7)                {"input_ids": int64[2, 7], "attention_mask": ..., ...}
     model.logits(feeds)              what torch answers
+    model.records                    what can be removed, layer by layer
 
 dynamo and optimum export the attention that transformers would choose: sdpa, or eager where a family has no
 other (ELECTRA in transformers 4.57; so no `Attention` node there). `onnx_outputs` runs a file with the
@@ -20,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -28,45 +28,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
-from zoo_export import EXPORTERS, cached
+from zoo_export import EXPORTERS, cached, quiet
+from zoo_families import IMAGE, LABELS, PATCH, POSITIONS, VOCAB, Family, Feeds, Record, Sizes, unwrapped
 
-Feeds = dict[str, npt.NDArray[Any]]
+with quiet():  # DeBERTa's module uses torch.jit.script, which torch calls deprecated
+    from zoo_families_audio import AUDIO
+    from zoo_families_decoders import DECODERS
+    from zoo_families_seq2seq import SEQ2SEQ
+    from zoo_families_text import TEXT
+    from zoo_families_vision import VISION
 
-LABELS, VOCAB, POSITIONS, IMAGE, PATCH = 3, 100, 64, 16, 4
+__all__ = [
+    "CASES", "FAMILIES", "FAMILY", "FURTHER_CASES", "FURTHER_FAMILIES", "IMAGE", "LABELS", "PATCH", "POSITIONS", "PRE_NORM",
+    "TEXT_ENCODERS", "UNEXPORTABLE", "VOCAB", "Family", "Feeds", "Record", "Sizes", "ZooModel", "build", "fingerprint",
+    "make_module", "onnx_outputs", "torch_module", "unwrapped",
+]  # fmt: skip
+
+FAMILY = {family.name: family for family in (*TEXT, *DECODERS, *SEQ2SEQ, *VISION, *AUDIO)}
+# The plain ones: every layer has one attention and one feed-forward block, all of one size, and weights of its own.
 FAMILIES = ("bert", "distilbert", "roberta", "electra", "minilm", "vit", "gpt2", "gpt2-tokens")
+FURTHER_FAMILIES = tuple(name for name in FAMILY if name not in FAMILIES)
 TEXT_ENCODERS = ("bert", "distilbert", "roberta", "electra", "minilm")
 PRE_NORM = ("vit", "gpt2", "gpt2-tokens")
 
 # (family, exporter) pairs which the exporter itself cannot do, with its reason. `build` refuses them.
-UNEXPORTABLE: dict[tuple[str, str], str] = {}
-if transformers.__version__.startswith("4."):
-    for _attention, _opset in itertools.product(("eager", "sdpa"), (14, 17)):
-        for _family in ("gpt2", "gpt2-tokens"):
-            _reason = "transformers 4 makes the causal mask by vmap, which torch.jit.trace cannot follow"
-            UNEXPORTABLE[_family, f"torchscript-{_attention}-{_opset}"] = _reason
-if not transformers.ElectraForSequenceClassification._supports_sdpa:
-    for _opset in (14, 17):
-        UNEXPORTABLE["electra", f"torchscript-sdpa-{_opset}"] = "transformers 4 has only eager attention for ELECTRA"
-CASES: list[tuple[str, str]] = [
-    (family, exporter) for family in FAMILIES for exporter in EXPORTERS if (family, exporter) not in UNEXPORTABLE
+UNEXPORTABLE: dict[tuple[str, str], str] = {
+    (name, exporter): reason
+    for name, family in FAMILY.items()
+    for exporter in EXPORTERS
+    if (reason := family.reason(exporter))
+}
+CASES: list[tuple[str, str]] = [(f, e) for f in FAMILIES for e in EXPORTERS if (f, e) not in UNEXPORTABLE]
+FURTHER_CASES: list[tuple[str, str]] = [
+    (f, e) for f in FURTHER_FAMILIES for e in EXPORTERS if (f, e) not in UNEXPORTABLE
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What can be overridden. Some families have defaults of their own: `FAMILY_SIZES`."""
-
-    layers: int = 3
-    heads: int = 4
-    head_size: int = 8
-    neurons: int = 56
-    zero_biases: bool = False
-
-    @property
-    def width(self) -> int:
-        """Width of the residual stream."""
-        return self.heads * self.head_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +76,24 @@ class ZooModel:
     path: Path
 
     @property
+    def records(self) -> tuple[Record, ...]:
+        """What can be removed in each `Layer` of the anatomy, in order; with the torch modules of the oracle."""
+        return FAMILY[self.family].records(self.sizes)
+
+    @property
     def layers(self) -> int:
-        """Number of layers."""
-        return self.sizes.layers
+        """Number of layers as plans count them: records."""
+        return len(self.records)
 
     @property
     def heads(self) -> int:
-        """Heads of each layer."""
-        return self.sizes.heads
+        """Heads (grouped-query attention: groups) of each attention block."""
+        return next(record.heads for record in self.records if record.heads)
 
     @property
     def head_size(self) -> int:
-        """Width of one head."""
-        return self.sizes.head_size
+        """Columns of the output projection's input that one head has."""
+        return next(record.width for record in self.records if record.width)
 
     @property
     def neurons(self) -> int:
@@ -108,17 +108,17 @@ class ZooModel:
     @property
     def default_attention(self) -> str:
         """sdpa, or eager where this version of transformers has nothing else for the family."""
-        return "sdpa" if self.module._supports_sdpa else "eager"
+        return "sdpa" if FAMILY[self.family].has_sdpa else "eager"
 
     def feeds(self, batch: int, length: int, padded: bool = True, seed: int = 0) -> Feeds:
-        """Random inputs. `padded`: rows end in padding; half of each row is real, one of several is full.
+        """Random inputs. `padded`: rows are padded; half of each row is real, one of several is full.
 
-        ViT has images of one size: `length` and `padded` are without effect there.
+        Images and spectrograms have one size: `length` and `padded` are without effect there.
         """
-        return feeds_for(self.module.config, self.family, batch, length, padded, seed)
+        return FAMILY[self.family].feeds(np.random.default_rng(seed), batch, length, padded)
 
     def logits(self, feeds: Feeds) -> npt.NDArray[Any]:
-        """float32[B, labels] (gpt2-tokens: [B, S, labels]) of the torch module itself."""
+        """The first output of the torch module itself, float32: [B, labels], or [B, S, ..] for answers by token."""
         with torch.no_grad():
             out = self.module(**{name: torch.from_numpy(value) for name, value in feeds.items()})
         return np.asarray(out.logits.numpy())
@@ -126,17 +126,19 @@ class ZooModel:
 
 def build(family: str, exporter: str, *, seed: int = 0, **overrides: Any) -> ZooModel:
     """The random model `family`, exported by `exporter`. Overrides: the fields of `Sizes`."""
-    if (family, exporter) in UNEXPORTABLE:
-        raise ValueError(f"{family} by {exporter}: {UNEXPORTABLE[family, exporter]}")
-    sizes = Sizes(**{**FAMILY_SIZES.get(family, {}), **overrides})
+    base = exporter.split("+")[0]
+    if reason := FAMILY[family].reason(base):
+        raise ValueError(f"{family} by {exporter}: {reason}")
+    known = FAMILY[family]
+    sizes = Sizes(**{**known.sizes, **overrides})
     module = torch_module(family, sizes, seed)
-    key = f"{family}-{exporter}-{seed}-{fingerprint(module)}"
+    key = f"{family}-{exporter}-{seed}-{fingerprint(module)}-{known.form(base)}"
 
     def fresh(attention: str) -> Any:
-        return make_module(family, sizes, seed, attention)
+        return known.exportable(make_module(family, sizes, seed, attention), base)
 
-    example = feeds_for(module.config, family, 2, 7, True, 0)
-    return ZooModel(family, exporter, seed, sizes, module, cached(key, exporter, fresh, example))
+    example = known.feeds(np.random.default_rng(0), 2, 7, True)
+    return ZooModel(family, exporter, seed, sizes, module, cached(key, exporter, fresh, example, known.interface))
 
 
 def onnx_outputs(model: Path | bytes, feeds: Feeds, threads: int = 1) -> list[npt.NDArray[Any]]:
@@ -160,12 +162,11 @@ def torch_module(family: str, sizes: Sizes, seed: int) -> Any:
 
 def make_module(family: str, sizes: Sizes, seed: int, attention: str) -> Any:
     """A new module; same arguments, same weights. `attention`: eager, sdpa or default (sdpa if it can)."""
-    head, config = _config(family, sizes)
     if attention == "default":
-        attention = "sdpa" if head._supports_sdpa else "eager"
+        attention = "sdpa" if FAMILY[family].has_sdpa else "eager"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = head._from_config(config, attn_implementation=attention).eval()
+        module = FAMILY[family].make(sizes, attention)
         _randomise(module, sizes.zero_biases)
     return module
 
@@ -179,79 +180,31 @@ def fingerprint(module: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def feeds_for(config: Any, family: str, batch: int, length: int, padded: bool, seed: int) -> Feeds:
-    """See `ZooModel.feeds`."""
-    rng = np.random.default_rng(seed)
-    if family == "vit":
-        return {"pixel_values": rng.standard_normal((batch, 3, IMAGE, IMAGE)).astype(np.float32)}
-    real = np.full(batch, length)
-    if padded:
-        real = rng.integers(math.ceil(length / 2), length, size=batch, endpoint=True)
-        if batch > 1:
-            real[int(rng.integers(batch))] = length
-    mask = (np.arange(length) < real[:, None]).astype(np.int64)
-    ids = np.where(mask, rng.integers(5, VOCAB, size=(batch, length)), config.pad_token_id)
-    feeds = {"input_ids": ids.astype(np.int64), "attention_mask": mask}
-    if family in ("bert", "minilm", "electra"):
-        feeds["token_type_ids"] = (np.arange(length) >= real[:, None] // 2).astype(np.int64) * mask
-    return feeds
-
-
-FAMILY_SIZES: dict[str, dict[str, int]] = {
-    "minilm": {"heads": 12, "neurons": 60},
-    "electra": {"head_size": 12},
-    "distilbert": {"neurons": 64},
-    "vit": {"heads": 3, "head_size": 16},
-}
-
-
-def _config(family: str, sizes: Sizes) -> tuple[Any, Any]:
-    common = {"num_labels": LABELS, "pad_token_id": 0, "vocab_size": VOCAB}
-    encoder = {
-        "hidden_size": sizes.width, "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads,
-        "intermediate_size": sizes.neurons, "max_position_embeddings": POSITIONS,
-    }  # fmt: skip
-    gpt2 = {
-        "n_embd": sizes.width, "n_layer": sizes.layers, "n_head": sizes.heads, "n_inner": sizes.neurons,
-        "n_positions": POSITIONS, "bos_token_id": 1, "eos_token_id": 1, "use_cache": False,
-    }  # fmt: skip
-    t = transformers
-    if family in ("bert", "minilm"):
-        return t.BertForSequenceClassification, t.BertConfig(**common, **encoder)
-    if family == "electra":
-        return t.ElectraForSequenceClassification, t.ElectraConfig(**common, **encoder, embedding_size=20)
-    if family == "roberta":
-        positions = {"pad_token_id": 1, "max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1}
-        return t.RobertaForSequenceClassification, t.RobertaConfig(**{**common, **encoder, **positions})
-    if family == "distilbert":
-        return t.DistilBertForSequenceClassification, t.DistilBertConfig(
-            **common, dim=sizes.width, n_layers=sizes.layers, n_heads=sizes.heads, hidden_dim=sizes.neurons,
-            max_position_embeddings=POSITIONS,
-        )  # fmt: skip
-    if family == "vit":
-        image = {"image_size": IMAGE, "patch_size": PATCH, "num_labels": LABELS}
-        encoder.pop("max_position_embeddings")
-        return t.ViTForImageClassification, t.ViTConfig(**encoder, **image)
-    if family == "gpt2":
-        return t.GPT2ForSequenceClassification, t.GPT2Config(**common, **gpt2)
-    if family == "gpt2-tokens":
-        return t.GPT2ForTokenClassification, t.GPT2Config(**common, **gpt2)
-    raise ValueError(f"unknown family {family!r}, known: {', '.join(FAMILIES)}")
-
-
 def _randomise(module: Any, zero_biases: bool) -> None:
     """Draw every parameter: deviation 1.5 / sqrt(inputs) for matrices, 1 embeddings, 0.3 vectors."""
-    linear = (torch.nn.Linear, torch.nn.Conv2d)
-    for part in module.modules():
+    for path, part in module.named_modules():
         for name, value in part.named_parameters(recurse=False):
-            drawn = torch.randn(value.shape)
             if value.ndim == 1 and zero_biases:
                 continue
-            if value.ndim == 1:
-                value.data = float(name == "weight") + 0.3 * drawn
-            elif isinstance(part, linear):
-                value.data = drawn * 1.5 / math.sqrt(math.prod(value.shape[1:]))
-            elif type(part).__name__ == "Conv1D":
-                value.data = drawn * 1.5 / math.sqrt(value.shape[0])
-            else:
-                value.data = drawn
+            mean, deviation = _law(part, f"{path}.{name}", value)
+            value.data = mean + deviation * torch.randn(value.shape)
+
+
+def _law(part: Any, path: str, value: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of a parameter."""
+    kind, name = type(part).__name__, path.rsplit(".", 1)[-1]
+    if kind == "NoNorm":  # nothing else keeps MobileBERT's activations from growing
+        return 0.4 * (name == "weight"), 0.1
+    if "mobilebert" in path and ".intermediate.dense." in path:  # so that no ReLU is shut for all inputs
+        return (1.5, 0.3) if value.ndim == 1 else (0.0, 0.4 / math.sqrt(value.shape[1]))
+    if value.ndim == 1:
+        return float(name == "weight"), 0.3
+    if "Attention.q.weight" in path:  # T5 does not scale its scores
+        return 0.0, 0.5 / math.sqrt(value.shape[1])
+    if isinstance(part, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)):
+        return 0.0, 1.5 / math.sqrt(math.prod(value.shape[1:]))
+    if kind == "Conv1D":  # GPT-2's linear
+        return 0.0, 1.5 / math.sqrt(value.shape[0])
+    if kind == "XLNetRelativeAttention":
+        return 0.0, 0.3 if name.endswith(("bias", "embed")) else 1.5 / math.sqrt(value.shape[0])
+    return 0.0, 1.0

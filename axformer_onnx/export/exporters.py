@@ -1,4 +1,4 @@
-"""Three ways from torch to ONNX: optimum, dynamo (torch.export) and torchscript (tracing).
+"""Four ways from torch to ONNX: optimum, dynamo (torch.export), torchscript (tracing), and transformers' own (5 and later).
 
 Each writes a raw file; `graph.finish` gives it stable names. Nothing here decides whether it is right: `check` does.
 """
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+from axformer_onnx.export import by_transformers
 from axformer_onnx.export.check import random_inputs
 from axformer_onnx.export.checkpoint import HEADS, INSTALL, Checkpoint
 from axformer_onnx.export.quiet import one_line, quiet
 
-Exporter = Literal["optimum", "dynamo", "torchscript"]
+Exporter = Literal["optimum", "dynamo", "torchscript", "transformers"]
 EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
 
 # Operator sets that each exporter writes without a conversion afterwards: lowest, highest, default. 18 is read by
@@ -24,6 +25,7 @@ OPSETS: dict[Exporter, tuple[int, int, int]] = {
     "optimum": (14, 20, 18),
     "dynamo": (18, 23, 18),
     "torchscript": (14, 20, 17),
+    "transformers": (18, 23, 18),
 }
 
 
@@ -36,23 +38,37 @@ class Attempt:
 
 
 def attempts(exporter: str, opset: int | None) -> list[Attempt]:
-    """What to try, in order. `auto`: optimum where it is installed, then dynamo, then torchscript.
+    """What to try, in order. `auto`: all that are installed, in the order of EXPORTERS.
 
-    Raises: UsageError for an operator set that the exporter does not write; RuntimeFailure without optimum.
+    Raises: UsageError for an operator set that the exporter does not write; RuntimeFailure for one that is not installed.
     """
     if exporter not in ("auto", *EXPORTERS):
         raise UsageError(f"unknown exporter {exporter!r}; exporters: auto, {', '.join(EXPORTERS)}")
-    if exporter == "optimum" and not has_optimum():
-        raise RuntimeFailure(
-            "optimum-onnx is not installed, or not for this version of transformers (it needs 4.57): "
-            f"--exporter dynamo, or {INSTALL} 'transformers<5'"
-        )
-    names = [name for name in EXPORTERS if exporter in ("auto", name) and (name != "optimum" or has_optimum())]
+    absent = _absent()
+    if exporter in absent:
+        raise RuntimeFailure(absent[exporter])
+    names = [name for name in EXPORTERS if exporter in ("auto", name) and name not in absent]
     able = [name for name in names if opset is None or OPSETS[name][0] <= opset <= OPSETS[name][1]]
     if not able:
         ranges = "; ".join(f"{name} {OPSETS[name][0]} to {OPSETS[name][1]}" for name in names)
         raise UsageError(f"operator set {opset} is not written by the exporter; possible: {ranges}")
     return [Attempt(name, OPSETS[name][2] if opset is None else opset) for name in able]
+
+
+def _absent() -> dict[str, str]:
+    """The exporters that are not installed, each with what to do."""
+    absent = {}
+    if not has_optimum():
+        absent["optimum"] = (
+            "optimum-onnx is not installed, or not for this version of transformers (it needs 4.57): "
+            f"--exporter dynamo, or {INSTALL} 'transformers<5'"
+        )
+    if not by_transformers.has_transformers_exporter():
+        absent["transformers"] = (
+            f"transformers {by_transformers.installed_version() or '(none installed)'} has no exporter, expected version "
+            "5 or later: --exporter dynamo, or, where no optimum-onnx is installed, pip install 'transformers>=5'"
+        )
+    return absent
 
 
 def has_optimum() -> bool:
@@ -72,7 +88,12 @@ def write_raw(checkpoint: Checkpoint, attempt: Attempt, folder: Path) -> Path:
 
     Raises: ModelError with the exporter's first line.
     """
-    by = {"optimum": _by_optimum, "dynamo": _by_dynamo, "torchscript": _by_torchscript}[attempt.exporter]
+    by = {
+        "optimum": _by_optimum,
+        "dynamo": _by_dynamo,
+        "torchscript": _by_torchscript,
+        "transformers": _by_transformers,
+    }[attempt.exporter]
     try:
         with quiet():
             return by(checkpoint, attempt.opset, folder)
@@ -118,6 +139,12 @@ def _by_torchscript(checkpoint: Checkpoint, opset: int, folder: Path) -> Path:
         dynamic_axes={**axes, **{name: {0: "batch_size"} for name in outputs}},
     )  # fmt: skip
     return path
+
+
+def _by_transformers(checkpoint: Checkpoint, opset: int, folder: Path) -> Path:
+    inputs, outputs = _example(checkpoint)
+    axes = {name: _axes(value) for name, value in inputs.items()}
+    return by_transformers.write(checkpoint.module, inputs, axes, outputs, opset, folder)
 
 
 def _example(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from axformer_onnx.labels import LabelMap
 from axformer_onnx.latency import LatencyRow
@@ -13,10 +13,12 @@ from axformer_onnx.measure import parameters_and_size
 from axformer_onnx.records import Interval, Scores, Trial
 from axformer_onnx.report.record import (
     ComparisonRecord,
+    CompensationRecord,
     DataRecord,
     IntervalRecord,
     LatencyRecord,
     ModelRecord,
+    PointRecord,
     SearchRecord,
     StageRecord,
     TrialRecord,
@@ -25,6 +27,9 @@ from axformer_onnx.rows import Rows
 from axformer_onnx.search.walk import SearchResult
 from axformer_onnx.statistics import Comparison
 from axformer_passes.files import sha256_of
+
+if TYPE_CHECKING:
+    from axformer_onnx.search.budget import Found
 
 
 def interval_record(interval: Interval) -> IntervalRecord:
@@ -82,7 +87,7 @@ def latency_records(rows: Sequence[LatencyRow]) -> list[LatencyRecord]:
 
 def search_record(
     result: SearchResult,
-    kind: Literal["robust", "axformer"],
+    kind: Literal["compensated", "robust", "axformer"],
     *,
     seed: int,
     k: int,
@@ -103,6 +108,51 @@ def search_record(
         interrupted=result.interrupted,
         resumed_trials=resumed_trials,
         seconds=round(sum(trial.seconds for trial in result.trials), 3),
+    )
+
+
+def compensated_record(found: Found, *, seed: int, k: int, seconds: float) -> SearchRecord:
+    """The search record of a compensated search, which has no trials."""
+    return SearchRecord(
+        kind="compensated",
+        seed=seed,
+        k=k,
+        trials=[],
+        accepted=0,
+        chosen_stage=0,
+        stage_scores=[],
+        interrupted=found.interrupted,
+        resumed_trials=0,
+        seconds=round(seconds, 3),
+    )
+
+
+def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[Path, str]) -> CompensationRecord:
+    """The frontier and what it took; `folders`: where each point's plan is kept, under the output folder."""
+    return CompensationRecord(
+        goal=goal,
+        effort=effort,
+        reached=found.reached,
+        shape=f"{found.table.batch} x {found.table.length}",
+        rows=found.rows,
+        evaluations=found.evaluations,
+        hard_asked=found.hard_asked,
+        work=found.stages_run,
+        plain_work=found.stages_plain,
+        frontier=[
+            PointRecord(
+                folder=folders[point.folder],
+                speedup=interval_record(point.speedup),
+                score=point.score,
+                drop=point.drop.measured,
+                noise=point.drop.noise,
+                judged_drop=point.drop.judged,
+                divergence=point.divergence,
+                size_bytes=point.size_bytes,
+                chosen=point is found.chosen,
+            )
+            for point in found.points
+        ],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from axformer_onnx.report.record import LayerRecord
 from axformer_passes.anatomy import Anatomy, Layer
 from axformer_passes.plan import Plan
+from axformer_passes.shared import expanded
 
 _FULL, _EMPTY = "█", "░"
 BAR = 12
@@ -14,6 +15,7 @@ BAR = 12
 
 def layer_records(anatomy: Anatomy, plan: Plan) -> list[LayerRecord]:
     """One record a layer of the source."""
+    plan = expanded(plan, anatomy)
     return [_layer_record(layer, plan) for layer in anatomy.layers]
 
 
@@ -25,7 +27,7 @@ def _layer_record(layer: Layer, plan: Plan) -> LayerRecord:
         heads=attention.heads if attention else 0,
         heads_removed=sorted(plan.heads.get(i, ())),
         attention=_state(attention is not None, i in plan.attention_blocks),
-        neurons=sum(block.neurons for block in layer.feed_forwards),
+        neurons=feed_forward.neurons if feed_forward else 0,
         neurons_removed=len(plan.neurons.get(i, ())),
         feed_forward=_state(feed_forward is not None, i in plan.feed_forward_blocks),
         hard_attention=f"k={hard.k} {hard.mode}" if hard else None,

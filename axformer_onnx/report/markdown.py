@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from axformer_onnx.report.layers import head_picture, head_words, neuron_picture, neuron_words
 from axformer_onnx.report.record import LayerRecord, Report
 from axformer_onnx.report.words import (
+    FRONTIER_HEADER,
     control_sentence,
     figure_rows,
+    frontier_rows,
     headline,
     majority_sentence,
     search_sentence,
@@ -23,7 +25,7 @@ def markdown(report: Report) -> str:
         ["## Before and after", "Measured on the report rows, which no decision used.", _figures(report)],
         [text for text in (control_sentence(report), majority_sentence(report)) if text],
         ["## What was removed", _layers(report.layers)],
-        ["## Search", search_sentence(report), _stages(report)],
+        ["## Search", search_sentence(report), _frontier(report), _stages(report)],
         ["## Data", report.labels, _data(report)],
         ["## Notes", _bullets(report.notes)] if report.notes else [],
         ["## Conditions", _conditions(report)],
@@ -48,6 +50,17 @@ def _layers(layers: Sequence[LayerRecord]) -> str:
         for x in layers
     ]
     return _table(("layer", "heads kept", "heads removed", "neurons kept", "hard attention"), rows)
+
+
+def _frontier(report: Report) -> str:
+    rows = frontier_rows(report)
+    if not rows or report.compensation is None:
+        return ""
+    said = (
+        f"The frontier: operating points on the select rows, speed at {report.compensation.shape}. "
+        "`axformer-onnx apply PLAN/plan.json MODEL -o OUT` builds one.\n\n"
+    )
+    return said + _table(FRONTIER_HEADER, rows)
 
 
 def _stages(report: Report) -> str:

@@ -119,7 +119,7 @@ class StageRecord(_Record):
 class SearchRecord(_Record):
     """How the plan was found."""
 
-    kind: Literal["robust", "axformer"]
+    kind: Literal["compensated", "robust", "axformer"]
     seed: int
     k: int
     trials: list[TrialRecord]
@@ -129,6 +129,51 @@ class SearchRecord(_Record):
     interrupted: bool
     resumed_trials: int
     seconds: float
+
+
+class PointRecord(_Record):
+    """One operating point of a compensated search, on the select rows.
+
+    folder        under the output folder: its plan.json, which `apply` builds
+    speedup       measured against the source at `CompensationRecord.shape`, with its interval
+    score         in points; `drop` below the source's on the same rows, `noise` its standard error
+    judged_drop   that together with the drop that the source's own probabilities let expect (`judgement.py`): what decides
+    divergence    mean KL from the source's outputs, in nats (regression: squared difference)
+    size_bytes    of its graph
+    chosen        the result of the run
+    """
+
+    folder: str
+    speedup: IntervalRecord
+    score: float
+    drop: float
+    noise: float
+    judged_drop: float
+    divergence: float
+    size_bytes: int
+    chosen: bool
+
+
+class CompensationRecord(_Record):
+    """How a compensated search went.
+
+    goal          as on the command line; `reached` False: the result is what came nearest
+    shape         batch x length at which speed was measured
+    rows          of calibration, sweep and races
+    evaluations   choices whose divergence was asked for; `hard_asked` of them with hard attention
+    work          rows x stages that they took; `plain_work`: of evaluating each of them whole, on all search rows
+    """
+
+    goal: str
+    effort: str
+    reached: bool
+    shape: str
+    rows: dict[str, int]
+    evaluations: int
+    hard_asked: int
+    work: int
+    plain_work: int
+    frontier: list[PointRecord]
 
 
 class DataRecord(_Record):
@@ -167,6 +212,7 @@ class Report(_Record):
     macs_shape: str
     layers: list[LayerRecord]
     search: SearchRecord
+    compensation: CompensationRecord | None = None
     data: list[DataRecord]
     notes: list[str]
     warnings: list[str]

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from axformer_onnx.report.layers import head_picture, head_words, neuron_picture, neuron_words
 from axformer_onnx.report.words import (
+    FRONTIER_HEADER,
     control_sentence,
     figure_rows,
+    frontier_rows,
     headline,
     majority_sentence,
     search_sentence,
@@ -26,6 +28,8 @@ def print_report(report: Report, console: Console) -> None:
 
     console.print(figure_table(report))
     console.print(layer_table(report))
+    if report.compensation is not None:
+        console.print(frontier_table(report))
     for line in (control_sentence(report), majority_sentence(report), report.labels, search_sentence(report)):
         if line:
             console.print(escape(line), highlight=False)
@@ -52,6 +56,15 @@ def layer_table(report: Report) -> Table:
     for x in report.layers:
         row = [str(x.layer), head_picture(x), head_words(x), neuron_picture(x), neuron_words(x)]
         table.add_row(*row, *([x.hard_attention or ""] if hard else []))
+    return table
+
+
+def frontier_table(report: Report) -> Table:
+    """Operating points on the select rows."""
+    shape = report.compensation.shape if report.compensation else ""
+    table = _table(f"frontier, on the select rows, at {shape}", *FRONTIER_HEADER)
+    for row in frontier_rows(report):
+        table.add_row(*row)
     return table
 
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from axformer_onnx.records import Interval
-from axformer_onnx.report.record import ComparisonRecord, IntervalRecord, LatencyRecord, ModelRecord, Report
+from axformer_onnx.report.record import (
+    ComparisonRecord,
+    CompensationRecord,
+    IntervalRecord,
+    LatencyRecord,
+    ModelRecord,
+    PointRecord,
+    Report,
+)
 
 
 def headline(report: Report) -> str:
@@ -32,6 +40,10 @@ def _speed(report: Report) -> str:
 
 
 def _nothing(report: Report) -> str:
+    if report.compensation is not None:
+        why = f"no smaller graph holds {report.compensation.goal} on the select rows"
+        why += "; the search was interrupted" if report.search.interrupted else ""
+        return f"Nothing was removed: {why}. The graph computes what the source computes; {_speed(report)}."
     trials, accepted = len(report.search.trials), report.search.accepted
     if accepted:
         why = f"{accepted} of {trials} trials were accepted, but no stage held its score on the select rows"
@@ -131,6 +143,8 @@ def majority_sentence(report: Report) -> str | None:
 def search_sentence(report: Report) -> str:
     """What the search did."""
     search = report.search
+    if report.compensation is not None:
+        return _compensation_sentence(report, report.compensation)
     text = (
         f"Search {search.kind}, seed {search.seed}: {len(search.trials)} trials, {search.accepted} accepted, "
         f"stage {search.chosen_stage} of {search.accepted} chosen"
@@ -140,3 +154,41 @@ def search_sentence(report: Report) -> str:
     if search.interrupted:
         text += "; interrupted: run the same command again to go on"
     return text + "."
+
+
+def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
+    times = f", {found.plain_work / found.work:.0f} times less work than evaluating each whole" if found.work else ""
+    text = (
+        f"Search compensated, {found.goal}, effort {found.effort}, seed {report.search.seed}: {found.evaluations} choices "
+        f"asked on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows; "
+        f"{len(found.frontier)} points built"
+    )
+    if found.hard_asked:
+        taken = sum(layer.hard_attention is not None for layer in report.layers)
+        text += f"; hard attention was asked about {found.hard_asked} times and is in {taken or 'no'} layer{'s' * (taken > 1)}"
+    if not found.reached:
+        text += "; no point meets the goal, this one comes nearest"
+    if report.search.interrupted:
+        text += "; interrupted: run the same command again to go on"
+    return text + "."
+
+
+FRONTIER_HEADER = ("speedup", "select rows", "below the source", "judged", "divergence", "file size", "plan")
+
+
+def frontier_rows(report: Report) -> list[tuple[str, ...]]:
+    """A row for each operating point, slowest first; empty where there are none."""
+    points = report.compensation.frontier if report.compensation else []
+    return [_point_row(point) for point in sorted(points, key=lambda p: p.speedup.value)]
+
+
+def _point_row(point: PointRecord) -> tuple[str, ...]:
+    return (
+        speed(point.speedup),
+        f"{point.score:.2f}",
+        f"{point.drop:+.2f} (SE {point.noise:.2f})",
+        f"{point.judged_drop:+.2f}",
+        f"{point.divergence:.4f}",
+        megabytes(point.size_bytes),
+        f"{point.folder}{' <- the result' if point.chosen else ''}",
+    )

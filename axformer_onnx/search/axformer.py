@@ -28,7 +28,7 @@ from axformer_onnx.search.walk import (
     walk,
 )
 from axformer_passes.anatomy import Anatomy
-from axformer_passes.plan import Plan
+from axformer_passes.plan import Plan, SharedWeights
 
 FINE_BELOW = 1.1
 """A rejected block's parts are tried if the block's loss is below this many times the best."""
@@ -44,14 +44,15 @@ def search_axformer(
     progress: Progress | None = None,
 ) -> SearchResult:
     """Run the authors' search on the rows of `scorer`; the plan is the last one that was accepted."""
-    return walk(axformer_order(anatomy, k), judge_axformer, scorer, start or Plan(), memory, progress)
+    start = start or Plan()
+    return walk(axformer_order(anatomy, k, start.shared_weights), judge_axformer, scorer, start, memory, progress)
 
 
-def axformer_order(anatomy: Anatomy, k: int) -> Order:
+def axformer_order(anatomy: Anatomy, k: int, shared: SharedWeights = "separate") -> Order:
     """The elements in the authors' order; a block that cannot be taken out hands over to its parts."""
     layers = range(len(anatomy.layers))
     hard = [element for i in layers if (element := hard_attention(anatomy, i, k))]
-    parts = [half for i in reversed(layers) for half in halves(anatomy, i)]
+    parts = [half for i in reversed(layers) for half in halves(anatomy, i, shared)]
     left = len(hard) + sum(half.trials for half in parts)
     for element in hard:
         left -= 1

@@ -18,10 +18,11 @@ def random_plan(anatomy: Anatomy, like: Plan, seed: int) -> Plan:
     draw = np.random.default_rng(seed)
     plan = _random_blocks(anatomy, like, draw)
     layers = range(len(anatomy.layers))
-    heads = [e for i in layers if i not in plan.attention_blocks for e in attention_half(anatomy, i).parts]
+    shared = like.shared_weights
+    heads = [e for i in layers for e in attention_half(anatomy, i, shared).parts if e.is_left(plan)]
     for index in draw.permutation(len(heads))[: sum(map(len, like.heads.values()))]:
         plan = heads[index].applied_to(plan)
-    groups = [e for i in layers if i not in plan.feed_forward_blocks for e in feed_forward_half(anatomy, i).parts]
+    groups = [e for i in layers for e in feed_forward_half(anatomy, i, shared).parts if e.is_left(plan)]
     missing = sum(map(len, like.neurons.values()))
     for index in draw.permutation(len(groups)):
         group = groups[index]
@@ -36,7 +37,7 @@ def random_plan(anatomy: Anatomy, like: Plan, seed: int) -> Plan:
 
 def _random_blocks(anatomy: Anatomy, like: Plan, draw: np.random.Generator) -> Plan:
     layers = range(len(anatomy.layers))
-    plan = Plan(source_sha256=like.source_sha256)
+    plan = Plan(source_sha256=like.source_sha256, shared_weights=like.shared_weights)
     for half, count in (
         (attention_half, len(like.attention_blocks)),
         (feed_forward_half, len(like.feed_forward_blocks)),

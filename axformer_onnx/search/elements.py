@@ -4,6 +4,9 @@ Names are layer numbers and ids of the source graph. "layer 3 head 5" is one ele
 attention block". A block that cannot be taken out of its residual stream (its `sum` is None) is no element;
 its heads or neurons are. Neuron groups: METHOD.md 1.2 takes head size x 4 neurons, 256 of 3072 and in
 general as many groups as there are heads.
+
+Where layers share weights and the plan says `together`, a head or neuron group of all of them is one element, "layers 0-11 head 5",
+a part of the first layer's half; blocks and hard attention stay one element for each layer.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ import itertools
 from collections.abc import Iterator
 from typing import Literal
 
-from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock, Linear
-from axformer_passes.plan import Hard, Mode, Plan
+from axformer_onnx.parameters import block_parameters, head_parameters, neuron_parameters, removed_parameters
+from axformer_passes.anatomy import Anatomy
+from axformer_passes.plan import Hard, Mode, Plan, SharedWeights
+from axformer_passes.shared import BlockKind, ranges, sharing
 
 Kind = Literal["head", "neurons", "attention", "feed_forward", "hard_attention"]
 
-_TOPK_OPSET = 11  # `sorted=1`: among equals the lower index comes first
-_GROUPS_WITHOUT_HEADS = 12  # a layer without a recognised attention block has no head count to follow
+TOPK_OPSET = 11  # `sorted=1`: among equals the lower index comes first
+_GROUPS_WITHOUT_HEADS = 12  # a model without a recognised attention block has no head count to follow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,26 +32,37 @@ class Element:
     """One thing that a trial removes (or, for `hard_attention`, changes).
 
     ids          the heads or neurons of kinds `head` and `neurons`, ascending; empty for the others
-    parameters   weights and biases that go with it; 0 for hard attention
+    parameters   weights and biases that leave the file with it alone; 0 for hard attention and for a block whose weights other
+                 layers read; negative where one of several layers that share weights needs a copy of its own
+    reads        weights and biases that one pass reads no more: `parameters`, but shared weights count for every layer
     hard         K and mode of kind `hard_attention`
+    layers       several layers that share the weights, `layer` the first; empty: `layer` alone
     """
 
     kind: Kind
     layer: int
     ids: tuple[int, ...] = ()
     parameters: int = 0
+    reads: int = 0
     hard: Hard | None = None
+    layers: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """The words used in journals and reports, for example "layer 3 neurons 0-255"."""
+        where = f"layers {ranges(self.layers)}" if self.layers else f"layer {self.layer}"
         if self.kind == "hard_attention" and self.hard is not None:
-            return f"layer {self.layer} hard attention k={self.hard.k} {self.hard.mode}"
+            return f"{where} hard attention k={self.hard.k} {self.hard.mode}"
         if self.kind == "head":
-            return f"layer {self.layer} head {self.ids[0]}"
+            return f"{where} head {self.ids[0]}"
         if self.kind == "neurons":
-            return f"layer {self.layer} neurons {self.ids[0]}-{self.ids[-1]}"
-        return f"layer {self.layer} {'attention' if self.kind == 'attention' else 'feed-forward'} block"
+            return f"{where} neurons {self.ids[0]}-{self.ids[-1]}"
+        return f"{where} {'attention' if self.kind == 'attention' else 'feed-forward'} block"
+
+    def is_left(self, plan: Plan) -> bool:
+        """Does `plan` leave a block in which this element (a head or neurons) has its part?"""
+        gone = plan.attention_blocks if self.kind == "head" else plan.feed_forward_blocks
+        return not gone.issuperset(self.layers or (self.layer,))
 
     def applied_to(self, plan: Plan) -> Plan:
         """`plan` with this element removed (or hardened) too."""
@@ -74,40 +90,61 @@ class Half:
         """Most trials that this half can take."""
         return len(self.parts) + (self.block is not None)
 
+    @property
+    def is_shared(self) -> bool:
+        """Do the parts belong to several layers?"""
+        return any(part.layers for part in self.parts)
 
-def feed_forward_half(anatomy: Anatomy, layer: int) -> Half:
-    """The feed-forward block of `layer` and its neuron groups; empty where there is not exactly one block."""
+
+def feed_forward_half(anatomy: Anatomy, layer: int, shared: SharedWeights = "separate") -> Half:
+    """The feed-forward block of `layer` and its neuron groups; empty where none was recognised."""
     block = anatomy.layers[layer].feed_forward
     if block is None:
         return Half(None, ())
-    each = neuron_parameters(block)
-    parts = tuple(
-        Element("neurons", layer, tuple(group), each * len(group))
-        for group in neuron_groups(block.neurons, _group_count(anatomy, layer))
-    )
-    whole = Element("feed_forward", layer, (), feed_forward_parameters(block)) if block.sum else None
-    return Half(whole, parts)
+    groups = neuron_groups(block.neurons, _group_count(anatomy, layer))
+    parts = [Element("neurons", layer, tuple(group), reads=neuron_parameters(block) * len(group)) for group in groups]
+    whole = Element("feed_forward", layer, reads=block_parameters(block)) if block.sum else None
+    return _half(anatomy, whole, parts, _layers_of_parts(anatomy, "feed_forward", layer, shared))
 
 
-def attention_half(anatomy: Anatomy, layer: int) -> Half:
+def attention_half(anatomy: Anatomy, layer: int, shared: SharedWeights = "separate") -> Half:
     """The attention block of `layer` and its heads; empty where none was recognised."""
     block = anatomy.layers[layer].attention
     if block is None:
         return Half(None, ())
-    each = head_parameters(block)
-    parts = tuple(Element("head", layer, (head,), each) for head in range(block.heads))
-    whole = Element("attention", layer, (), attention_parameters(block)) if block.sum else None
-    return Half(whole, parts)
+    parts = [Element("head", layer, (head,), reads=head_parameters(block)) for head in range(block.heads)]
+    whole = Element("attention", layer, reads=block_parameters(block)) if block.sum else None
+    return _half(anatomy, whole, parts, _layers_of_parts(anatomy, "attention", layer, shared))
 
 
-def halves(anatomy: Anatomy, layer: int) -> tuple[Half, Half]:
+def halves(anatomy: Anatomy, layer: int, shared: SharedWeights = "separate") -> tuple[Half, Half]:
     """Feed-forward half, then attention half: the order in which METHOD.md 1.2 prunes a layer."""
-    return feed_forward_half(anatomy, layer), attention_half(anatomy, layer)
+    return feed_forward_half(anatomy, layer, shared), attention_half(anatomy, layer, shared)
+
+
+def _layers_of_parts(anatomy: Anatomy, kind: BlockKind, layer: int, shared: SharedWeights) -> tuple[int, ...]:
+    """The layers that lose a head (neuron) when `layer` does."""
+    return sharing(anatomy, kind, layer) if shared == "together" else (layer,)
+
+
+def _half(anatomy: Anatomy, whole: Element | None, parts: list[Element], together: tuple[int, ...]) -> Half:
+    """Weigh the elements; parts of several layers belong to the first of them."""
+    block = _weighed(anatomy, whole, "separate") if whole else None
+    if len(together) == 1:
+        return Half(block, tuple(_weighed(anatomy, part, "separate") for part in parts))
+    of_all = [dataclasses.replace(part, layers=together, reads=part.reads * len(together)) for part in parts]
+    own = [part for part in of_all if part.layer == together[0]]
+    return Half(block, tuple(_weighed(anatomy, part, "together") for part in own))
+
+
+def _weighed(anatomy: Anatomy, element: Element, shared: SharedWeights) -> Element:
+    alone = element.applied_to(Plan(shared_weights=shared))
+    return dataclasses.replace(element, parameters=removed_parameters(anatomy, alone))
 
 
 def hard_attention(anatomy: Anatomy, layer: int, k: int, mode: Mode = "truncated") -> Element | None:
     """Hard attention in `layer`; None without an attention block, or where TopK does not promise how ties end."""
-    if anatomy.layers[layer].attention is None or anatomy.opset < _TOPK_OPSET:
+    if anatomy.layers[layer].attention is None or anatomy.opset < TOPK_OPSET:
         return None
     return Element("hard_attention", layer, hard=Hard(k, mode))
 
@@ -120,53 +157,11 @@ def neuron_groups(neurons: int, groups: int) -> Iterator[range]:
 
 
 def _group_count(anatomy: Anatomy, layer: int) -> int:
-    """As many neuron groups as the layer has query heads (grouped-query attention has fewer key heads)."""
-    own = anatomy.layers[layer].attention
-    blocks = [own] if own else [x.attention for x in anatomy.layers if x.attention]
-    counts = [max(b.heads, b.query.columns // max(1, b.head_size)) for b in blocks if b]
-    return max(counts, default=_GROUPS_WITHOUT_HEADS)
-
-
-# -- parameters ------------------------------------------------------------------------------------------
-
-
-def linear_parameters(linear: Linear) -> int:
-    """Weights and biases of one projection."""
-    return (linear.rows + (linear.bias is not None)) * linear.columns
-
-
-def head_parameters(block: AttentionBlock) -> int:
-    """Columns of query, key and value with their biases, and rows of the output projection, for one head."""
-    columns = sum(map(linear_parameters, (block.query, block.key, block.value)))
-    return (columns + block.output.rows * block.output.columns) // block.heads
-
-
-def neuron_parameters(block: FeedForwardBlock) -> int:
-    """A column of each up projection with its bias, and a row of the down projection."""
-    return sum(up.rows + (up.bias is not None) for up in block.up) + block.down.columns
-
-
-def attention_parameters(block: AttentionBlock) -> int:
-    """Everything that goes when the block goes, the output bias included (norms are not counted)."""
-    return sum(map(linear_parameters, (block.query, block.key, block.value, block.output)))
-
-
-def feed_forward_parameters(block: FeedForwardBlock) -> int:
-    """Everything that goes when the block goes, the down bias included (norms are not counted)."""
-    return sum(map(linear_parameters, (*block.up, block.down)))
-
-
-def removed_parameters(anatomy: Anatomy, plan: Plan) -> int:
-    """Weights and biases that `plan` takes out of the blocks of `anatomy` (norms are not counted)."""
-    total = 0
-    for layer in anatomy.layers:
-        attention, feed_forward = layer.attention, layer.feed_forward
-        if attention and layer.index in plan.attention_blocks:
-            total += attention_parameters(attention)
-        elif attention:
-            total += head_parameters(attention) * len(plan.heads.get(layer.index, ()))
-        if feed_forward and layer.index in plan.feed_forward_blocks:
-            total += feed_forward_parameters(feed_forward)
-        elif feed_forward:
-            total += neuron_parameters(feed_forward) * len(plan.neurons.get(layer.index, ()))
-    return total
+    """As many neuron groups as the nearest attention, at best the layer's own or one before, has query heads."""
+    nearest = [*reversed(anatomy.layers[: layer + 1]), *anatomy.layers[layer + 1 :]]
+    block = next((x.attention for x in nearest if x.attention), None)
+    if block is None:
+        return _GROUPS_WITHOUT_HEADS
+    return max(
+        block.heads, block.query.columns // max(1, block.head_size)
+    )  # grouped-query attention has fewer key heads

@@ -3,6 +3,7 @@
     {"format": "axformer-journal/1", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
     {"trial": 0, "stage": 0, "element": "layer 5 head 1", "plan": "<digest>", "loss": ..., "accepted": ...}
     {"select": 3, "plan": "<digest>", "score": 84.2, "score_noise": 0.4, "rise": -0.01, "noise": 0.02}
+    {"fact": "sweep 3 part 0", "value": ...}       what a compensated search measured, by a name that says what
 
 Lines are only appended, each by one write followed by fsync. A run that finds its own header answers its first
 trials from the file; the search is deterministic, so it asks the same questions and ends with the same plan as an
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,7 +36,8 @@ class Journal:
         self._path, self._descriptor = path, descriptor
         self._trials = [line for line in lines if "trial" in line]
         self._stages = {(line["select"], line["plan"]): line for line in lines if "select" in line}
-        self.resumed = len(self._trials)
+        self._facts = {line["fact"]: line["value"] for line in lines if "fact" in line}
+        self.resumed = len(self._trials) + len(self._facts)
 
     def __enter__(self) -> Journal:
         return self
@@ -108,6 +110,13 @@ class Journal:
             }
         )
 
+    def fact(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What an earlier run measured under this name, else what `measure` gives now (JSON values), written before it is used."""
+        if name not in self._facts:
+            self._facts[name] = json.loads(json.dumps(measure(), allow_nan=False))
+            self._append({"fact": name, "value": self._facts[name]})
+        return self._facts[name]
+
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
             os.write(self._descriptor, _encode(line))
@@ -147,8 +156,9 @@ _KEYS = (
     {"format"},
     {"trial", "stage", "element", "plan", "loss", "best", "accepted", "reason", "seconds", "details"},
     {"select", "plan", "score", "score_noise", "rise", "noise"},
+    {"fact", "value"},
 )
-"""What a header, a trial and a stage on the select rows hold, at least."""
+"""What a header, a trial, a stage on the select rows and a fact hold, at least."""
 
 
 def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:

@@ -60,13 +60,20 @@ def recalibrated_losses(logits: FloatArray, labels: npt.NDArray[Any]) -> FloatAr
 
     The mean is convex in b, so a bounded one-dimensional search finds the minimum.
     """
+    return _losses(logits, labels, best_temperature(logits, labels))
+
+
+def best_temperature(logits: FloatArray, labels: npt.NDArray[Any]) -> float:
+    """b, with which softmax(b x logits[rows, classes]) has the least cross-entropy."""
     from scipy.optimize import minimize_scalar
+
+    def mean(log_b: float) -> float:
+        return float(_losses(logits, labels, np.exp(log_b)).mean())
+
+    return float(np.exp(minimize_scalar(mean, bounds=_LOG_RANGE, method="bounded").x))
+
+
+def _losses(logits: FloatArray, labels: npt.NDArray[Any], b: float) -> FloatArray:
     from scipy.special import log_softmax
 
-    rows = np.arange(len(labels))
-
-    def losses(log_b: float) -> FloatArray:
-        return np.asarray(-log_softmax(np.exp(log_b) * logits, axis=1)[rows, labels])
-
-    found = minimize_scalar(lambda log_b: losses(log_b).mean(), bounds=_LOG_RANGE, method="bounded")
-    return losses(float(found.x))
+    return np.asarray(-log_softmax(b * logits, axis=1)[np.arange(len(labels)), labels])

@@ -21,7 +21,8 @@
   heads that do not, so here the parts are always tried; the price is forward passes, fewest at the top of the model.
 
 **Select rows choose the stage.** Hundreds of questions to the same rows are fitted to them, so other rows choose among
-the stages: stage i has i of the accepted elements, in order of risk = (mean + SE of their trial) / parameters. What
+the stages: stage i has i of the accepted elements, in order of risk = (mean + SE of their trial) / weights that are
+read no more (the parameters, shared ones counted for every layer). What
 helps or does nothing goes first, what might do harm for little goes last (the greedy order of a knapsack), so that one
 bad element, wherever the walk met it, does not take the good ones behind it along. The choice is the smallest stage
 whose task metric is not below that of stage 0, the unpruned model, and whose loss is not above it beyond one standard
@@ -66,7 +67,7 @@ from axformer_onnx.search.walk import (
     walk,
 )
 from axformer_passes.anatomy import Anatomy
-from axformer_passes.plan import Plan
+from axformer_passes.plan import Plan, SharedWeights
 
 FOLDS = 5
 STAGES_SCORED = 25
@@ -91,17 +92,18 @@ def search_robust(
     Ctrl-C during the walk ends it; the stages so far are still judged on the select rows.
     """
     judge = robust_judge(fold_rows(search.rows, seed))
-    walked = walk(robust_order(anatomy, k), judge, search, start or Plan(), memory, progress)
+    start = start or Plan()
+    walked = walk(robust_order(anatomy, k, start.shared_weights), judge, search, start, memory, progress)
     stages = stages_by_risk(walked)
     chosen, scores = choose_stage(stages, select, memory)
     return dataclasses.replace(walked, plan=stages[chosen], stages=stages, chosen=chosen, scores=scores)
 
 
 def stages_by_risk(walked: SearchResult) -> tuple[Plan, ...]:
-    """The accepted elements one after the other, the least risk for a parameter first: stage i has i of them."""
+    """The accepted elements one after the other, the least risk for a weight that is read first: stage i has i of them."""
     trials = [trial for trial in walked.trials if trial.accepted]
     risks = [
-        (trial.details["mean"] + trial.details["se"]) / max(element.parameters, 1)
+        (trial.details["mean"] + trial.details["se"]) / max(element.reads, 1)
         for trial, element in zip(trials, walked.accepted, strict=True)
     ]
     stages = [walked.stages[0]]
@@ -110,13 +112,14 @@ def stages_by_risk(walked: SearchResult) -> tuple[Plan, ...]:
     return tuple(stages)
 
 
-def robust_order(anatomy: Anatomy, k: int) -> Order:
+def robust_order(anatomy: Anatomy, k: int, shared: SharedWeights = "separate") -> Order:
     """From the top layer down: feed-forward half, attention half, hard attention."""
     layers = range(len(anatomy.layers))
     hard = [hard_attention(anatomy, i, k) for i in layers]
-    left = sum(half.trials for i in layers for half in halves(anatomy, i)) + sum(map(bool, hard))
+    both = [halves(anatomy, i, shared) for i in layers]
+    left = sum(half.trials for pair in both for half in pair) + sum(map(bool, hard))
     for i in reversed(layers):
-        feed_forward, attention = halves(anatomy, i)
+        feed_forward, attention = both[i]
         left -= feed_forward.trials
         yield from half_order(feed_forward, left, lambda rejected: True)
         left -= attention.trials

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from axformer_onnx.labels import LabelMap
@@ -27,9 +28,12 @@ from axformer_onnx.rows import Rows
 from axformer_onnx.tasks import Task
 from axformer_onnx.text import Batch, Encoded, batches
 from axformer_passes.anatomy import Anatomy
+from axformer_passes.detached import Detached
 from axformer_passes.gate import NO_K, Form, GatedBlock, Stage, Staged
 from axformer_passes.plan import Plan
 from axformer_passes.recognise import examine
+from axformer_passes.shared import expanded
+from axformer_passes.widen import BFLOAT16, widened_model
 
 Array = npt.NDArray[Any]
 BATCH_SIZE, BATCH_TOKENS = 64, 1024
@@ -40,14 +44,20 @@ _REMEMBERED_PLANS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How one stage runs under a plan: its form and its run-time inputs."""
+    """How one stage runs under a plan: its form and its run-time inputs.
+
+    key   names the feeds, where they are too large to be read for a digest; empty: they are read
+    """
 
     form: Form
     feeds: Mapping[str, Array]
+    key: str = ""
 
     @cached_property
     def digest(self) -> bytes:
         """Equal settings, equal digests."""
+        if self.key:
+            return hashlib.blake2b(f"{self.form} {self.key}".encode(), digest_size=16).digest()
         found = hashlib.blake2b(self.form.encode(), digest_size=16)
         for name, array in sorted(self.feeds.items()):
             found.update(name.encode() + array.tobytes())
@@ -55,7 +65,7 @@ class Setting:
 
 
 def setting_of(stage: Stage, plan: Plan) -> Setting:
-    """The setting of one stage under `plan`."""
+    """The setting of one stage under `plan`, each layer's ids written out (`shared.expanded`)."""
     touched = [block for block in stage.blocks if _touched(block, plan)]
     if not touched:
         return Setting("plain", {})
@@ -100,14 +110,25 @@ class StageSessions:
     """The sessions of one model's stages on one provider; each is made when it is first needed.
 
     On the CPU a session has one thread, and `workers` batches run side by side, which beats threads inside an operator for the
-    short sequences of text tasks. On other providers one batch runs at a time.
+    short sequences of text tasks. On other providers one batch runs at a time. bfloat16 models run as their float32 twins: NumPy
+    has no bfloat16 to hand over. `optimize` False switches off ONNX Runtime's rewrites, `prepack` False its
+    own copies of the weights.
     """
 
-    def __init__(self, model: ir.Model, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        optimize: bool = True,
+        prepack: bool = True,
+    ) -> None:
         from axformer_onnx.runtime import provider_name, run_once
 
-        self.staged = Staged(examine(model, run_once))
-        self.provider = provider
+        self.model = model
+        self.staged = Staged(examine(widened_model(model, BFLOAT16), run_once))
+        self.provider, self._optimize, self._prepack = provider, optimize, prepack
         on_cpu = provider_name(provider) == "CPUExecutionProvider"
         self.workers = (threads or os.cpu_count() or 1) if on_cpu else 1
         self._session_threads = 1 if on_cpu else threads
@@ -123,15 +144,36 @@ class StageSessions:
         """Names of the source graph's inputs."""
         return self.staged.graph_inputs
 
+    def settings(self, plan: Plan) -> list[Setting]:
+        """The setting of every stage under `plan`, in order; what layers share counts as the plan says."""
+        plan = expanded(plan, self.staged.examined.anatomy)
+        return [setting_of(stage, plan) for stage in self.stages]
+
     def session(self, stage: Stage, form: Form) -> Any:
         """The session of `stage` in `form`."""
-        from axformer_onnx.runtime import make_session
-
         key = (stage.index, form)
         if key not in self._sessions:
-            content = self.staged.serialized(stage, form)
-            self._sessions[key] = make_session(content, provider=self.provider, threads=self._session_threads)
+            self._sessions[key] = self.made(self.staged.detached(stage, form))
         return self._sessions[key]
+
+    def exposing(self, stage: Stage, form: Form, names: Sequence[str]) -> Any:
+        """A session of `stage` in `form` that puts out tensors of its inside, too. It is not kept."""
+        piece = self.staged.detached(stage, form)
+        known = {output.name for output in piece.proto.graph.output}
+        piece.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+        return self.made(piece)
+
+    def made(self, piece: Detached) -> Any:
+        """A session of a stage that the caller has changed, made as all are. It is not kept."""
+        from axformer_onnx.runtime import make_session
+
+        return make_session(
+            piece,
+            provider=self.provider,
+            threads=self._session_threads,
+            optimize=self._optimize,
+            prepack=self._prepack,
+        )
 
 
 class StageScorer:
@@ -160,7 +202,7 @@ class StageScorer:
             self.sessions = model
         else:
             self.sessions = StageSessions(model, provider=provider, threads=threads)
-        self._rows, self._task, self._label_map = rows, task, label_map
+        self._anatomy, self._rows, self._task, self._label_map = anatomy, rows, task, label_map
         names = self.sessions.input_names
         self._batches = batches(encoded, names, batch_size=batch_size, max_tokens=batch_tokens)
         self._kept_stages = _kept_stages(self.sessions.stages, anatomy.width, self._batches, cache_bytes)
@@ -192,18 +234,18 @@ class StageScorer:
         """All scores under `plan`. The last few plans are remembered."""
         from axformer_onnx.scoring import evaluate
 
-        settings = [setting_of(stage, plan) for stage in self.sessions.stages]
+        settings = self.sessions.settings(expanded(plan, self._anatomy))
         key = b"".join(setting.digest for setting in settings)
         if key not in self._scores:
-            outputs = self._outputs(settings)
+            outputs = self.outputs(settings)
             self._scores[key] = evaluate(outputs, self._rows.labels, self._task, self._label_map)
         self._scores.move_to_end(key)
         while len(self._scores) > _REMEMBERED_PLANS:
             self._scores.popitem(last=False)
         return self._scores[key]
 
-    def _outputs(self, settings: list[Setting]) -> FloatArray:
-        """float64[rows, classes] under these settings."""
+    def outputs(self, settings: Sequence[Setting]) -> FloatArray:
+        """float64[rows, classes] under these settings, in the order of the rows."""
         run = _Run(self.sessions, settings)
         numbers = range(len(self._batches))
         if self.sessions.workers == 1:
@@ -247,7 +289,7 @@ class StageScorer:
 class _Run:
     """One plan's settings, with the digests of their prefixes."""
 
-    def __init__(self, sessions: StageSessions, settings: list[Setting]) -> None:
+    def __init__(self, sessions: StageSessions, settings: Sequence[Setting]) -> None:
         self.sessions, self.settings = sessions, settings
         digest, self.prefixes = hashlib.blake2b(digest_size=16), list[bytes]()
         for setting in settings:

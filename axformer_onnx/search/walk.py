@@ -136,20 +136,26 @@ def walk(
 def half_order(half: Half, left: int, fine: Callable[[Trial], bool]) -> Generator[Proposal, Trial, bool]:
     """Propose the block of `half`, then its parts if `fine` says so of the rejected trial (or no block is).
 
+    Parts that several layers share are proposed as long as one of these layers has its block: the loss of one block says nothing
+    of the others.
+
     left       the most trials that can follow after this half
     returns    whether the whole block went
     """
-    behind = len(half.parts)
+    behind, went = len(half.parts), False
     if half.block is not None:
         trial = yield Proposal(half.block, left + behind)
-        if trial.accepted:
-            return True
-        if not fine(trial):
-            return False
+        went = trial.accepted
+        if half.is_shared:
+            wanted = not went or half.parts[0].is_left(trial.plan)
+        else:
+            wanted = not went and fine(trial)
+        if not wanted:
+            return went
     for element in half.parts:
         behind -= 1
         yield Proposal(element, left + behind)
-    return False
+    return went
 
 
 def _send(order: Order, trial: Trial) -> Proposal | None:

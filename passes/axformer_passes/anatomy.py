@@ -9,7 +9,7 @@ Shapes in comments: B batch, S tokens, D model width, H heads, F neurons.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class AttentionBlock:
     kv_heads    key/value heads; equals `heads` unless several query heads share one
     head_size   width of one head's context
     scale       what the scores are multiplied with, 1/sqrt(head_size) for most; None where it was not found
-    softmax     output tensor of the Softmax (or Attention) node; `softmax_op` its operator
+    softmax     output tensor of the Softmax node (of a fused node: of its lowering); `softmax_op` its operator
     branch      the tensor that is added to the residual stream; `residual` the other operand; `sum` the addition's output
     (branch, residual and sum are None where the block cannot be taken out; `why` says what stands in the way)
     """
@@ -72,27 +72,40 @@ class FeedForwardBlock:
     why: str | None = None
 
 
+Block = AttentionBlock | FeedForwardBlock
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer: at most one attention block, then any number of feed-forward blocks (one in most)."""
+    """One layer: at most one attention block and at most one feed-forward block behind it.
+
+    What a configuration calls a layer may be several of these: self-attention, then cross-attention with a feed-forward block
+    (decoders), or one with attention and several with a feed-forward block alone (MobileBERT). So one number names one block.
+    """
 
     index: int
     attention: AttentionBlock | None
-    feed_forwards: tuple[FeedForwardBlock, ...]
+    feed_forward: FeedForwardBlock | None
 
     @property
-    def feed_forward(self) -> FeedForwardBlock | None:
-        """The layer's only feed-forward block, or None. Layers with several are addressed by `feed_forwards`."""
-        return self.feed_forwards[0] if len(self.feed_forwards) == 1 else None
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks that are there, attention first."""
+        return tuple(block for block in (self.attention, self.feed_forward) if block is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A part that was not recognised: where, what was found, what was expected."""
+    """A part that was not recognised: where, what was found, what was expected.
+
+    part      the kind of block that it would have been; "" where that is not known
+    before    index of the first layer behind it; the number of layers where none is
+    """
 
     node: str
     operator: str
     reason: str
+    part: Literal["", "attention", "feed-forward"] = ""
+    before: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +131,7 @@ class Anatomy:
     @property
     def neurons(self) -> int:
         """Neurons in all layers."""
-        return sum(block.neurons for layer in self.layers for block in layer.feed_forwards)
+        return sum(layer.feed_forward.neurons for layer in self.layers if layer.feed_forward)
 
     def to_json(self) -> dict[str, Any]:
         """The records as plain dictionaries and lists."""
@@ -137,13 +150,14 @@ class Anatomy:
             parts = {k: linear(d[k]) for k in ("query", "key", "value", "output")}
             return AttentionBlock(**{**d, **parts})
 
-        def feed_forward(d: dict[str, Any]) -> FeedForwardBlock:
+        def feed_forward(d: dict[str, Any] | None) -> FeedForwardBlock | None:
+            if d is None:
+                return None
             return FeedForwardBlock(**{**d, "up": tuple(map(linear, d["up"])), "down": linear(d["down"])})
 
         return cls(
             layers=tuple(
-                Layer(x["index"], attention(x["attention"]), tuple(map(feed_forward, x["feed_forwards"])))
-                for x in data["layers"]
+                Layer(x["index"], attention(x["attention"]), feed_forward(x["feed_forward"])) for x in data["layers"]
             ),
             width=data["width"],
             opset=data["opset"],

@@ -1,42 +1,111 @@
-"""Model + Plan -> Model: the one place where passes run, in a fixed order: prune, harden, clean up."""
+"""Model + Plan -> Model: the one place where passes run, in a fixed order.
+
+Reweight, prune, harden, narrow the read-out, lift, clean up.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.cleanup import Cleanup
-from axformer_passes.errors import VerifyError
-from axformer_passes.files import serialized
+from axformer_passes.decided import take_decided
+from axformer_passes.detached import detached
+from axformer_passes.errors import PlanError, VerifyError
+from axformer_passes.fused import lift
 from axformer_passes.harden import Harden, require_hardenable
 from axformer_passes.plan import Plan
+from axformer_passes.prepare import prepared
 from axformer_passes.prune import Prune
+from axformer_passes.reading import first_line
+from axformer_passes.readout import Readout, narrow_readout
 from axformer_passes.recognise import Examined, examine
+from axformer_passes.reweight import Weights, reweight, weight_key
+from axformer_passes.shared import expanded, kind_of
 from axformer_passes.trace import Runner
+from axformer_passes.weigh import writable
+from axformer_passes.widen import widening
 
 
-def apply_plan(model: ir.Model, plan: Plan, runner: Runner, *, examined: Examined | None = None) -> ir.Model:
+def apply_plan(
+    model: ir.Model, plan: Plan, runner: Runner, *, examined: Examined | None = None, weights: Weights | None = None
+) -> ir.Model:
     """A new model: `model` with `plan` carried out. `model` is not touched; equal arguments give equal bytes.
 
     `examined` saves the second walk where the caller has just examined `model` himself; it is used up by this call.
+    `weights` are those that the plan names (`plan.py` says what they may be).
 
     Raises: PlanError (does not fit), RecogniseError (an operator on the way cannot follow the cut), VerifyError (the result
     does not run on the probe, or its outputs changed shape: a bug, and no model).
     """
-    if plan.is_empty:
+    if plan.weights is not None and weights is None:
+        raise PlanError(f'the plan names its weights ("weights": {plan.weights!r:.80}), and none were given')
+    if plan.is_empty and not weights:
         clone = model.clone()
         Cleanup()(clone)
         return clone
     examined = examined or examine(model, runner)
     plan.validate(examined.anatomy)  # here too: onnx-ir wraps what a pass's own `requires` raises
     require_hardenable(model, plan)
+    reweight(examined, plan, weights or {})
+    plan = expanded(plan, examined.anatomy)
     work = examined.labelling.model
     Prune(examined, plan)(work)
     Harden(examined.anatomy, plan, softmax_dtypes(examined))(work)
+    if plan.readout == "narrow":
+        Cleanup()(work)  # what a plan has cut off is no longer in the way
+        narrow_readout(work, runner)
+    lift(work)
     Cleanup()(work)
     _forget_passes(work)
     _check(work, examined, runner)
     return work
+
+
+def reweighted(model: ir.Model, plan: Plan, weights: Weights, runner: Runner) -> ir.Model:
+    """A new model in the shapes of `model`: its output projections hold `weights`, with zeros at the rows that `plan` removes.
+
+    Nothing is removed: `plan` through the gates of this model is what `apply_plan` makes of `model`. Fused nodes are lowered.
+
+    Raises: as `reweight`.
+    """
+    examined = examine(model, runner)
+    plan.validate(examined.anatomy)
+    reweight(examined, plan, weights)
+    work = examined.labelling.model
+    Cleanup()(work)
+    _forget_passes(work)
+    return work
+
+
+def narrowed(model: ir.Model, runner: Runner) -> tuple[ir.Model, Readout]:
+    """`model` with its read-out narrowed, and what was done; the model itself where that is not legal or saves nothing.
+
+    It is what `apply_plan` makes of a plan that says `"readout": "narrow"` and nothing else. Raises: ModelError.
+    """
+    work = prepared(model)
+    take_decided(work, runner)
+    found = narrow_readout(work, runner)
+    if not found.nodes:
+        return model, found
+    lift(work)
+    Cleanup()(work)
+    _forget_passes(work)
+    return work, found
+
+
+def with_biases(model: ir.Model, runner: Runner) -> ir.Model:
+    """`model` with a bias of zeros at every output projection that lacks one and can be given one; itself where none is missing."""
+    examined = examine(model, runner)
+    missing: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
+    for layer in examined.anatomy.layers:
+        for block in layer.blocks:
+            place = writable(examined, layer.index, kind_of(block))
+            if place is not None and place.bias is None:
+                missing[weight_key(layer.index, kind_of(block), "bias")] = np.zeros(place.columns.size, np.float32)
+    return reweighted(model, Plan(), missing, runner) if missing else model
 
 
 def softmax_dtypes(examined: Examined) -> dict[int, np.dtype[np.generic]]:
@@ -49,15 +118,16 @@ def softmax_dtypes(examined: Examined) -> dict[int, np.dtype[np.generic]]:
 
 
 def _forget_passes(model: ir.Model) -> None:
-    model.graph.meta.pop("axformer.names", None)
+    for key in ("axformer.names", "axformer.values", "axformer.made"):
+        model.graph.meta.pop(key, None)
 
 
 def _check(model: ir.Model, examined: Examined, runner: Runner) -> None:
     """Run the probe once: the graph must run, and its outputs must have the source's shapes."""
     try:
-        outputs = runner(serialized(model), examined.labelling.feeds)
+        outputs = widening(runner)(detached(model), examined.labelling.feeds)
     except Exception as error:  # the runner's own kinds
-        raise VerifyError(f"the pruned graph does not run: {str(error).strip().splitlines()[0][:300]}") from None
+        raise VerifyError(f"the pruned graph does not run: {first_line(error)}") from None
     for name, array in outputs.items():
         expected = np.shape(examined.labelling.values[name])
         if np.shape(array) != expected:

@@ -35,8 +35,11 @@ def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
             return _none(f"{value.name} is read {len(users)} times on its way to the residual stream, expected once")
         node, index = users[0]
         others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
-        if (node.op_type in _RESHAPES and index == 0) or (
-            all(origin(v) is not None for v in others) and len(node.outputs) == 1
+        scaled = node.op_type == "Mul" or (node.op_type == "Div" and index == 0)  # a branch of 0 stays 0
+        if (
+            scaled
+            or (node.op_type in _RESHAPES and index == 0)
+            or (all(origin(v) is not None for v in others) and len(node.outputs) == 1)
         ):
             value = node.outputs[0]
         elif node.op_type in ("Add", "Sum") and len(others) == 1:

@@ -5,7 +5,7 @@
     x[B,H,S,S] + computed[1,H,S,S]     -> x + Gather(computed, kept)   so does a computed one without labels
     Reshape(x, [0, 0, H, E])           -> Reshape(x, [0, 0, H', E])    constant targets are written anew
     Reshape(x, computed)               -> Reshape(x, computed / H * H')  computed ones scaled, unless they follow already
-    Split, Slice, Gather, Attention    -> sizes, bounds, indices and head counts of what is kept
+    Split, Slice, Gather               -> sizes, bounds and indices of what is kept
 
 Integers are re-evaluated with the shapes after the cut before anything is edited, so what an exporter derived from `Shape`
 nodes is left alone.
@@ -17,17 +17,16 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
 from axformer_passes.errors import RecogniseError
-from axformer_passes.labels import IntArray, Labelling, anchor, operator
+from axformer_passes.follow import SCALED, narrow, narrowable, scale_cuts, take
+from axformer_passes.integers import Integers, Kept, opened
+from axformer_passes.labels import Carrier, IntArray, Labelling, anchor, distinct, operator
+from axformer_passes.merged import heads_of, kept_heads
 from axformer_passes.prepare import Origin, constant, fresh, initializer, origin
-from axformer_passes.rules import NARY, by_heads
-from axformer_passes.trace import Array
-
-Kept = dict[int, IntArray]
-"""axis -> positions that stay, for the axes that lose any."""
+from axformer_passes.rules.contraction import FOLLOWING
+from axformer_passes.rules.elementwise import NARY
 
 
 class Cut:
@@ -39,7 +38,9 @@ class Cut:
         self.graph = labelling.model.graph
         self._gone = np.isin(labelling.roots, list(removed))
         self._kept: dict[str, Kept] = {}
-        self._now = self._reevaluated()
+        self._integers = Integers(labelling, self.kept)
+        self.shape = self._integers.shape
+        self._scales = self._scale_cuts()
 
     # -- what is kept --------------------------------------------------------------------------------------------
 
@@ -54,61 +55,14 @@ class Cut:
         return self._kept[name]
 
     def _positions(self, labels: IntArray) -> Kept:
+        labels = distinct(labels)[0]  # what is repeated along an axis goes or stays with all of it
         labelled = labels >= 0
         gone = labelled & self._gone[labels]
         if not gone.any():
             return {}
-        kept = {}
-        for axis in range(labels.ndim):
-            others = tuple(i for i in range(labels.ndim) if i != axis)
-            drop = (gone | ~labelled).all(axis=others) & gone.any(axis=others)
-            if drop.any():
-                kept[axis] = np.flatnonzero(~drop)
-        return kept
-
-    def shape(self, value: ir.Value) -> tuple[int, ...]:
-        """The shape of a labelled or re-evaluated tensor after the cut, on the probe."""
-        name = str(value.name)
-        if name in self._now:
-            return tuple(self._now[name].shape)
-        before = self.labelling.of[name].shape if name in self.labelling.of else np.shape(self._value(value))
-        kept = self.kept(value)
-        return tuple(len(kept[i]) if i in kept else n for i, n in enumerate(before))
-
-    def _value(self, value: ir.Value) -> Array:
-        array = constant(value)
-        return np.asarray(self.labelling.values[str(value.name)]) if array is None else array
-
-    # -- integers ------------------------------------------------------------------------------------------------
-
-    def _reevaluated(self) -> dict[str, Array]:
-        """Unlabelled tensors that depend on a shape which the cut changes, with their values after it."""
-        self._now = {}
-        for node in self.graph:
-            source = node.inputs[0] if node.inputs else None
-            if node.op_type == "Shape" and source is not None and (self.kept(source) or source.name in self._now):
-                start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 10**9)
-                self._now[anchor(node)] = np.array(self.shape(source)[start:end], dtype=np.int64)
-            elif any(v is not None and v.name in self._now for v in node.inputs) and not any(
-                v.name in self.labelling.of for v in node.outputs
-            ):
-                self._evaluate(node)
-        return self._now
-
-    def _evaluate(self, node: ir.Node) -> None:
-        feeds = {
-            str(v.name): self._now[str(v.name)] if v.name in self._now else self._value(v)
-            for v in node.inputs
-            if v is not None
-        }
-        try:
-            outputs = _reference(node, feeds, self.labelling.model.opset_imports)
-        except Exception as error:  # the reference evaluator raises what it likes
-            raise RecogniseError(
-                f"{anchor(node)}: {node.op_type} depends on a shape that the cut changes and cannot be "
-                f"evaluated again: {error}"
-            ) from None
-        self._now.update({str(v.name): a for v, a in zip(node.outputs, outputs, strict=False) if v.name})
+        some = [gone.any(axis=_but(axis, labels.ndim)) for axis in range(labels.ndim)]
+        drops = [all_ & any_ for all_, any_ in zip(_all_others(gone | ~labelled), some, strict=True)]
+        return {axis: np.flatnonzero(~drop) for axis, drop in enumerate(drops) if drop.any()}
 
     # -- edits ---------------------------------------------------------------------------------------------------
 
@@ -116,35 +70,57 @@ class Cut:
         """Carry the cut out; False if nothing went."""
         if not self._gone.any():
             return False
-        for carrier in self.labelling.carriers:
-            keep = np.flatnonzero(~self._gone[carrier.first : carrier.first + carrier.size])
-            if len(keep) < carrier.size:
-                take(self.graph.initializers[carrier.initializer], keep, carrier.axis)
+        narrowed = [(carrier, self._kept_of(carrier)) for carrier in self.labelling.carriers]
+        for carrier, kept in narrowed:
+            for axis, keep in kept.items():
+                take(self.graph.initializers[carrier.initializer], keep, axis)
+        for value, keep, axis in self._scales:
+            take(value, keep, axis)
         for node in list(self.graph):
             self._edit(node)
         for value in [v for node in self.graph for v in node.outputs]:
             if self.kept(value):
-                value.shape = None
+                value.shape = _without(value.shape, self.kept(value))
+            elif self._integers.resized(value):
+                value.shape = opened(value.shape)
         return True
+
+    def _kept_of(self, carrier: Carrier) -> Kept:
+        """Positions that stay, per axis of a weight that loses some. Several axes together can only lose whole positions of one."""
+        gone = self._gone[carrier.labels]
+        if not gone.any():
+            return {}
+        found = {i: np.flatnonzero(~keep) for i, keep in enumerate(_all_others(gone)) if keep.any()}
+        left = math.prod(len(found.get(i, range(n))) for i, n in enumerate(carrier.shape))
+        if left != int((~gone).sum()):
+            raise RecogniseError(
+                f"{carrier.node}: channels on axes {carrier.axes} of its weight go one by one, expected whole rows"
+            )
+        return {carrier.axes[i]: keep for i, keep in found.items()}
 
     def _edit(self, node: ir.Node) -> None:
         key = operator(node)
-        if key in NARY or key == "Concat":
+        if key in NARY or key in ("Concat", "GatherElements"):
             self._follow(node)
         elif key in ("Reshape", "Expand"):
             self._retarget(node)
+        elif key == "Tile":
+            self._tile(node)
+        elif node.op_type == "RotaryEmbedding":
+            self._rotary(node)
         elif key == "Split":
             self._split(node)
         elif key == "Slice":
             self._slice(node)
         elif key == "Gather":
             self._gather(node)
-        elif key in ("Gemm", "Conv"):
-            self._bias(node)
-        elif key == "Attention":
-            self._attention(node)
-        elif key == "DequantizeLinear":
-            self._scales(node)
+        elif key in FOLLOWING:
+            self._beside(node)
+            self._regroup(node)
+        elif key == "MatMul":
+            self._batched(node)
+        elif key in SCALED:
+            self._rescale(node)
 
     def _follow(self, node: ir.Node) -> None:
         out, rank = self.kept(node.outputs[0]), len(self.labelling.of.get(anchor(node), np.empty(0)).shape)
@@ -159,11 +135,18 @@ class Cut:
         if value.name in self.labelling.of:
             return
         found = origin(value)
-        shape = _constant_shape(found) if found else self.shape(value)
-        if -axis > len(shape) or shape[axis] == 1 or shape[axis] == len(keep):
+        shape = _constant_shape(found) if found else np.shape(self._integers.value(value))
+        if -axis > len(shape) or shape[axis] == 1:
             return
-        if found is not None:
-            take(found.value, keep, found.axes[axis])
+        if shape[axis] == len(keep) if found else self._is_right(value, axis, len(keep)):
+            return
+        if narrowable(value, axis, self._spans):
+            narrow(value, axis, keep, self._spans)
+            return
+        value = self._integers.as_before(value)
+        heads = heads_of(self.labelling.of[anchor(node)], len(shape) + axis) if len(shape) == self._rank(node) else None
+        if heads is not None:
+            node.replace_input_with(slot, kept_heads(self.graph, node, value, keep, heads))
             return
         out = ir.Value(name=fresh(self.graph, f"{value.name}_kept"), type=value.type)
         indices = initializer(self.graph, f"{value.name}_kept_index", keep.astype(np.int64))
@@ -171,46 +154,92 @@ class Cut:
         self.graph.insert_before(node, gather)
         node.replace_input_with(slot, out)
 
-    def _bias(self, node: ir.Node) -> None:
-        if len(node.inputs) < 3 or node.inputs[2] is None:
-            return
+    def _is_right(self, value: ir.Value, axis: int, count: int) -> bool:
+        """Does a computed tensor come out right of shapes that the cut changes? What differs from head to head never does."""
+        return self.shape(value)[axis] == count and not self._integers.varies(value, axis)
+
+    def _rank(self, node: ir.Node) -> int:
+        return self.labelling.of[anchor(node)].ndim if anchor(node) in self.labelling.of else -1
+
+    def _spans(self, value: ir.Value, axis: int) -> bool:
+        """Has an unlabelled tensor more than one position on `axis` (from the right)?"""
+        found = origin(value)
+        shape = _constant_shape(found) if found else self.shape(value)
+        return str(value.name) not in self.labelling.of and -axis <= len(shape) and shape[axis] != 1
+
+    def _batched(self, node: ir.Node) -> None:
+        """A product's operand without labels (positions, projected in advance) follows on the axes that are not multiplied."""
+        rank = self._rank(node)
+        for axis, keep in self.kept(node.outputs[0]).items():
+            for slot, value in enumerate(node.inputs):
+                if value is not None and axis < rank - 2:
+                    self._follow_one(node, slot, value, axis - rank, keep)
+
+    def _beside(self, node: ir.Node) -> None:
+        """Bias, scales and zero points of a contraction, per column or per row, follow its output."""
         labels = self.labelling.of.get(anchor(node))
-        axis = 1 if node.op_type == "Conv" else (labels.ndim - 1 if labels is not None else 0)
-        keep = self.kept(node.outputs[0]).get(axis)
-        if keep is not None:
-            self._follow_one(node, 2, node.inputs[2], -1, keep)
+        if labels is None:
+            return
+        kept = self.kept(node.outputs[0])
+        for slot, axis, own in FOLLOWING[node.op_type]:
+            value = node.inputs[slot] if slot < len(node.inputs) else None
+            keep = kept.get(axis % labels.ndim)
+            if value is not None and keep is not None:
+                self._follow_one(node, slot, value, own, keep)
+
+    def _regroup(self, node: ir.Node) -> None:
+        """The channels of a group have one label, so whole groups go: as many are left as there are channels for."""
+        keep = self.kept(node.outputs[0]).get(1)
+        if keep is not None and "num_groups" in node.attributes:
+            size = self.labelling.of[anchor(node)].shape[1] // node.attributes.get_int("num_groups")
+            node.attributes["num_groups"] = ir.AttrInt64("num_groups", len(keep) // size)
 
     def _retarget(self, node: ir.Node) -> None:
         kept, target = self.kept(node.outputs[0]), node.inputs[1]
         if not kept or target is None:
             return
-        before = np.asarray(self._value(target))
-        now = np.asarray(self._now.get(str(target.name), before)).copy()
+        integers = self._integers
+        before, now = np.asarray(integers.value(target)), integers.after(target)
         old, new = self.labelling.of[anchor(node)].shape, self.shape(node.outputs[0])
-        offset = len(old) - len(now)
-        factors = np.ones((2, len(now)), dtype=np.int64)
+        offset = len(old) - len(before)
+        factors = np.ones((2, len(before)), dtype=np.int64)
+        wrong = False
         for axis in kept:
             i = axis - offset
-            if i < 0 or now[i] in (0, -1, new[axis]) or (node.op_type == "Expand" and now[i] == 1):
+            if i < 0 or before[i] in (0, -1) or (node.op_type == "Expand" and before[i] == 1):
                 continue
-            common = math.gcd(old[axis], new[axis])
-            factors[:, i] = old[axis] // common, new[axis] // common
-        if (factors == 1).all():
-            return
-        if constant(target) is not None:
-            scaled = np.where(now > 0, now // factors[0] * factors[1], now)
-            node.replace_input_with(1, initializer(self.graph, f"{target.name}_cut", scaled.astype(np.int64)))
-        else:
-            node.replace_input_with(1, self._scaled(node, target, factors))
+            wrong = wrong or now[i] != new[axis]
+            factors[:, i] = old[axis], new[axis]
+        if wrong:
+            self._replace(node, target, factors)
 
-    def _scaled(self, node: ir.Node, target: ir.Value, factors: npt.NDArray[np.int64]) -> ir.Value:
-        """target / factors[0] * factors[1], computed at run time."""
-        for kind, factor in zip(("Div", "Mul"), factors, strict=True):
-            by = initializer(self.graph, f"{target.name}_{kind.lower()}_by", factor)
-            out = ir.Value(name=fresh(self.graph, f"{target.name}_{kind.lower()}"), type=target.type)
-            self.graph.insert_before(node, ir.node(kind, [target, by], outputs=[out]))
-            target = out
-        return target
+    def _replace(self, node: ir.Node, target: ir.Value, factors: npt.NDArray[np.int64]) -> None:
+        """Input 1 of `node` becomes target * factors[1] / factors[0], `target` as it was before the cut."""
+        before = np.asarray(self._integers.value(target))
+        if constant(target) is not None:
+            scaled = np.where(before > 0, before * factors[1] // factors[0], before)
+            new = initializer(self.graph, f"{target.name}_cut", scaled.astype(np.int64))
+        else:
+            new = self._integers.scaled(node, self._integers.as_before(target), factors[0], factors[1])
+        node.replace_input_with(1, new)
+
+    def _tile(self, node: ir.Node) -> None:
+        source, repeats = node.inputs[0], node.inputs[1]
+        assert source is not None and repeats is not None
+        if not self.kept(node.outputs[0]) and str(repeats.name) not in self._integers.now:
+            return
+        new, inner = np.array(self.shape(node.outputs[0])), np.array(self.shape(source))
+        wanted = new // np.maximum(inner, 1)
+        if not np.array_equal(wanted, self._integers.after(repeats)):
+            self._replace(node, repeats, np.stack([self._integers.value(repeats), wanted]))
+
+    def _rotary(self, node: ir.Node) -> None:
+        """`num_heads` becomes the number of heads that stay; with it absent the shapes say it all."""
+        labels, heads = self.labelling.of.get(anchor(node)), node.attributes.get_int("num_heads", 0)
+        if labels is not None and heads:
+            axis = 1 if labels.ndim == 4 else 2
+            left = heads * self.shape(node.outputs[0])[axis] // labels.shape[axis]
+            node.attributes["num_heads"] = ir.AttrInt64("num_heads", left)
 
     def _split(self, node: ir.Node) -> None:
         axis = node.attributes.get_int("axis", 0)
@@ -233,17 +262,21 @@ class Cut:
         if not kept or source is None or "starts" in node.attributes:
             return
         rank = len(self.labelling.of[str(source.name)].shape)
-        before = [np.asarray(self._value(v)).reshape(-1) for v in node.inputs[1:3] if v is not None]
-        axes = np.asarray(self._value(node.inputs[3])) % rank if len(node.inputs) > 3 and node.inputs[3] else None
+        before = [np.asarray(self._integers.value(v)).reshape(-1) for v in node.inputs[1:3] if v is not None]
+        axes = (
+            np.asarray(self._integers.value(node.inputs[3])) % rank if len(node.inputs) > 3 and node.inputs[3] else None
+        )
         axes = np.arange(len(before[0])) if axes is None else axes
-        steps = np.asarray(self._value(node.inputs[4])) if len(node.inputs) > 4 and node.inputs[4] else None
+        steps = np.asarray(self._integers.value(node.inputs[4])) if len(node.inputs) > 4 and node.inputs[4] else None
         if steps is not None and any(a in kept and step != 1 for a, step in zip(axes.tolist(), steps, strict=True)):
             self._strided(node, source, list(zip(axes.tolist(), *before, steps, strict=True)))
             return
         for slot, (value, bounds) in enumerate(zip(node.inputs[1:3], before, strict=True), start=1):
             assert value is not None
             new = self._bounds(source, axes, bounds)
-            if np.array_equal(new, np.asarray(self._now.get(str(value.name), bounds)).reshape(-1)):
+            ends = np.array([self.shape(source)[axis] for axis in axes.tolist()])
+            now = np.asarray(self._integers.now.get(str(value.name), bounds)).reshape(-1)
+            if np.array_equal(np.minimum(new, ends), np.minimum(now, ends)):
                 continue
             if constant(value) is None:
                 raise RecogniseError(f"{anchor(node)}: Slice with computed bounds on an axis that would be cut")
@@ -298,64 +331,50 @@ class Cut:
             new = np.searchsorted(keep, flat[np.isin(flat, keep)])
         node.replace_input_with(1, initializer(self.graph, f"{anchor(node)}_index", np.asarray(new, dtype=np.int64)))
 
-    def _scales(self, node: ir.Node) -> None:
-        """A quantised weight that was narrowed on the axis of its scales takes them along."""
-        found = origin(node.inputs[0])
-        scale = origin(node.inputs[1])
-        if found is None or scale is None or _constant_shape(scale) in ((), (1,)):
-            return
-        axis = found.axes[node.attributes.get_int("axis", 1)]
+    def _scale_cuts(self) -> list[tuple[ir.Value, IntArray, int]]:
+        """Scales and zero points of weights, with what stays of them on which axis; blocks of values go whole."""
+        carriers: dict[str, list[Carrier]] = {}
         for carrier in self.labelling.carriers:
-            if carrier.initializer == found.value.name and carrier.axis == axis:
-                keep = np.flatnonzero(~self._gone[carrier.first : carrier.first + carrier.size])
-                for value in node.inputs[1:]:
-                    if len(keep) < carrier.size and (part := origin(value)) is not None:
-                        take(part.value, keep, 0)
+            if self._gone[carrier.labels].any():
+                carriers.setdefault(carrier.initializer, []).append(carrier)
+        cuts = []
+        for node in self.graph:
+            found = origin(node.inputs[0]) if operator(node) in SCALED and carriers else None
+            for carrier in carriers.get(str(found.value.name), ()) if found is not None else ():
+                for axis, keep in self._kept_of(carrier).items():
+                    cuts += scale_cuts(node, found.axes.index(axis), keep)  # type: ignore[union-attr]
+        return cuts
 
-    def _attention(self, node: ir.Node) -> None:
-        query, key = node.inputs[0], node.inputs[1]
-        assert query is not None and key is not None
-        by_name = self.labelling.of
-        labels, heads = by_name[str(query.name)], node.attributes.get_int("q_num_heads", 0)
-        over_heads = by_heads(labels, heads)[0, :, 0, 0]
-        keep = np.flatnonzero(~self._gone[over_heads])
-        if len(keep) == len(over_heads):
-            return
-        if len(node.inputs) > 3 and node.inputs[3] is not None:
-            self._follow_one(node, 3, node.inputs[3], -3, keep)
-        if labels.ndim == 3:
-            groups = node.attributes.get_int("kv_num_heads")
-            kept_groups = groups * len(keep) // len(over_heads)
-            node.attributes["q_num_heads"] = ir.AttrInt64("q_num_heads", len(keep))
-            node.attributes["kv_num_heads"] = ir.AttrInt64("kv_num_heads", kept_groups)
+    def _rescale(self, node: ir.Node) -> None:
+        """Scales per channel of an activation follow it."""
+        labels = self.labelling.of.get(anchor(node))
+        axis = node.attributes.get_int("axis", 1)
+        keep = self.kept(node.outputs[0]).get(axis % labels.ndim) if labels is not None and labels.ndim else None
+        for slot, value in enumerate(node.inputs[1:], start=1):
+            if keep is not None and value is not None:
+                self._follow_one(node, slot, value, -1, keep)
 
 
-def take(value: ir.Value, keep: IntArray, axis: int) -> None:
-    """Narrow an initializer to the positions `keep` of `axis`."""
-    assert value.const_value is not None
-    array = np.ascontiguousarray(np.take(value.const_value.numpy(), keep, axis=axis))
-    value.const_value = ir.tensor(array, dtype=value.const_value.dtype, name=value.name)
-    value.shape = ir.Shape(array.shape)
+def _without(shape: ir.Shape | None, kept: Kept) -> ir.Shape | None:
+    """A stated shape after the cut; an axis that was not a number (batch x heads) is left open."""
+    if shape is None:
+        return None
+    dims: list[int | str | None] = [d if isinstance(d, int) else d.value for d in shape]
+    for axis, keep in kept.items():
+        dims[axis] = len(keep) if isinstance(dims[axis], int) else None
+    return ir.Shape(dims)
+
+
+def _but(axis: int, rank: int) -> tuple[int, ...]:
+    return tuple(i for i in range(rank) if i != axis)
+
+
+def _all_others(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
+    """For each axis: at which of its positions `mask` holds everywhere."""
+    return [np.asarray(mask.all(axis=_but(axis, mask.ndim))) for axis in range(mask.ndim)]
 
 
 def _constant_shape(found: Origin) -> tuple[int, ...]:
     assert found.value.const_value is not None
     shape = [int(n) for n in found.value.const_value.shape]  # type: ignore[arg-type]
     return tuple(shape[a] for a in found.axes)
-
-
-def _reference(node: ir.Node, feeds: dict[str, Array], opsets: dict[str, int]) -> list[Array]:
-    from onnx.reference import ReferenceEvaluator
-
-    def info(name: str, array: Array | None) -> onnx.ValueInfoProto:
-        if array is None:
-            return onnx.ValueInfoProto(name=name)
-        return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), None)
-
-    proto = ir.to_proto(node)
-    inputs = [info(name, np.asarray(array)) for name, array in feeds.items()]
-    outputs = [info(name, None) for name in proto.output if name]
-    graph = onnx.helper.make_graph([proto], "one", inputs, outputs)
-    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
-    return [np.asarray(x) for x in evaluator.run(None, feeds)]

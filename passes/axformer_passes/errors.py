@@ -49,3 +49,8 @@ class VerifyError(AxformerError):
     """A produced graph failed its own check; nothing was written."""
 
     exit_code = 3
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, line breaks apart, as escapes: a file's names must not command a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -6,95 +6,109 @@ A model is written beside its name and renamed, so that a reader sees the old fi
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 
 from axformer_passes.errors import ModelError, RuntimeFailure
+from axformer_passes.reading import first_line, read_model, tensors
 
 SINGLE_FILE_LIMIT = 2**31 - 2**20
 """Bytes above which weights go to `<name>.data` (protobuf ends at 2 GiB)."""
 
-_SHORTEST_MODEL = 16
+EXTERNAL_LIMIT = 2**28
+"""The same for a model whose weights lay beside it: one file would cost their size in memory several times over."""
 
 
 def model_path(path: str | Path) -> Path:
     """The model file that `path` names: itself, or `model.onnx` in it where it is a folder."""
     path = Path(path)
-    found = path / "model.onnx" if path.is_dir() else path
-    if not found.exists():
-        hint = "a folder without model.onnx" if path.is_dir() else "no such file"
-        raise ModelError(f"{path}: {hint}; give an .onnx file or a folder that holds model.onnx")
+    try:
+        folder = path.is_dir()
+        found = path / "model.onnx" if folder else path
+        found.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        hint = "a folder without model.onnx" if folder else "no such file"
+        raise ModelError(f"{path}: {hint}; give an .onnx file or a folder that holds model.onnx") from None
+    except (OSError, ValueError) as error:  # not permitted, a loop of links, a name too long; a null byte in it
+        raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return found
 
 
 def load_model(path: str | Path) -> ir.Model:
-    """Read an ONNX file. Weights are mapped, not copied.
+    """Read an ONNX file. Weights in external data are mapped, not copied.
 
     Raises: ModelError for what is not a complete ONNX model with a default operator set of 7 or later.
     """
     found = model_path(path)
-    if found.stat().st_size < _SHORTEST_MODEL:
-        raise ModelError(f"{found}: {found.stat().st_size} bytes is too short for an ONNX model")
-    try:
-        model = ir.load(found)
-    except Exception as error:  # protobuf, onnx-ir and the file system each raise their own
-        raise ModelError(f"{found}: not an ONNX model, or truncated ({_first_line(error)})") from None
-    _check(model, found)
+    model = read_model(found)
+    opset = model.opset_imports.get("")
+    if opset is None or opset < 7:
+        raise ModelError(f"{found}: operator set {opset}, expected 7 or later; convert it with onnx.version_converter")
+    if not _is_sorted(model.graph):
+        try:
+            model.graph.sort()
+        except ValueError as error:
+            raise ModelError(f"{found}: its nodes cannot be put in order: {first_line(error)}") from None
+    _state_shapes_of_weights(model)
     return model
 
 
-def _check(model: ir.Model, path: Path) -> None:
-    if len(model.graph) == 0 or not model.graph.outputs:
-        raise ModelError(f"{path}: not an ONNX model: it has no nodes or no outputs")
-    opset = model.opset_imports.get("")
-    if opset is None or opset < 7:
-        raise ModelError(f"{path}: operator set {opset}, expected 7 or later; convert it with onnx.version_converter")
-    for tensor in external_tensors(model):
-        _check_external(tensor, path)
+def _state_shapes_of_weights(model: ir.Model) -> None:
+    """An initializer has its tensor's shape, whatever the file states beside it (a fused scale of shape [1] as a scalar)."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor, stated = value.const_value, value.shape
+            if tensor is not None and stated is not None and stated.dims != tensor.shape.dims:
+                value.shape = ir.Shape(tensor.shape.numpy())
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Comes every node behind those that it reads? ONNX Runtime does not mind, and its quantiser writes such files."""
+    made = set[ir.Node]()
+    for node in graph:
+        if any(maker.graph is graph and maker not in made for maker in _makers(node)):
+            return False
+        made.add(node)
+    return True
+
+
+def _makers(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes that make what `node`, or a node in its subgraphs, reads."""
+    inner = [
+        n
+        for attribute in node.attributes.values()
+        if attribute.type == ir.AttributeType.GRAPH
+        for n in attribute.as_graph().all_nodes()
+    ]
+    for reader in (node, *inner):
+        for value in reader.inputs:
+            maker = value.producer() if value is not None else None
+            if maker is not None:
+                yield maker
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     """Every tensor that points at a file: initializers and attributes, in subgraphs and functions too."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
-    nodes = itertools.chain(model.graph.all_nodes(), *(f.all_nodes() for f in model.functions.values()))
-    for attribute in (a for node in nodes for a in node.attributes.values()):
-        tensors = [attribute.value] if attribute.type == ir.AttributeType.TENSOR else []
-        tensors = list(attribute.as_tensors()) if attribute.type == ir.AttributeType.TENSORS else tensors
-        yield from (tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor))
+    yield from (tensor for tensor in tensors(model) if isinstance(tensor, ir.ExternalTensor))
 
 
-def _check_external(tensor: ir.ExternalTensor, path: Path) -> None:
-    """External data must be a plain file inside the model's folder and long enough."""
-    folder = path.parent.resolve()
-    target = Path(tensor.path).resolve()
-    if not target.is_relative_to(folder):
-        raise ModelError(f"{path}: tensor {tensor.name!r} points outside the model's folder: {tensor.location}")
-    if not target.is_file():
-        raise ModelError(f"{path}: external data {tensor.location!r} is missing; it must lie beside the model")
-    end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-    if target.stat().st_size < end:
-        raise ModelError(
-            f"{path}: external data {tensor.location!r} has {target.stat().st_size} bytes, expected {end}: truncated"
-        )
-
-
-def save_model(model: ir.Model, path: str | Path, *, single_file_limit: int = SINGLE_FILE_LIMIT) -> None:
+def save_model(model: ir.Model, path: str | Path, *, single_file_limit: int | None = None) -> None:
     """Write `model` to `path` through a temporary folder beside it; external data only above the limit.
+
+    Default limits: SINGLE_FILE_LIMIT, and EXTERNAL_LIMIT for a model that has external data already.
 
     The same model gives the same bytes. Raises RuntimeFailure where the folder cannot be written.
     """
     path = Path(path)
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    data = f"{path.name}.data" if size > single_file_limit else None
+    weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    limit = _limit(weights) if single_file_limit is None else single_file_limit
+    data = f"{path.name}.data" if sum(tensor.nbytes for tensor in weights) > limit else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -102,7 +116,7 @@ def save_model(model: ir.Model, path: str | Path, *, single_file_limit: int = SI
             if data is None:
                 _save_single(model, written)
             else:
-                ir.save(model, written, external_data=data)
+                _save_beside(model, written, data)
                 os.replace(Path(folder) / data, path.parent / data)
             os.replace(written, path)
             if data is None:
@@ -111,17 +125,33 @@ def save_model(model: ir.Model, path: str | Path, *, single_file_limit: int = SI
         raise RuntimeFailure(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def _limit(weights: list[Any]) -> int:
+    return EXTERNAL_LIMIT if any(isinstance(tensor, ir.ExternalTensor) for tensor in weights) else SINGLE_FILE_LIMIT
+
+
 def _save_single(model: ir.Model, path: Path) -> None:
     path.write_bytes(serialized(model))
+
+
+def _save_beside(model: ir.Model, path: Path, data: str) -> None:
+    """Weights go to the file `data`, one after the other; none is copied in memory."""
+    ir.save(model, path, external_data=data)
+    proto = onnx.ModelProto.FromString(path.read_bytes())
+    _state_shapes_once(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _state_shapes_once(proto: onnx.ModelProto) -> None:
+    constants = {tensor.name for tensor in proto.graph.initializer}  # onnx-ir states their shapes a second time
+    stated = [info for info in proto.graph.value_info if info.name not in constants]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(stated)
 
 
 def serialized(model: ir.Model) -> bytes:
     """The bytes of `model`, deterministic, with all weights inside (below 2 GiB)."""
     proto = ir.to_proto(model)
-    constants = {tensor.name for tensor in proto.graph.initializer}  # onnx-ir states their shapes a second time
-    stated = [info for info in proto.graph.value_info if info.name not in constants]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(stated)
+    _state_shapes_once(proto)
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             array = model.graph.initializers[tensor.name].const_value
@@ -144,8 +174,3 @@ def sha256_of(path: str | Path) -> str:
 def external_files(path: Path) -> list[Path]:
     """Existing external data files of a model, sorted."""
     return sorted({Path(tensor.path) for tensor in external_tensors(load_model(path))})
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:160] if text else type(error).__name__

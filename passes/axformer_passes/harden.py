@@ -1,29 +1,36 @@
 """Hard attention: per query row the K largest survive (METHOD.md 1.1), in standard operators.
 
-Shapes: B batch, H heads, S query tokens, T key tokens; k = min(K, T), computed in the graph.
+Shapes: B batch, H heads, S query tokens, T key tokens; k survivors.
 
-    truncated     p = Softmax(s)                        -> scatter(0, TopK(p, k))              no renormalisation
-    renormalised  p = Softmax(s)                        -> Softmax(scatter(-inf, TopK(s, k)))  the survivors sum to 1
-    fused         Attention(q, k, v, mask)              -> its primitive operators first, then as above
+    truncated     p = Softmax(s)    -> scatter(0, TopK(p))               no renormalisation
+    renormalised  p = Softmax(s)    -> Softmax(scatter(-inf, TopK(s)))   the survivors sum to 1
+    k = T         scatter writes the largest over itself, in p (s): no bit changes
 
 `scatter(c, values, indices)` writes the survivors into a tensor full of c, so exactly k survive; TopK with sorted=1 gives ties
 to the lower index. Masked scores are the lowest of their row, so padding survives only where there are fewer than k real tokens,
-and then with probability 0.
+and then with probability 0. docs/hard-attention.md has the forms that were tried, and the figures.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.anatomy import Anatomy
-from axformer_passes.decompose import decompose_attention
 from axformer_passes.errors import PlanError
+from axformer_passes.names import find
 from axformer_passes.plan import Hard, Mode, Plan
 from axformer_passes.prepare import fresh, initializer
-from axformer_passes.prune import find
 
 _OPSET = 11
+_SHAPE_START = 15
+"""The operator set from which on Shape can read one axis alone."""
+_SORTED = {"axis": -1, "largest": 1, "sorted": 1}
+_INT64, _BOOL = ir.TensorType(ir.DataType.INT64), ir.TensorType(ir.DataType.BOOL)
+Fill = np.ndarray[tuple[int], np.dtype[np.generic]]
 
 
 class Harden(ir.passes.InPlacePass):
@@ -72,10 +79,10 @@ def harden(graph: ir.Graph, softmax: str, hard: Hard, dtype: np.dtype[np.generic
 
 
 def softmax_node(graph: ir.Graph, name: str) -> ir.Node:
-    """The Softmax node whose output is `name`; a fused Attention node is decomposed first."""
+    """The Softmax node whose output is `name`."""
     node = find(graph, name).producer()
     assert node is not None
-    return decompose_attention(graph, node) if node.op_type == "Attention" else node
+    return node
 
 
 def survivors(graph: ir.Graph, softmax: ir.Node, k: ir.Value, mode: Mode, dtype: np.dtype[np.generic]) -> ir.Value:
@@ -96,29 +103,65 @@ def survivors(graph: ir.Graph, softmax: ir.Node, k: ir.Value, mode: Mode, dtype:
     return masked
 
 
-def keep_largest(
-    graph: ir.Graph, x: ir.Value, k: ir.Value, fill: np.ndarray[tuple[int], np.dtype[np.generic]]
-) -> tuple[list[ir.Node], ir.Value]:
-    """Nodes (not yet in the graph) that keep the k largest of x's last axis and write `fill` elsewhere."""
-    last = initializer(graph, f"{x.name}_last", np.array([-1], dtype=np.int64))
-    int64 = ir.TensorType(ir.DataType.INT64)
+def keep_largest(graph: ir.Graph, x: ir.Value, k: ir.Value, fill: Fill) -> tuple[list[ir.Node], ir.Value]:
+    """Nodes (not yet in the graph) that keep the k largest of x's last axis and write `fill`, no larger than any, elsewhere.
 
-    def value(suffix: str, type_: ir.TypeProtocol | None) -> ir.Value:
-        return ir.Value(name=fresh(graph, f"{x.name}_{suffix}"), type=type_)
+    before  x[..,T]
+    after   x[..,T] -> TopK(k) -> ScatterElements(Min(x, fill))         k < T
+                    -> TopK(1) -> ScatterElements(Min(x, inf)), is x    k >= T: TopK of all would sort them
+    TopK takes no bfloat16: x goes through float32 there, which is exact.
+    """
+    if fill.dtype == ir.DataType.BFLOAT16.numpy():
+        return _through_float32(graph, x, k, fill.astype(np.float32))
+    draft = _Draft(graph, str(x.name))
+    fewer = _fewer(draft, x, k)
+    count = draft("Where", [fewer, k, draft.constant("k_one", np.ones(1, np.int64))], "k_clamped", _INT64)
+    # without an order TopK is quicker, but which of equal values it picks is not said
+    largest, indices = draft.value("largest", x.type), draft.value("indices", _INT64)
+    draft.nodes.append(ir.node("TopK", [x, count], _SORTED, outputs=[largest, indices]))
+    bounds = [draft.constant(name, array) for name, array in (("fill", fill), ("inf", np.full_like(fill, np.inf)))]
+    least = draft("Where", [fewer, *bounds], "least", x.type)
+    empty = draft("Min", [x, least], "empty", x.type)  # `readout` narrows it with x; a ConstantOfShape would stay whole
+    return draft.nodes, draft("ScatterElements", [empty, indices, largest], "hard", x.type, axis=-1)
 
-    shape, tokens, clamped = value("shape", int64), value("tokens", int64), value("k_clamped", int64)
-    fewer = value("k_fewer", ir.TensorType(ir.DataType.BOOL))
-    largest, indices = value("largest", x.type), value("indices", int64)
-    empty, masked = value("empty", x.type), value("hard", x.type)
-    nodes = [
-        ir.node("Shape", [x], outputs=[shape]),
-        ir.node("Gather", [shape, last], {"axis": 0}, outputs=[tokens]),
-        ir.node(
-            "Less", [k, tokens], outputs=[fewer]
-        ),  # min(k, tokens): Min takes integers only from operator set 12 on
-        ir.node("Where", [fewer, k, tokens], outputs=[clamped]),
-        ir.node("TopK", [x, clamped], {"axis": -1, "largest": 1, "sorted": 1}, outputs=[largest, indices]),
-        ir.node("ConstantOfShape", [shape], {"value": ir.tensor(fill)}, outputs=[empty]),
-        ir.node("ScatterElements", [empty, indices, largest], {"axis": -1}, outputs=[masked]),
-    ]
-    return nodes, masked
+
+@dataclasses.dataclass
+class _Draft:
+    """Nodes that are not in the graph yet. A call adds one and returns its first output; names begin with `base`."""
+
+    graph: ir.Graph
+    base: str
+    nodes: list[ir.Node] = dataclasses.field(default_factory=list)
+
+    def __call__(
+        self, operator: str, inputs: list[ir.Value], suffix: str, kind: ir.TypeProtocol | None, **attributes: Any
+    ) -> ir.Value:
+        out = self.value(suffix, kind)
+        self.nodes.append(ir.node(operator, inputs, attributes, outputs=[out]))
+        return out
+
+    def value(self, suffix: str, kind: ir.TypeProtocol | None) -> ir.Value:
+        return ir.Value(name=fresh(self.graph, f"{self.base}_{suffix}"), type=kind)
+
+    def constant(self, suffix: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        return initializer(self.graph, f"{self.base}_{suffix}", array)
+
+
+def _fewer(draft: _Draft, x: ir.Value, k: ir.Value) -> ir.Value:
+    """k < T of x[..,T], as bool[1]."""
+    if draft.graph.opset_imports.get("", 0) < _SHAPE_START:
+        shape = draft("Shape", [x], "shape", _INT64)
+        last = draft.constant("last", np.full(1, -1, np.int64))
+        tokens = draft("Gather", [shape, last], "tokens", _INT64, axis=0)
+    else:
+        tokens = draft("Shape", [x], "tokens", _INT64, start=-1)
+    return draft("Less", [k, tokens], "k_fewer", _BOOL)
+
+
+def _through_float32(graph: ir.Graph, x: ir.Value, k: ir.Value, fill: Fill) -> tuple[list[ir.Node], ir.Value]:
+    kind = ir.DataType.BFLOAT16
+    wide = ir.Value(name=fresh(graph, f"{x.name}_float32"), type=ir.TensorType(ir.DataType.FLOAT))
+    nodes, masked = keep_largest(graph, wide, k, fill)
+    narrow = ir.Value(name=fresh(graph, f"{x.name}_bfloat16"), type=ir.TensorType(kind))
+    first = ir.node("Cast", [x], {"to": int(ir.DataType.FLOAT)}, outputs=[wide])
+    return [first, *nodes, ir.node("Cast", [masked], {"to": int(kind)}, outputs=[narrow])], narrow

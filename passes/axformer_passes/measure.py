@@ -1,6 +1,7 @@
 """What a graph costs: multiply-accumulates and parameters, counted from shapes.
 
-macs     multiply-accumulates of MatMul, Gemm, Conv, Einsum and Attention at one batch and length
+macs     multiply-accumulates of MatMul, Gemm, Conv, Einsum and their integer forms at one batch and length;
+         fused operators count as their primitive steps (`fused`)
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ import onnx
 import onnx_ir as ir
 
 from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock
-from axformer_passes.prepare import origin
-from axformer_passes.trace import Runner, probe_feeds
+from axformer_passes.detached import detached
+from axformer_passes.names import find
+from axformer_passes.prepare import origin, prepared
+from axformer_passes.probe import probe_feeds
+from axformer_passes.rules.einsum import letters_of
+from axformer_passes.trace import Runner
+from axformer_passes.widen import widening
 
-_COUNTED = frozenset({"MatMul", "Gemm", "Conv", "Attention"})
+_COUNTED = frozenset(
+    {"MatMul", "Gemm", "Conv", "Einsum", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
+)
 
 
 def macs(model: ir.Model, runner: Runner, batch: int = 1, length: int = 128) -> int:
@@ -25,7 +33,11 @@ def macs(model: ir.Model, runner: Runner, batch: int = 1, length: int = 128) -> 
 
 
 def macs_by_node(model: ir.Model, runner: Runner, batch: int = 1, length: int = 128) -> dict[str, int]:
-    """Multiply-accumulates of each counted node, by the name of its first output."""
+    """Multiply-accumulates of each counted node of the prepared graph, by the name of its first output."""
+    return _macs_by_node(prepared(model), runner, batch, length)
+
+
+def _macs_by_node(model: ir.Model, runner: Runner, batch: int, length: int) -> dict[str, int]:
     nodes = [node for node in model.graph if node.op_type in _COUNTED]
     shapes = _shapes(model, nodes, runner, batch, length)
 
@@ -45,7 +57,8 @@ def macs_by_node(model: ir.Model, runner: Runner, batch: int = 1, length: int = 
 def _shapes(
     model: ir.Model, nodes: list[ir.Node], runner: Runner, batch: int, length: int
 ) -> dict[str, tuple[int, ...]]:
-    proto = ir.to_proto(model)
+    graph = detached(model)
+    proto = graph.proto
     feeds = probe_feeds(model, batch=batch, tokens=length)
     known = {output.name for output in proto.graph.output}
     values = {v.name: v for node in nodes for v in (*node.inputs, node.outputs[0]) if v is not None and v.name}
@@ -53,18 +66,17 @@ def _shapes(
     for name, value in values.items():
         if name not in known and name not in inputs and origin(value) is None:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    found = {**feeds, **runner(proto.SerializeToString(), feeds)}
+    found = {**feeds, **widening(runner)(graph, feeds)}
     return {name: tuple(np.shape(array)) for name, array in found.items()}
 
 
 def _node_macs(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
-    if node.op_type == "Conv":
-        return math.prod(output) * math.prod(inputs[1][1:])
-    if node.op_type == "Attention":
-        query, key, value = inputs[:3]
-        if len(query) == 3:
-            return query[0] * query[1] * key[1] * (query[2] + output[2])
-        return math.prod(query[:3]) * key[2] * (query[3] + value[3])
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+        return math.prod(output) * math.prod(inputs[3 if node.op_type == "QLinearConv" else 1][1:])
+    if node.op_type == "Einsum":
+        operands, _ = letters_of(node)
+        sizes = {c: n for o, shape in zip(operands or [], inputs, strict=False) for c, n in zip(o, shape, strict=True)}
+        return math.prod(sizes.values()) if len(inputs) > 1 else 0
     inner = inputs[0][-1]
     if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         inner = inputs[0][0]
@@ -84,13 +96,15 @@ class Share:
 
 def shares(model: ir.Model, anatomy: Anatomy, runner: Runner, batch: int = 1, length: int = 128) -> tuple[Share, ...]:
     """One Share for every recognised block, in graph order."""
-    by_node = macs_by_node(model, runner, batch, length)
+    model = prepared(model)
+    by_node = _macs_by_node(model, runner, batch, length)
     total = max(1, sum(by_node.values()))
     found: list[tuple[int, str, AttentionBlock | FeedForwardBlock]] = []
     for layer in anatomy.layers:
         if layer.attention is not None:
             found.append((layer.index, "attention", layer.attention))
-        found += [(layer.index, "feed_forward", block) for block in layer.feed_forwards]
+        if layer.feed_forward is not None:
+            found.append((layer.index, "feed_forward", layer.feed_forward))
     result = []
     for index, kind, block in found:
         count = (
@@ -123,12 +137,10 @@ def _attention_macs(model: ir.Model, block: AttentionBlock, by_node: dict[str, i
 
 
 def _around(model: ir.Model, block: AttentionBlock) -> set[str]:
-    """The score and context products next to the softmax (or the fused node itself)."""
-    node = next((n for n in model.graph if n.outputs[0].name == block.softmax), None)
+    """The score and context products next to the softmax."""
+    node = find(model.graph, block.softmax).producer()
     if node is None:
         return set()
-    if node.op_type == "Attention":
-        return {block.softmax}
     found = set[str]()
     behind = [node.inputs[0]]
     while behind:

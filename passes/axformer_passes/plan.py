@@ -5,13 +5,30 @@
      "attention_blocks": [2], "feed_forward_blocks": [3],
      "hard_attention": {"1": {"k": 30, "mode": "renormalised"}}}
 
-All ids count in the source graph. Lists name what is *removed*.
+All ids count in the source graph. Lists name what is *removed*. "shared_weights": "together" makes heads and neurons count for
+every layer that reads the same weights (`shared.py`); it is left out where it is "separate".
+
+"weights" names a safetensors file beside the plan with new weights of output projections (compensation), float32 or float64:
+
+    layers.<layer>.attention.weight      [K, D]   y = x @ weight + bias, x the K inputs that the plan keeps, in their order
+    layers.<layer>.attention.bias        [D]      whether or not the source has a bias there
+    layers.<layer>.feed_forward.weight, layers.<layer>.feed_forward.bias          likewise, of the down projection
+
+K, D rows and columns, however the graph stores its matrix. What the file does not name stays as in the source. A block that is
+removed has no entries; one whose heads (neurons) are all listed has K = 0, and its bias is what it puts out for every token.
+Layers and not initializers give the names, because layers that share an initializer may each be given weights of their own;
+where "shared_weights" is "together", one layer's entries stand for its group.
+
+"readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
+left out where the read-out stays whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -21,8 +38,14 @@ from axformer_passes.errors import PlanError
 FORMAT = "axformer-plan/1"
 Mode = Literal["truncated", "renormalised"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+SharedWeights = Literal["separate", "together"]
+"""What happens where several layers read the same weights: a copy for each layer that is cut, or one cut for all of them."""
+Readout = Literal["whole", "narrow"]
+"""Is what only a picked token needs computed for all tokens, or for that one?"""
+_WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
     "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
+    "shared_weights", "readout",
 }  # fmt: skip
 
 
@@ -45,6 +68,8 @@ class Plan:
     feed_forward_blocks: frozenset[int] = frozenset()
     hard_attention: Mapping[int, Hard] = dataclasses.field(default_factory=dict)
     weights: str | None = None
+    shared_weights: SharedWeights = "separate"
+    readout: Readout = "whole"
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -57,31 +82,42 @@ class Plan:
         return dataclasses.replace(self, neurons=_merged(self.neurons, layer, neurons))
 
     def without_attention(self, layer: int) -> Plan:
-        """This plan with the whole attention block of `layer` removed; its heads and hard attention are forgotten."""
+        """This plan with the whole attention block of `layer` removed; its heads and hard attention are forgotten.
+
+        Heads that go together stay: they are those of other layers, too.
+        """
         return dataclasses.replace(
             self,
             attention_blocks=self.attention_blocks | {layer},
-            heads={i: v for i, v in self.heads.items() if i != layer},
+            heads=self._without(self.heads, layer),
             hard_attention={i: v for i, v in self.hard_attention.items() if i != layer},
         )
 
     def without_feed_forward(self, layer: int) -> Plan:
-        """This plan with the whole feed-forward block of `layer` removed; its neurons are forgotten."""
+        """This plan with the whole feed-forward block of `layer` removed; its neurons are forgotten, unless they go together."""
         return dataclasses.replace(
             self,
             feed_forward_blocks=self.feed_forward_blocks | {layer},
-            neurons={i: v for i, v in self.neurons.items() if i != layer},
+            neurons=self._without(self.neurons, layer),
         )
 
     def with_hard_attention(self, layer: int, k: int, mode: Mode = "truncated") -> Plan:
         """This plan with hard attention in `layer`."""
         return dataclasses.replace(self, hard_attention={**self.hard_attention, layer: Hard(k, mode)})
 
+    def _without(self, ids: Mapping[int, frozenset[int]], layer: int) -> Mapping[int, frozenset[int]]:
+        return ids if self.shared_weights == "together" else {i: v for i, v in ids.items() if i != layer}
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     @property
     def is_empty(self) -> bool:
-        """Nothing removed, nothing hardened, no weights."""
+        """Nothing removed, nothing hardened, no weights, the read-out whole."""
+        return self.is_exact and self.readout == "whole"
+
+    @property
+    def is_exact(self) -> bool:
+        """Nothing removed, nothing hardened, no weights: the graph computes what the source computes."""
         return not (
             any(self.heads.values())
             or any(self.neurons.values())
@@ -110,6 +146,10 @@ class Plan:
         }
         if self.weights is not None:
             data["weights"] = self.weights
+        if self.shared_weights != "separate":
+            data["shared_weights"] = self.shared_weights
+        if self.readout != "whole":
+            data["readout"] = self.readout
         return data
 
     def dumps(self) -> str:
@@ -125,18 +165,28 @@ class Plan:
         """
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
             raise PlanError(f"{origin}: not JSON: {error}") from None
         if not isinstance(data, dict):
             raise PlanError(f"{origin}: expected a JSON object, found {type(data).__name__}")
         if data.get("format") != FORMAT:
-            raise PlanError(f'{origin}: "format" is {data.get("format")!r}, expected {FORMAT!r}')
+            raise PlanError(f'{origin}: "format" is {_shown(data.get("format"))}, expected {FORMAT!r}')
         unknown = sorted(set(data) - _KEYS)
         if unknown:
-            raise PlanError(f"{origin}: unknown key {unknown[0]!r}; known: {', '.join(sorted(_KEYS))}")
+            raise PlanError(f"{origin}: unknown key {_shown(unknown[0])}; known: {', '.join(sorted(_KEYS))}")
         sha, weights = data.get("source_sha256", ""), data.get("weights")
         if not isinstance(sha, str) or not (weights is None or isinstance(weights, str)):
             raise PlanError(f'{origin}: "source_sha256" and "weights" are strings')
+        if weights is not None and not _WEIGHTS_NAME.fullmatch(weights):
+            raise PlanError(
+                f'{origin}: "weights" is {_shown(weights)}, expected the name of a .safetensors file beside the plan'
+            )
+        shared = data.get("shared_weights", "separate")
+        if shared not in get_args(SharedWeights):
+            raise PlanError(f'{origin}: "shared_weights" is {_shown(shared)}, expected separate or together')
+        readout = data.get("readout", "whole")
+        if readout not in get_args(Readout):
+            raise PlanError(f'{origin}: "readout" is {_shown(readout)}, expected whole or narrow')
         return cls(
             source_sha256=sha,
             heads=_id_lists(data, "heads", origin),
@@ -145,7 +195,22 @@ class Plan:
             feed_forward_blocks=_ids(data.get("feed_forward_blocks", []), '"feed_forward_blocks"', origin),
             hard_attention=_hard(data.get("hard_attention", {}), origin),
             weights=weights,
+            shared_weights=shared,
+            readout=readout,
         )
+
+
+def _shown(value: object) -> str:
+    """`value` in at most 80 characters, however long or deep it is."""
+    return reprlib.repr(value)[:80]
+
+
+def _as_json(value: object) -> str:
+    """As `_shown`, in the words of the file."""
+    try:
+        return json.dumps(value)[:80]
+    except RecursionError:
+        return _shown(value)
 
 
 def _merged(old: Mapping[int, frozenset[int]], layer: int, ids: Iterable[int]) -> Mapping[int, frozenset[int]]:
@@ -158,15 +223,15 @@ def _is_id(value: object) -> bool:
 
 def _ids(value: object, where: str, origin: str) -> frozenset[int]:
     if not isinstance(value, list) or not all(map(_is_id, value)):
-        raise PlanError(f"{origin}: {where} is a list of ids from 0 upwards, found {json.dumps(value)[:80]}")
+        raise PlanError(f"{origin}: {where} is a list of ids from 0 upwards, found {_as_json(value)}")
     if len(set(value)) != len(value):
-        raise PlanError(f"{origin}: {where} names an id twice: {json.dumps(value)[:80]}")
+        raise PlanError(f"{origin}: {where} names an id twice: {_as_json(value)}")
     return frozenset(value)
 
 
 def _layer_key(key: str, where: str, origin: str) -> int:
     if not (key.isascii() and key.isdigit() and len(key) < 10 and str(int(key)) == key):
-        raise PlanError(f'{origin}: {where} has the key {key!r}, expected a layer number such as "0"')
+        raise PlanError(f'{origin}: {where} has the key {_shown(key)}, expected a layer number such as "0"')
     return int(key)
 
 
@@ -188,11 +253,11 @@ def _hard(value: object, origin: str) -> dict[int, Hard]:
         if not isinstance(entry, dict) or not set(entry) <= {"k", "mode"}:
             raise PlanError(f'{origin}: "hard_attention" of layer {key} is {{"k": ..., "mode": ...}}')
         k, mode = entry.get("k"), entry.get("mode", "truncated")
-        if not isinstance(k, int) or not _is_id(k) or k == 0:
-            raise PlanError(f'{origin}: "hard_attention" of layer {key}: k is {k!r}, expected 1 or more')
+        if not isinstance(k, int) or not _is_id(k) or not 0 < k < 2**31:
+            raise PlanError(f'{origin}: "hard_attention" of layer {key}: k is {_shown(k)}, expected 1 or more')
         if mode not in MODES:
             raise PlanError(
-                f'{origin}: "hard_attention" of layer {key}: mode is {mode!r}, expected {" or ".join(MODES)}'
+                f'{origin}: "hard_attention" of layer {key}: mode is {_shown(mode)}, expected {" or ".join(MODES)}'
             )
         hard[layer] = Hard(k, mode)
     return hard
@@ -219,7 +284,7 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
     for index, neurons in plan.neurons.items():
         block = layer_of(index, '"neurons"').feed_forward
         if block is None:
-            raise PlanError(f'"neurons": layer {index} has not exactly one recognised feed-forward block')
+            raise PlanError(f'"neurons": no feed-forward block was recognised in layer {index}')
         within(neurons, block.neurons, '"neurons"', index)
     for index in plan.attention_blocks:
         attention = layer_of(index, '"attention_blocks"').attention
@@ -229,7 +294,7 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
     for index in plan.feed_forward_blocks:
         block = layer_of(index, '"feed_forward_blocks"').feed_forward
         if block is None or block.sum is None:
-            why = block.why if block else "not exactly one was recognised"
+            why = block.why if block else "none was recognised"
             raise PlanError(f'"feed_forward_blocks": layer {index} has no removable feed-forward block: {why}')
     for index in plan.hard_attention:
         if layer_of(index, '"hard_attention"').attention is None:

@@ -8,12 +8,17 @@ Each step is exact and changes no arithmetic:
     Transpose/Cast/... of an initializer
       read by n nodes                     -> n such chains
     Reshape/Squeeze/... of an initializer -> the reshaped initializer
+    Concat of matrices                    -> one initializer
+    equal matrices of several projections -> one (`copies`)
+    fused node that has a rule            -> its primitive steps (`fused`)
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import graphlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -25,11 +30,15 @@ from axformer_passes.errors import ModelError
 
 Array = npt.NDArray[Any]
 
-CHAIN_OPS = frozenset({"Transpose", "Cast", "Identity", "DequantizeLinear"})
+CHAIN_OPS = frozenset({"Transpose", "Cast", "Identity", "QuantizeLinear", "DequantizeLinear"})
 """Operators through which a weight is followed back to its initializer."""
 
+MOST_NODES, MOST_STEPS = 10**6, 3 * 10**7
+"""Nodes that functions may give when they are inlined, and steps that onnx-ir may take for their names (some seconds)."""
+
 _FOLD_OPS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
-_SHARED_FROM = "axformer.shared_from"
+SHARED_FROM = "axformer.shared_from"
+"""Key in the meta of a value: the name that its uses go by together."""
 
 
 def prepared(model: ir.Model) -> ir.Model:
@@ -50,23 +59,66 @@ def prepared(model: ir.Model) -> ir.Model:
 
 
 def _prepared(model: ir.Model) -> ir.Model:
+    from axformer_passes.copies import merge_copies
+    from axformer_passes.fused import lower
+
     clone = model.clone()
     if clone.functions:
+        common.RemoveUnusedFunctionsPass()(clone)  # type: ignore[no-untyped-call]
+        _require_finite(clone)
         common.InlinePass()(clone)
-    if any(node.op_type == "Loop" or node.op_type == "Scan" for node in clone.graph):
+    if any(node.op_type == "Loop" or node.op_type == "Scan" for node in clone.graph.all_nodes()):
         raise ModelError("the graph holds a Loop or Scan node; only straight-line graphs are supported")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(clone)
     _own_tensors(clone.graph)
     _detach_inputs(clone.graph)
     _fold(clone.graph)
-    _unshare_chains(clone.graph)
-    _unshare_initializers(clone.graph)
+    merge_copies(clone.graph)
+    lower(clone)
+    isolate(clone)
     return clone
+
+
+def isolate(model: ir.Model) -> None:
+    """One use for each constant: at the end of `prepared`, and again where nodes were taken out of a subgraph."""
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _unshare_chains(model.graph)
+    _unshare_initializers(model.graph)
+
+
+def _require_finite(model: ir.Model) -> None:
+    """Functions that call one another grow exponentially when they are inlined; onnx-ir refuses recursion by itself.
+
+    Its inliner tries _2, _3, .. for each name that is taken: the square of how often a name is made.
+    """
+    calls = {
+        key: Counter(node.op_identifier() for node in function.all_nodes()) for key, function in model.functions.items()
+    }
+    order = graphlib.TopologicalSorter({key: set(found) & set(calls) for key, found in calls.items()})
+    times = Counter(node.op_identifier() for node in model.graph.all_nodes())
+    made: Counter[str] = Counter()
+    for key in reversed([*order.static_order()]):  # callers first
+        for called, count in calls[key].items():
+            times[called] += count * times[key]
+        made.update({name: count * times[key] for name, count in _names_made(model.functions[key]).items()})
+    nodes, steps = made[""], sum(count * count // 2 for name, count in made.items() if name)
+    if nodes > MOST_NODES or steps > MOST_STEPS:
+        raise ModelError(
+            f"the model's functions, inlined, give {nodes} nodes: too many nodes to inline; "
+            "inline them with onnx.inliner.inline_local_functions"
+        )
+
+
+def _names_made(function: ir.Function) -> Counter[str]:
+    """How often one call of `function` makes each name; under "" the number of its nodes."""
+    nodes = list(function.all_nodes())
+    values = (f"value {v.name}" for node in nodes for v in node.outputs)
+    return Counter({"": len(nodes)}) + Counter(f"node {node.name}" for node in nodes) + Counter(values)
 
 
 def source_name(value: ir.Value) -> str:
     """Name of the initializer in the source graph of which `value` is an un-shared use."""
-    return str(value.meta.get(_SHARED_FROM, value.name))
+    return str(value.meta.get(SHARED_FROM, value.name))
 
 
 def share(graph: ir.Graph) -> int:
@@ -86,7 +138,7 @@ def share(graph: ir.Graph) -> int:
         del graph.initializers[name]
         merged += 1
     for value in first.values():
-        wanted = value.meta.get(_SHARED_FROM)
+        wanted = value.meta.get(SHARED_FROM)
         if wanted is not None and wanted not in graph.initializers and value.name is not None:
             del graph.initializers[value.name]
             value.name = wanted
@@ -127,24 +179,41 @@ def origin(value: ir.Value | None) -> Origin | None:
     return Origin(behind.value, tuple(behind.axes[i] for i in perm))
 
 
+def read_by(node: ir.Node) -> list[ir.Value]:
+    """What a node reads from its graph, from inside its subgraphs too."""
+    found = {id(v): v for v in node.inputs if v is not None}
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph().all_nodes():
+                found.update((id(v), v) for v in inner.inputs if v is not None and _graph_of(v) is node.graph)
+    return list(found.values())
+
+
+def _graph_of(value: ir.Value) -> ir.Graph | ir.Function | None:
+    node = value.producer()
+    return node.graph if node is not None else value.graph
+
+
 def fresh(graph: ir.Graph, base: str) -> str:
     """A value name that `graph` does not use yet, made from `base`."""
-    taken = graph.meta.setdefault("axformer.names", None)
+    taken: dict[str | None, int] | None = graph.meta.get("axformer.names")  # name: suffixes tried for it
     if taken is None:
-        taken = set(graph.initializers) | {v.name for v in graph.inputs}
-        taken |= {v.name for node in graph.all_nodes() for v in node.outputs}
+        taken = dict.fromkeys(graph.initializers, 0)
+        taken.update((v.name, 0) for v in graph.inputs)
+        taken.update((v.name, 0) for node in graph.all_nodes() for v in node.outputs)
         graph.meta["axformer.names"] = taken
-    name, count = base, 1
+    name, count = base, taken.get(base, 0)
     while name in taken:
-        name, count = f"{base}_{count}", count + 1
-    taken.add(name)
+        count += 1
+        name = f"{base}_{count}"
+    taken[base], taken[name] = count, taken.get(name, 0)
     return name
 
 
 def initializer(graph: ir.Graph, base: str, array: Array) -> ir.Value:
     """Register a new initializer with a fresh name made from `base`."""
     name = fresh(graph, base)
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
@@ -171,21 +240,31 @@ def _detach_inputs(graph: ir.Graph) -> None:
 
 
 def _fold(graph: ir.Graph) -> None:
-    """Reshape, Squeeze, Unsqueeze, Flatten of an initializer that nobody else reads: exact, the same bytes."""
+    """Reshape, Squeeze, Unsqueeze, Flatten of an initializer that nobody else reads, Concat of such matrices: exact."""
     for node in list(graph):
-        source = node.inputs[0] if node.inputs else None
-        if node.op_type not in _FOLD_OPS or source is None or source.const_value is None:
-            continue
-        out = node.outputs[0]
-        if len(source.uses()) != 1 or out.is_graph_output() or any(constant(v) is None for v in node.inputs):
-            continue
-        array = constant(source)
+        array = None if node.domain or not node.outputs or node.outputs[0].is_graph_output() else _folded(node)
         if array is None:
             continue
-        shaped = array.reshape(_folded_shape(node, array.shape))
-        new = initializer(graph, f"{source.name}_{node.op_type.lower()}", shaped)
-        out.replace_all_uses_with(new)
+        first = node.inputs[0]
+        assert first is not None
+        new = initializer(graph, f"{first.name}_{node.op_type.lower()}", array)
+        node.outputs[0].replace_all_uses_with(new)
         graph.remove(node, safe=True)
+
+
+def _folded(node: ir.Node) -> Array | None:
+    """What the node computes of its constants; None where it computes something else, or where they are read elsewhere."""
+    source = node.inputs[0] if node.inputs else None
+    if node.op_type not in (*_FOLD_OPS, "Concat") or source is None or source.const_value is None:
+        return None
+    if len(source.uses()) != 1 or any(constant(v) is None for v in node.inputs):
+        return None
+    arrays = [np.asarray(constant(v)) for v in node.inputs]
+    if node.op_type != "Concat":
+        return arrays[0].reshape(_folded_shape(node, arrays[0].shape))
+    if any(a.ndim < 2 for a in arrays) or any(v is None or len(v.uses()) != 1 for v in node.inputs):
+        return None  # numbers that state a shape are the cut's
+    return np.concatenate(arrays, axis=node.attributes.get_int("axis"))
 
 
 def _folded_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -212,7 +291,7 @@ def _unshare_chains(graph: ir.Graph) -> None:
         out = node.outputs[0]
         for user, index in list(out.uses())[1:]:
             value = ir.Value(name=fresh(graph, f"{out.name}_use"), shape=out.shape, type=out.type)
-            value.meta[_SHARED_FROM] = out.name
+            value.meta[SHARED_FROM] = out.name
             twin = ir.Node(node.domain, node.op_type, node.inputs, node.attributes, outputs=[value])
             graph.insert_after(node, twin)
             user.replace_input_with(index, value)
@@ -231,6 +310,6 @@ def _unshare_initializers(graph: ir.Graph) -> None:
                 type=value.type,
                 const_value=value.const_value,
             )
-            copy.meta[_SHARED_FROM] = source_name(value)
+            copy.meta[SHARED_FROM] = source_name(value)
             graph.register_initializer(copy)
             user.replace_input_with(index, copy)

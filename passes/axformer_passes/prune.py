@@ -11,18 +11,16 @@ Exact: equals the source with the removed activations zeroed, up to the order of
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.anatomy import AttentionBlock, FeedForwardBlock, Linear
+from axformer_passes.anatomy import Block
 from axformer_passes.cut import Cut
+from axformer_passes.emptied import keep_only_bias
 from axformer_passes.errors import PlanError
-from axformer_passes.labels import Labelling
+from axformer_passes.names import find
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import constant, fresh, initializer, origin
+from axformer_passes.prepare import fresh
 from axformer_passes.recognise import Examined
-
-Block = AttentionBlock | FeedForwardBlock
 
 
 class Prune(ir.passes.InPlacePass):
@@ -67,7 +65,7 @@ class Prune(ir.passes.InPlacePass):
                 _assign(block, heads, all_classes, classes, emptied)
         for index, neurons in self.plan.neurons.items():
             if index not in self.plan.feed_forward_blocks:
-                feed, all_classes = layers[index].feed_forward, self.examined.neuron_classes[index][0]
+                feed, all_classes = layers[index].feed_forward, self.examined.neuron_classes[index]
                 assert feed is not None
                 _assign(feed, neurons, all_classes, classes, emptied)
         return classes, emptied
@@ -98,55 +96,3 @@ def bypass(graph: ir.Graph, block: Block) -> None:
         total.replace_all_uses_with(out, replace_graph_outputs=True)
         return
     total.replace_all_uses_with(residual)
-
-
-def keep_only_bias(labelling: Labelling, block: Block) -> None:
-    """The output projection of a block without heads (neurons): its bias, for every token.
-
-    before  y[.., D] = context[.., 0] @ weight[0, D] (+ bias)
-    after   y[.., D] = Expand(bias or 0, Shape(x)), x the projected input of the block, of y's own shape
-    """
-    linear = block.output if isinstance(block, AttentionBlock) else block.down
-    graph = labelling.model.graph
-    out = find(graph, linear.output)
-    node = out.producer()
-    assert node is not None
-    like = _alike(labelling, block, linear)
-    bias = origin(node.inputs[2]) if node.op_type == "Gemm" and len(node.inputs) > 2 else None
-    dtype = labelling.values[linear.output].dtype
-    values = constant(bias.value) if bias is not None else np.zeros(linear.columns, dtype=dtype)
-    assert values is not None
-    fill = initializer(graph, f"{linear.output}_fill", np.asarray(values, dtype=dtype))
-    shape = ir.Value(name=fresh(graph, f"{linear.output}_shape"), type=ir.TensorType(ir.DataType.INT64))
-    filled = ir.Value(name=fresh(graph, f"{linear.output}_filled"), shape=out.shape, type=out.type)
-    graph.insert_before(
-        node, [ir.node("Shape", [like], outputs=[shape]), ir.node("Expand", [fill, shape], outputs=[filled])]
-    )
-    out.replace_all_uses_with(filled)
-
-
-def _alike(labelling: Labelling, block: Block, linear: Linear) -> ir.Value:
-    """A tensor from before the block that has the output projection's shape."""
-    wanted = np.shape(labelling.values[linear.output])
-    inputs = [block.value.input] if isinstance(block, AttentionBlock) else [up.input for up in block.up]
-    for name in (*inputs, block.residual):
-        if name is not None and name in labelling.values and np.shape(labelling.values[name]) == wanted:
-            return find(labelling.model.graph, name)
-    raise PlanError(
-        f"{linear.output}: all its heads (neurons) are listed, and no tensor before it has its shape {wanted}; "
-        "keep one, or remove the block"
-    )
-
-
-def find(graph: ir.Graph, name: str | None) -> ir.Value:
-    """The value called `name`: a graph input, an initializer or a node's output."""
-    for value in graph.inputs:
-        if value.name == name:
-            return value
-    if name is not None and name in graph.initializers:
-        return graph.initializers[name]
-    for node in graph:
-        for value in node.outputs:
-            if value.name == name:
-                return value
-    raise PlanError(f"no tensor {name!r} in the graph; the plan or anatomy is another model's")

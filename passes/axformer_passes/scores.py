@@ -8,8 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
-from axformer_passes.labels import IntArray, Labelling, anchor
-from axformer_passes.rules import by_heads
+from axformer_passes.labels import IntArray, Labelling, anchor, labels_in
+from axformer_passes.rules.contraction import operands
+from axformer_passes.rules.einsum import summed_width
+from axformer_passes.rules.quantised import rescaled
 from axformer_passes.trace import Array
 
 _ACTIVATIONS = {
@@ -19,61 +21,58 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 
+_PRODUCTS = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Einsum"})
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """query x key -> softmax -> x value. For a fused Attention node the three inputs of that node."""
+    """query x key -> softmax -> x value."""
 
     query: ir.Value
     key: ir.Value
     value: ir.Value
-    fused: bool
+    product: ir.Node
 
     @classmethod
-    def find(cls, labelling: Labelling, softmax: ir.Node, inside: set[int]) -> Scores | Refusal:
+    def find(cls, labelling: Labelling, softmax: ir.Node, inside: frozenset[int]) -> Scores | Refusal:
         """The products of activations before and after `softmax` whose channels are its heads (`inside`)."""
-        if softmax.op_type == "Attention":
-            query, key, value = softmax.inputs[:3]
-            assert query is not None and key is not None and value is not None
-            return cls(query, key, value, fused=True)
-        before: list[ir.Node] = []
-        after: list[ir.Node] = []
-        passed = False
-        for node in labelling.model.graph:
-            passed = passed or node is softmax
-            if node.op_type == "MatMul" and _within(labelling, node, inside):
-                (after if passed else before).append(node)
+        place = labelling.order[anchor(softmax)]
+        products = {id(node): node for c in sorted(inside) for node in labelling.between.get(c, ())}
+        within = [node for node in products.values() if node.op_type in _PRODUCTS and _within(labelling, node, inside)]
+        within.sort(key=lambda node: labelling.order[anchor(node)])
+        before = [node for node in within if labelling.order[anchor(node)] < place]
+        after = [node for node in within if labelling.order[anchor(node)] > place]
         if not before or len(after) != 1:
             return Refusal(
                 anchor(softmax),
                 softmax.op_type,
                 f"{len(before)} products of activations before it and {len(after)} after it, expected 1 (or more) and 1",
             )
-        (query, key), value = before[0].inputs[:2], after[0].inputs[1]
-        assert query is not None and key is not None and value is not None
-        return cls(query, key, value, fused=False)
+        query, key = operands(before[0])
+        return cls(query, key, operands(after[0])[1], product=before[0])
 
     def value_size(self, labelling: Labelling) -> int:
-        """Width of one head's context."""
-        shape: tuple[int, ...] = labelling.of[str(self.value.name)].shape
-        node = next(iter(self.value.uses())).node
-        if self.fused and len(shape) == 3:
-            return int(shape[-1] // node.attributes.get_int("kv_num_heads"))
-        return int(shape[-1])
+        """Width of one head's context: the channels of the value that were born apart, shared out among its heads."""
+        return _births(labelling, self.value) // max(1, self.kv_heads(labelling))
 
     def kv_heads(self, labelling: Labelling) -> int:
-        """Distinct key heads: those whose labels were born apart."""
-        raw = labelling.of[str(self.key.name)]
-        if self.fused:
-            raw = by_heads(raw, next(iter(self.key.uses())).node.attributes.get_int("kv_num_heads", 0))
-        last = raw.reshape(-1, raw.shape[-2] * raw.shape[-1]).max(axis=1)
-        return int(np.unique(last).size)
+        """Distinct key heads: the channels of the key that were born apart, by the width that one score sums over."""
+        return _births(labelling, self.key) // max(1, self._summed(labelling))
+
+    def _summed(self, labelling: Labelling) -> int:
+        shape = labelling.of[str(self.key.name)].shape
+        return summed_width(self.product, shape)
 
 
-def _within(labelling: Labelling, node: ir.Node, inside: set[int]) -> bool:
-    labels = [labelling.of.get(str(v.name)) for v in node.inputs if v is not None]
-    if len(labels) != 2 or any(x is None for x in labels):
+def _births(labelling: Labelling, value: ir.Value) -> int:
+    return int(labels_in(labelling.of[str(value.name)]).size)
+
+
+def _within(labelling: Labelling, node: ir.Node, inside: frozenset[int]) -> bool:
+    labels = [labelling.of.get(str(v.name)) for v in operands(node)]
+    if any(x is None for x in labels):
         return False
-    return all(set(np.unique(labelling.classes(x[x >= 0])).tolist()) <= inside for x in labels if x is not None)
+    return all(labelling.classes_in(x) <= inside for x in labels if x is not None)
 
 
 def score_scale(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float | None:
@@ -81,22 +80,7 @@ def score_scale(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float
 
     Measured on biased projections before any scaling, at the last query row (which no causal mask touches).
     """
-    if scores.fused:
-        default = _head_width(labelling, scores)
-        given = softmax.attributes.get_float("scale", None) if "scale" in softmax.attributes else None
-        if given is not None and given != 1.0:
-            return float(given)
-        return _measured(labelling, softmax, scores) if given == 1.0 else default
-    return _measured(labelling, softmax, scores)
-
-
-def _head_width(labelling: Labelling, scores: Scores) -> float | None:
-    shape = np.shape(labelling.values[str(scores.query.name)])
-    return float(shape[-1]) ** -0.5 if len(shape) == 4 else None
-
-
-def _measured(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float | None:
-    if scores.fused:
+    if scores.product.op_type == "Einsum":
         return None
     query, key = _unscaled(labelling, scores.query), _unscaled(labelling, scores.key)
     seen = labelling.values.get(str(softmax.inputs[0].name))  # type: ignore[union-attr]
@@ -104,9 +88,19 @@ def _measured(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float |
         return None
     product = np.einsum("bhse,bhte->bhst", query[:, :, -1:], key)
     seen = np.asarray(seen[:, :, -1:], dtype=np.float64)
+    if not np.isfinite(seen).all():  # hardened before the softmax
+        return None
     scale = float((seen * product).sum() / max((product * product).sum(), 1e-30))
-    fits = np.abs(seen - scale * product).max() <= 1e-3 * max(np.abs(seen).max(), 1e-30)
-    return scale if fits else None
+    fits = np.abs(seen - scale * product).max() <= _rounding(labelling, softmax) * max(np.abs(seen).max(), 1e-30)
+    return scale if fits and scale else None
+
+
+def _rounding(labelling: Labelling, softmax: ir.Node) -> float:
+    """How far from a multiple of the products scores may be, relative to the largest: what their element type rounds off."""
+    if not labelling.operators.isdisjoint({"QuantizeLinear", "DynamicQuantizeLinear"}):
+        return 0.05
+    kind = str(np.asarray(labelling.values[anchor(softmax)]).dtype)
+    return {"float16": 1e-2, "bfloat16": 5e-2}.get(kind, 1e-3)
 
 
 def _unscaled(labelling: Labelling, operand: ir.Value) -> Array | None:
@@ -116,10 +110,10 @@ def _unscaled(labelling: Labelling, operand: ir.Value) -> Array | None:
         return None
     heads = raw[0, :, 0, :] if (raw[:, :, :1, :] == raw).all() else raw[0, :, :, 0]
     carrier = labelling.carrier_of(int(heads.min()))
-    node = next(n for n in labelling.model.graph if anchor(n) == carrier.node)
-    out = node.outputs[0]
+    node = labelling.product_at[carrier.node].node
+    out = rescaled(node)
     uses = list(out.uses())
-    if node.op_type == "MatMul" and len(uses) == 1 and uses[0].node.op_type == "Add":
+    if node.op_type != "Gemm" and len(uses) == 1 and uses[0].node.op_type == "Add":
         out = uses[0].node.outputs[0]
     values = np.asarray(labelling.values[str(out.name)], dtype=np.float64)
     batch = raw.shape[0]
@@ -132,12 +126,12 @@ def _unscaled(labelling: Labelling, operand: ir.Value) -> Array | None:
 
 def activation_between(labelling: Labelling, ups: list[ir.Node], down: ir.Node) -> str:
     """Name of the first non-linear operator on the way back from `down` to the up projections."""
-    stop, seen, queue = {id(n) for n in ups}, set[int](), list(down.inputs[:2])
+    stop, seen, queue = {id(n) for n in ups}, set[int](), list[ir.Value | None](operands(down))
     names: list[str] = []
     while queue:
         value = queue.pop()
         node = value.producer() if value is not None else None
-        if node is None or id(node) in stop or id(node) in seen or not labelling.of.keys() & {str(value.name)}:  # type: ignore[union-attr]
+        if node is None or id(node) in stop or id(node) in seen or str(value.name) not in labelling.of:  # type: ignore[union-attr]
             continue
         seen.add(id(node))
         if node.op_type in _ACTIVATIONS:
@@ -149,8 +143,8 @@ def activation_between(labelling: Labelling, ups: list[ir.Node], down: ir.Node) 
     if "tanh" in names and "cubed" in names:
         return "gelu_tanh"
     if "sigmoid" in names:
-        return "silu" if any(n.op_type == "Mul" for n in labelling.model.graph) else "sigmoid"
+        return "silu" if "Mul" in labelling.operators else "sigmoid"
     return next((n for n in names if n != "cubed"), "none")
 
 
-__all__ = ["Scores", "activation_between", "by_heads", "score_scale"]
+__all__ = ["Scores", "activation_between", "score_scale"]

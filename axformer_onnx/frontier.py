@@ -1,0 +1,168 @@
+"""Operating points: choices carried out, refitted, measured and scored on the select rows.
+
+Every point is a plan with its weights in a folder of its own, which `apply` can build. Which of them is the answer is decided here,
+too: the report rows are not seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from axformer_onnx.evaluation import latency_of, score_file
+from axformer_onnx.judgement import Drop, drop_of
+from axformer_onnx.records import Interval, Scores
+from axformer_onnx.refit import Teacher, refit_from
+from axformer_onnx.search.divergence import row_divergence
+from axformer_onnx.search.robust import ROUNDING
+from axformer_onnx.search.units import Choice, Levels
+from axformer_onnx.weights import WEIGHTS, save_weights
+from axformer_passes.files import save_model
+from axformer_passes.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from axformer_onnx.given import Given, OptimizeOptions
+    from axformer_onnx.search.journal import Journal
+
+PLAN = "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One operating point.
+
+    predicted     speedup against the source by the latency table
+    speedup       measured, interleaved with the source
+    score, drop   on the select rows, in points, and how far below the source's there
+    divergence    mean over the select rows, from the source's outputs
+    size_bytes    of the graph
+    """
+
+    choice: Choice
+    plan: Plan
+    folder: Path
+    predicted: float
+    speedup: Interval
+    score: float
+    drop: Drop
+    divergence: float
+    size_bytes: int
+
+
+class Builder:
+    """Carries choices out.
+
+    teacher   what the source computes on the rows of the refit
+    folder    of the points; the journal keeps what was measured of them
+    """
+
+    def __init__(
+        self,
+        options: OptimizeOptions,
+        given: Given,
+        levels: Levels,
+        teacher: Teacher,
+        start: Plan,
+        folder: Path,
+        journal: Journal,
+    ) -> None:
+        self._options, self._given, self._teacher = options, given, teacher
+        self._levels, self._start, self._folder = levels, start, folder
+        self._shape = shape_of(options, given)
+        self._journal = journal
+        self._points: dict[Choice, Point] = {}
+        self.source = self._score(given.source.path)
+
+    def point(self, choice: Choice, predicted: float) -> Point:
+        """Build, measure and score one choice; each is built once."""
+        if choice not in self._points:
+            self._points[choice] = self._made(choice, predicted)
+        return self._points[choice]
+
+    @property
+    def points(self) -> list[Point]:
+        """All that were built, the slowest prediction first."""
+        return sorted(self._points.values(), key=lambda p: p.predicted)
+
+    def _made(self, choice: Choice, predicted: float) -> Point:
+        folder = self._folder / f"point-{len(self._points)}"
+        folder.mkdir(parents=True)
+        plan, model = self._carried_out(choice, folder)
+        path = folder / "model.onnx"
+        save_model(model, path)
+        scores, latency = self._score(path), self._latency(choice, path)
+        size = sum(part.stat().st_size for part in folder.glob("model.onnx*"))
+        rows, reading = self._given.rows["select"], self._given.reading
+        return Point(
+            choice=choice,
+            plan=plan,
+            folder=folder,
+            predicted=predicted,
+            speedup=latency,
+            score=scores.value,
+            drop=drop_of(self.source, scores, rows.labels, reading.task, reading.label_map),
+            divergence=float(
+                row_divergence(self.source.outputs, scores.outputs, regression=reading.task.regression).mean()
+            ),
+            size_bytes=size,
+        )
+
+    def _carried_out(self, choice: Choice, folder: Path) -> tuple[Plan, ir.Model]:
+        """Plan and weights into the folder; the graph."""
+        from axformer_onnx.runtime import run_once
+        from axformer_passes.apply import apply_plan
+
+        inner = dataclasses.replace(self._start, readout="whole")  # the model is narrowed already
+        plan, weights = self._levels.plan(choice, inner)
+        if weights:
+            weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
+            save_weights(weights, folder / WEIGHTS)
+        written = dataclasses.replace(plan, readout=self._start.readout, weights=WEIGHTS if weights else None)
+        (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
+        return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
+
+    def _score(self, path: Path) -> Scores:
+        given = self._given
+        return score_file(path, given.reading, given.encoded["select"], given.rows["select"], self._options.machine)
+
+    def _latency(self, choice: Choice, path: Path) -> Interval:
+        return Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
+
+    def _measured(self, path: Path) -> list[float]:
+        pair = {"source": self._given.source.path, "point": path}
+        rows = latency_of(
+            pair, [self._shape], self._given.reading.vocabulary, self._options.machine, self._options.seed
+        )
+        ratio = rows[1].ratio
+        assert ratio is not None
+        return [ratio.value, ratio.low, ratio.high]
+
+
+def shape_of(options: OptimizeOptions, given: Given) -> tuple[int, int]:
+    """(batch, length) at which speed counts: the first that was asked for, else one row at the search rows' median length."""
+    if options.shapes:
+        return options.shapes[0]
+    return 1, int(np.percentile(given.encoded["search"].lengths, 50, method="nearest"))
+
+
+def within_drop(points: Sequence[Point], drop: float) -> list[Point]:
+    """The points that are at most `drop` points below the source, slowest first.
+
+    The fastest of many points that pass on a few hundred rows tends to be a lucky one, so it is the judged drop that must hold
+    (`judgement.py`); where the measured one does, too, the judged one may exceed it by its standard error.
+    """
+
+    def holds(one: Drop) -> bool:
+        margin = one.judged_noise if one.measured <= drop + ROUNDING else 0.0
+        return one.judged <= drop + margin + ROUNDING
+
+    return [point for point in sorted(points, key=lambda p: p.predicted) if holds(point.drop)]
+
+
+__all__ = ["Builder", "Point", "shape_of", "within_drop"]

@@ -1,0 +1,181 @@
+"""From costs and prices to a choice that holds under a budget (METHOD.md 2.3, 2.5).
+
+    sweep      true divergence with one unit on one rung, all others as they were; from the top of the model down, so that
+               the hidden states below it are reused
+    tune       coefficients are mutated; what they lead to is raced against the best so far
+    exchange   one unit up, another down, until none helps
+
+Evaluations are counted, and bounded by an `Effort`. Proposals are drawn GENERATION at a time and raced against the same
+incumbent, so that the result does not depend on how many of them run side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from axformer_onnx.records import FloatArray
+from axformer_onnx.search.allocate import allocate, exchanges, mutated
+from axformer_onnx.search.divergence import Race
+from axformer_onnx.search.units import Choice, Unit
+
+Level = Literal["low", "medium", "high"]
+GENERATION = 8
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """The bounds of a search.
+
+    calibration_rows   rows of the second moments
+    refit_rows         rows of the refit, the first of them
+    sweep_rows         rows of the sweep
+    rungs              rungs of a unit that the sweep asks; the others are interpolated by their error
+    tune_rows          rows of a race
+    evaluations        races of tuning, exchanges included
+    """
+
+    calibration_rows: int
+    refit_rows: int
+    sweep_rows: int
+    rungs: int
+    tune_rows: int
+    evaluations: int
+
+
+EFFORTS: dict[Level, Effort] = {
+    "low": Effort(500, 256, 128, 5, 256, 0),
+    "medium": Effort(1000, 384, 128, 6, 640, 48),
+    "high": Effort(4000, 2000, 512, 24, 2000, 320),
+}
+
+Evaluate = Callable[[Sequence[Choice], FloatArray | None], list[Race]]
+"""(choices, the incumbent's rows or None) -> a race for each."""
+
+
+def swept_rungs(unit: Unit, most: int) -> list[int]:
+    """The rungs that the sweep asks: evenly spaced, the first removal and the empty one among them."""
+    rungs = len(unit.rungs)
+    return sorted({int(r) for r in np.linspace(1, rungs - 1, min(most, rungs - 1)).round()})
+
+
+def filled(unit: Unit, asked: dict[int, float]) -> FloatArray:
+    """float64[rungs]: the divergence of every rung, from those that were asked.
+
+    Between two of them log(divergence) is linear in log(error): both are squares of the same small change. Never falling from rung
+    to rung, since noise alone would say that less costs less.
+    """
+    from scipy.optimize import isotonic_regression
+
+    floor = 1e-12
+    at = sorted(asked)
+    rising = np.maximum(isotonic_regression([asked[r] for r in at]).x, floor)
+    errors = np.log([max(rung.error, floor) for rung in unit.rungs[1:]])
+    known = np.log([max(unit.rungs[r].error, floor) for r in at])
+    between = np.exp(np.interp(errors, known, np.log(rising)))
+    between[: at[0] - 1] = np.minimum(between[: at[0] - 1], rising[0])
+    result = np.concatenate([[0.0], between])
+    for rung, value in zip(at, rising, strict=True):
+        result[rung] = value
+    return np.asarray(np.maximum.accumulate(result))
+
+
+@dataclasses.dataclass
+class Tuned:
+    """The best choice so far under a budget, its rows, the coefficients that led to it, and how many races it took."""
+
+    choice: Choice
+    rows: FloatArray
+    coefficients: FloatArray
+    evaluations: int = 0
+
+    @property
+    def divergence(self) -> float:
+        """Mean over the rows."""
+        return float(self.rows.mean())
+
+
+def tune(
+    costs: Sequence[FloatArray],
+    prices: Sequence[FloatArray],
+    budget: float,
+    evaluate: Evaluate,
+    *,
+    evaluations: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, left: None,
+) -> Tuned | None:
+    """The choice of least true divergence that was found within the budget; None where nothing fits it."""
+    first = allocate(costs, prices, budget)
+    if first is None:
+        return None
+    (race,) = evaluate([Choice(first)], None)
+    best = Tuned(Choice(first), race.divergence, np.ones(len(costs)))
+    generator, seen = np.random.default_rng(seed), {first}
+    half = evaluations // 2
+    while best.evaluations < half:
+        drawn = [mutated(best.coefficients, generator) for _ in range(GENERATION)]
+        found = [(allocate(costs, prices, budget, c), c) for c in drawn]
+        fresh = {rungs: c for rungs, c in found if rungs is not None and rungs not in seen}
+        best.evaluations += GENERATION
+        seen |= fresh.keys()
+        winner = _race(best, list(fresh), evaluate)
+        if winner is not None:
+            best.choice, best.rows, best.coefficients = Choice(winner[0]), winner[1], fresh[winner[0]]
+        progress(best.evaluations, evaluations)
+    _exchange(best, costs, prices, budget, evaluate, evaluations, seen, progress)
+    return best
+
+
+def _exchange(
+    best: Tuned,
+    costs: Sequence[FloatArray],
+    prices: Sequence[FloatArray],
+    budget: float,
+    evaluate: Evaluate,
+    evaluations: int,
+    seen: set[tuple[int, ...]],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Neighbours of the best, the most promising first, until none helps or the evaluations are used up."""
+    weighted = [c * cost for c, cost in zip(best.coefficients, costs, strict=True)]
+    improved = True
+    while improved and best.evaluations < evaluations:
+        improved = False
+        neighbours = (r for r in exchanges(weighted, prices, budget, best.choice.rungs) if r not in seen)
+        for some in chunks(neighbours, GENERATION):
+            seen.update(some)
+            best.evaluations += len(some)
+            winner = _race(best, some, evaluate)
+            progress(min(best.evaluations, evaluations), evaluations)
+            if winner is not None:
+                best.choice, best.rows, improved = Choice(winner[0]), winner[1], True
+                break
+            if best.evaluations >= evaluations:
+                break
+
+
+def _race(
+    best: Tuned, rungs: Sequence[tuple[int, ...]], evaluate: Evaluate
+) -> tuple[tuple[int, ...], FloatArray] | None:
+    """The proposal that beats the incumbent by most, and its rows; None where none does."""
+    if not rungs:
+        return None
+    races = evaluate([Choice(r) for r in rungs], best.rows)
+    won = [(race.mean, i) for i, race in enumerate(races) if race.finished and race.mean < best.divergence]
+    return (rungs[min(won)[1]], races[min(won)[1]].divergence) if won else None
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
+    """`size` items at a time."""
+    iterator = iter(items)
+    while some := list(itertools.islice(iterator, size)):
+        yield some
+
+
+__all__ = ["EFFORTS", "GENERATION", "Effort", "Evaluate", "Level", "Tuned", "chunks", "filled", "swept_rungs", "tune"]

@@ -1,0 +1,257 @@
+"""Compensated pruning against other ways to the same latency, on the report rows.
+
+    python bench/budget.py MODEL --task T [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
+                           [--effort high] [--axformer-rows N] [--json FILE]
+
+    python bench/budget.py MODEL --task T [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
+
+    untouched   the same heads and neurons gone, weights as they were (compensation switched off)
+    magnitude   the heads and neurons of least norm go, each norm relative to its block's mean
+    random      any go
+    axformer    the paper's search, at whatever latency it ends with: no budget can be asked of it
+    onnxsim     its structured pruning, calibrated on search rows, at three sparsities, where its graph runs
+
+Every graph is scored against the source on the same report rows, and all are timed interleaved in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from axformer_onnx.evaluation import Machine, latency_of, reading_of, score_file
+from axformer_onnx.optimize import OptimizeOptions, Watcher, optimize
+from axformer_onnx.report.build import comparison_record
+from axformer_onnx.runtime import describe_hardware, make_session, run_once, versions
+from axformer_onnx.score import resolve_report
+from axformer_onnx.search.goal import Goal
+from axformer_onnx.search.units import ladder
+from axformer_onnx.statistics import compare
+from axformer_onnx.tasks import get_task
+from axformer_passes.anatomy import Anatomy
+from axformer_passes.apply import apply_plan
+from axformer_passes.files import load_model, save_model
+from axformer_passes.plan import Plan
+from axformer_passes.projection import projection
+from axformer_passes.recognise import examine
+
+Scored = tuple[str, int, str, float]
+"""(kind, layer, head or neuron, what decides who goes first)."""
+
+
+def table_of(folder: Path, anatomy: Anatomy) -> tuple[float, dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]]:
+    """(ms without any unit, ms by kept heads or neurons of every block) as the run measured them."""
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    table = next(line["value"] for line in lines if line.get("fact") == "latency table")
+    blocks = [
+        (layer.index, kind, size)
+        for layer in anatomy.layers
+        for kind, size in (
+            ("attention", layer.attention.heads if layer.attention else 0),
+            ("feed_forward", layer.feed_forward.neurons if layer.feed_forward else 0),
+        )
+        if size
+    ]
+    found = {}
+    for (layer, kind, size), ms in zip(blocks, table["unit_ms"], strict=True):
+        counts = np.array(ladder(kind, size)[::-1], dtype=float)  # type: ignore[arg-type]
+        found[layer, kind] = counts, np.array(ms[::-1])
+    return table["model_ms"] - sum(ms[0] for ms in table["unit_ms"]), found
+
+
+def predicted(plan: Plan, rest: float, table: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]) -> float:
+    """Milliseconds of a plan."""
+    total = rest
+    for (layer, kind), (counts, ms) in table.items():
+        gone = len((plan.heads if kind == "attention" else plan.neurons).get(layer, ()))
+        total += float(np.interp(counts[-1] - gone, counts, ms))
+    return total
+
+
+def ranked(model: Any, score: Callable[[str, int, np.ndarray], np.ndarray]) -> list[tuple[float, str, int, int]]:
+    """Every head and neuron with what decides who goes first, ascending."""
+    examined = examine(model, run_once)
+    found = []
+    for layer in examined.anatomy.layers:
+        for kind in ("attention", "feed_forward"):
+            if getattr(layer, kind) is None:
+                continue
+            place = projection(examined, layer.index, kind)  # type: ignore[arg-type]
+            weight = place.weight_matrix()
+            norms = np.array([np.linalg.norm(weight[list(rows)]) for rows in place.positions])
+            found += [(float(s), kind, layer.index, i) for i, s in enumerate(score(kind, layer.index, norms))]
+    return sorted(found)
+
+
+def at_latency(order: Sequence[tuple[float, str, int, int]], start: Plan, fits: Callable[[Plan], bool]) -> Plan:
+    """The first so many of `order` removed, the fewest with which the plan fits."""
+
+    def removed(count: int) -> Plan:
+        plan = start
+        ids: dict[tuple[str, int], list[int]] = {}
+        for _, kind, layer, i in order[:count]:
+            ids.setdefault((kind, layer), []).append(i)
+        for (kind, layer), some in ids.items():
+            plan = plan.without_heads(layer, some) if kind == "attention" else plan.without_neurons(layer, some)
+        return plan
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(removed(middle)) else (middle + 1, high)
+    return removed(low)
+
+
+def onnxsim_graph(source: Path, calibration: list[dict[str, Any]], sparsity: float, target: Path) -> str | None:
+    """Write what onnxsim makes of the source; the reason where there is none or it does not run."""
+    import onnx
+    import onnxsim
+
+    try:
+        function = onnxsim.apply_structured_wanda_pruning
+        names = inspect.signature(function).parameters
+        data = next(name for name in names if "calib" in name or "data" in name)
+        found = function(onnx.load(source), **{data: calibration, "sparsity": sparsity})
+        model = found[0] if isinstance(found, tuple) else found
+        onnx.save(model, target)
+        session = make_session(target)
+        session.run(None, {i.name: calibration[0][i.name] for i in session.get_inputs()})
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    before, after = source.stat().st_size, target.stat().st_size
+    return None if after < 0.995 * before else "nothing was removed"
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--task", default="sst2")
+    parser.add_argument("--data")
+    parser.add_argument("--search-data")
+    parser.add_argument("--speedup", type=float, default=2.0)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--effort", default="high")
+    parser.add_argument(
+        "--axformer-rows", type=int, default=0, help="search rows of the paper's search; 0: leave it out"
+    )
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(a, Path(folder))
+    print(json.dumps(result, indent=2))
+    if a.json:
+        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Build all graphs, then score and time them."""
+    task, machine = get_task(a.task), Machine(threads=a.threads)
+    shape = (a.batch, a.length)
+    options = OptimizeOptions(
+        a.model, task, folder / "ours", data=a.data, search_data=a.search_data, goal=Goal("speedup", a.speedup),
+        effort=a.effort, machine=machine, shapes=(shape,), seed=a.seed,
+    )  # fmt: skip
+    found = optimize(options, Watcher())
+    source = load_model(a.model)
+    anatomy = examine(source, run_once).anatomy
+    rest, table = table_of(folder / "ours", anatomy)
+    bare = dataclasses.replace(found.plan, weights=None)
+    wanted = predicted(bare, rest, table)
+    start = Plan(readout=found.plan.readout)
+    rng = np.random.default_rng(a.seed)
+    magnitude = ranked(source, lambda kind, layer, norms: norms / norms.mean())
+    chance = ranked(source, lambda kind, layer, norms: rng.random(len(norms)))
+
+    def fits(plan: Plan) -> bool:
+        return predicted(plan, rest, table) <= wanted
+
+    plans = {
+        "untouched": bare,
+        "magnitude": at_latency(magnitude, start, fits),
+        "random": at_latency(chance, start, fits),
+    }
+    graphs = {"source": a.model, "compensated": folder / "ours" / "model.onnx"}
+    for name, plan in plans.items():
+        graphs[name] = folder / f"{name}.onnx"
+        save_model(apply_plan(source, plan, run_once), graphs[name])
+    notes = others(a, folder, options, graphs, machine, shape)
+    return {"command": {k: str(v) for k, v in vars(a).items() if k not in ("model", "json", "data", "search_data")},
+            "rows": table_rows(a, graphs, machine, shape), "notes": notes,
+            "hardware": describe_hardware(), "versions": versions()}  # fmt: skip
+
+
+def others(
+    a: argparse.Namespace, folder: Path, options: OptimizeOptions, graphs: dict[str, Path], machine: Machine, shape: Any
+) -> dict[str, str]:
+    """The paper's search and onnxsim, where they can be had; what stands in the way of those that cannot."""
+    notes = {}
+    if a.axformer_rows:
+        paper = dataclasses.replace(
+            options, output=folder / "axformer", search="axformer", max_search_rows=a.axformer_rows, goal=Goal()
+        )
+        optimize(paper, Watcher())
+        graphs["axformer"] = folder / "axformer" / "model.onnx"
+    task = get_task(a.task)
+    rows = resolve_report(task, model_dir=a.model.parent, data=a.search_data or a.data)
+    reading = reading_of(a.model, make_session(a.model), task, rows)
+    from axformer_onnx.text import batches
+
+    names = [one.name for one in make_session(a.model).get_inputs()]
+    encoded = reading.encoder.encode(rows.take(np.arange(min(256, len(rows)))))
+    calibration = [dict(batch.feeds) for batch in batches(encoded, names, batch_size=8)]
+    for sparsity in (0.25, 0.5, 0.75):
+        path = folder / f"onnxsim-{sparsity}.onnx"
+        reason = onnxsim_graph(a.model, calibration, sparsity, path)
+        if reason is None:
+            graphs[f"onnxsim {sparsity:g}"] = path
+        else:
+            notes[f"onnxsim {sparsity:g}"] = reason
+    return notes
+
+
+def table_rows(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine, shape: Any) -> list[dict[str, Any]]:
+    """One row a graph: score on the report rows against the source, and latency at batch 1 and 8."""
+    task = get_task(a.task)
+    rows = resolve_report(task, model_dir=a.model.parent, data=a.data)
+    reading = reading_of(a.model, make_session(a.model), task, rows)
+    encoded = reading.encoder.encode(rows)
+    shapes = list(dict.fromkeys([shape, (1, a.length), (8, a.length)]))
+    latency = latency_of(graphs, shapes, reading.vocabulary, machine, a.seed)
+    base = score_file(a.model, reading, encoded, rows, machine)
+    found = []
+    for name, path in graphs.items():
+        scores = score_file(path, reading, encoded, rows, machine)
+        compared = comparison_record(compare(base, scores, rows.labels, reading.task, reading.label_map, a.seed))
+        difference = compared.difference
+        found.append(
+            {
+                "graph": name,
+                reading.task.metric: round(scores.value, 2),
+                "difference": [round(x, 2) for x in (difference.value, difference.low, difference.high)],
+                "size_bytes": path.stat().st_size,
+                "speedup": {
+                    f"{row.batch} x {row.length}": [
+                        round(x, 2) for x in (row.ratio.value, row.ratio.low, row.ratio.high)
+                    ]
+                    for row in latency
+                    if row.model == name and row.ratio is not None
+                },
+            }
+        )
+    return found
+
+
+if __name__ == "__main__":
+    main()

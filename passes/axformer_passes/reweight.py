@@ -1,0 +1,194 @@
+"""Reweight: write given weights (compensation, METHOD.md 2) into output projections.
+
+Shapes: R rows (input channels of the projection), K rows that a plan keeps, D columns.
+
+    y = x @ weight[R, D] (+ bias)   ->   y = x @ given[R, D] + given bias        given: [K, D], zeros at the rows that go
+    no bias in the source           ->   an input of the Gemm or Conv, else an Add behind the projection
+    Transpose, Cast, Identity       ->   stay; the initializer behind them is written in its own layout and type
+    DequantizeLinear                ->   refused, at that node: compensate first, then quantise
+
+It comes before the cut, so the graph keeps the source's shapes and `Prune` takes the zeros out; and the same graph through gates
+is what the result is compared with. What a weights file may hold is said in `plan.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from axformer_passes.anatomy import Anatomy, AttentionBlock, Block, Linear
+from axformer_passes.errors import PlanError, RecogniseError
+from axformer_passes.plan import Plan
+from axformer_passes.projection import Projection, give_bias, projection
+from axformer_passes.recognise import Examined
+from axformer_passes.shared import BlockKind, expanded, kind_of, shared_groups
+
+Array = npt.NDArray[Any]
+Weights = Mapping[str, Array]
+"""Arrays by `weight_key`: weight [K, D], bias [D]."""
+Part = Literal["weight", "bias"]
+_KEY = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(attention|feed_forward)\.(weight|bias)", re.ASCII)
+
+
+def weight_key(layer: int, kind: BlockKind, part: Part) -> str:
+    """For example layers.3.feed_forward.weight."""
+    return f"layers.{layer}.{kind}.{part}"
+
+
+def weight_shapes(plan: Plan, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
+    """Shape of everything that a weights file of `plan` may hold: output projections of the blocks that stay."""
+    plan = expanded(plan, anatomy)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in anatomy.layers:
+        for block in layer.blocks:
+            kind, linear = kind_of(block), _output(block)
+            removed = plan.attention_blocks if kind == "attention" else plan.feed_forward_blocks
+            if layer.index not in removed:
+                shapes[weight_key(layer.index, kind, "weight")] = (_kept_rows(plan, layer.index, block), linear.columns)
+                shapes[weight_key(layer.index, kind, "bias")] = (linear.columns,)
+    return shapes
+
+
+def check_weights(weights: Weights, plan: Plan, anatomy: Anatomy) -> None:
+    """Raise PlanError unless every array belongs to a block that stays, in its shape, and all numbers are finite."""
+    shapes = weight_shapes(plan, anatomy)
+    for key, array in weights.items():
+        check_entry(key, str(array.dtype), np.shape(array), shapes)
+        if not np.isfinite(array).all():
+            raise PlanError(f"weights: {key!r} holds numbers that are not finite")
+
+
+def check_entry(key: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise PlanError unless `shapes` knows an entry of this name, and it has that shape and is float32 or float64."""
+    where = f"weights: {key[:80]!r}"
+    if key not in shapes:
+        known = "is of a block that the plan removes or the model lacks" if _KEY.fullmatch(key) else "is no such name"
+        raise PlanError(
+            f"{where} {known}; expected names such as {next(iter(shapes), weight_key(0, 'attention', 'weight'))!r}"
+        )
+    if dtype not in ("float32", "float64"):
+        raise PlanError(f"{where} is {dtype}, expected float32 or float64")
+    if shape != shapes[key]:
+        raise PlanError(f"{where} has the shape {shape}, but under the plan it is {shapes[key]}")
+
+
+def expanded_weights(weights: Weights, plan: Plan, anatomy: Anatomy) -> dict[str, Array]:
+    """Every layer's own entries written out: where a plan counts shared weights together, one layer's stand for its group.
+
+    Raises: PlanError where two layers of a group bring different ones.
+    """
+    found = dict(weights)
+    groups = shared_groups(anatomy) if plan.shared_weights == "together" else ()
+    for group in groups:
+        removed = plan.attention_blocks if group.kind == "attention" else plan.feed_forward_blocks
+        for part in ("weight", "bias"):
+            keys = [weight_key(i, group.kind, part) for i in group.layers if i not in removed]
+            given = [key for key in keys if key in weights]
+            if any(not np.array_equal(weights[given[0]], weights[key]) for key in given[1:]):
+                raise PlanError(f"weights: {given[0]!r} and {given[1]!r} differ, but these layers share their weights")
+            if given:
+                found.update(dict.fromkeys(keys, weights[given[0]]))
+    return found
+
+
+def reweight(examined: Examined, plan: Plan, weights: Weights) -> bool:
+    """Write `weights` into the examined clone, in place; False where there are none. Rows that `plan` removes become 0.
+
+    Raises: PlanError for weights that do not fit, RecogniseError for a projection that cannot be written; before any edit.
+    """
+    check_weights(weights, plan, examined.anatomy)
+    weights = expanded_weights(weights, plan, examined.anatomy)
+    plan = expanded(plan, examined.anatomy)
+    changes = [
+        _Change.of(examined, plan, layer.index, kind_of(block), weights)
+        for layer in examined.anatomy.layers
+        for block in layer.blocks
+        if any(weight_key(layer.index, kind_of(block), part) in weights for part in ("weight", "bias"))
+    ]
+    written: dict[object, ir.TensorProtocol] = {}
+    for change in changes:
+        change.write(examined, written)
+    return bool(changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """What one projection is given; `kept` int64[K] are the rows that stay. None: as it was."""
+
+    projection: Projection
+    kept: npt.NDArray[np.int64]
+    weight: Array | None
+    bias: Array | None
+
+    @classmethod
+    def of(cls, examined: Examined, plan: Plan, layer: int, kind: BlockKind, weights: Weights) -> _Change:
+        place = projection(examined, layer, kind)
+        dropped = (plan.heads if kind == "attention" else plan.neurons).get(layer, frozenset())
+        kept = [row for unit, rows in enumerate(place.positions) if unit not in dropped for row in rows]
+        weight, bias = (weights.get(weight_key(layer, kind, part)) for part in ("weight", "bias"))
+        change = cls(place, np.array(sorted(kept), dtype=np.int64), weight, bias)
+        change._require_writable()
+        return change
+
+    def _require_writable(self) -> None:
+        place = self.projection
+        if self.bias is not None and place.bias is None and place.why_no_bias is not None:
+            raise RecogniseError(f"{place.node.outputs[0].name}: cannot be given a bias: {place.why_no_bias}")
+        for what, array, value in (("weight", self.weight, place.weight), ("bias", self.bias, place.bias)):
+            if array is not None and value is not None and not np.isfinite(_cast(array, value)).all():
+                raise PlanError(f"{value.name}: the given {what} does not fit its type {value.dtype}")
+
+    def write(self, examined: Examined, written: dict[object, ir.TensorProtocol]) -> None:
+        """`written`: tensors by what they were made of, so that layers which share their weights go on sharing them."""
+        place = self.projection
+        if self.weight is not None:
+            full = np.zeros((len(place.order), self.weight.shape[1]))
+            full[self.kept] = self.weight
+            key = id(place.weight.const_value), id(self.weight), self.kept.tobytes()
+            _put(place.weight, lambda: place.laid_out(full), key, written)
+        if self.bias is not None:
+            value = place.bias or give_bias(examined, place)
+            given, shape = self.bias / place.beta, [int(n) for n in value.const_value.shape]  # type: ignore[union-attr,arg-type]
+            _put(value, lambda: given.reshape(shape), (id(value.const_value), id(self.bias)), written)
+
+
+def _put(value: ir.Value, make: Any, key: object, written: dict[object, ir.TensorProtocol]) -> None:
+    if key not in written:
+        written[key] = ir.tensor(_cast(make(), value), dtype=value.dtype, name=value.name)
+        written[key, "held"] = value.const_value  # type: ignore[assignment]  # its id stays its own
+    value.const_value = written[key]
+
+
+def _cast(array: Array, value: ir.Value) -> Array:
+    assert value.const_value is not None
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array.astype(value.const_value.dtype.numpy()))
+
+
+def _output(block: Block) -> Linear:
+    return block.output if isinstance(block, AttentionBlock) else block.down
+
+
+def _kept_rows(plan: Plan, layer: int, block: Block) -> int:
+    if isinstance(block, AttentionBlock):
+        units, gone = block.heads, len(plan.heads.get(layer, ()))
+    else:
+        units, gone = block.neurons, len(plan.neurons.get(layer, ()))
+    return _output(block).rows // units * (units - gone)
+
+
+__all__ = [
+    "Weights",
+    "check_entry",
+    "check_weights",
+    "expanded_weights",
+    "reweight",
+    "weight_key",
+    "weight_shapes",
+]

@@ -1,0 +1,88 @@
+"""Which operating point is the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from axformer_onnx.frontier import Point, within_drop
+from axformer_onnx.judgement import Drop, drop_of, expected_drop
+from axformer_onnx.labels import LabelMap
+from axformer_onnx.records import Interval, Scores
+from axformer_onnx.scoring import evaluate
+from axformer_onnx.search.units import Choice
+from axformer_onnx.tasks import get_task
+from axformer_passes.plan import Plan
+
+
+def point(predicted: float, drop: float, noise: float = 0.5, expected: float | None = None) -> Point:
+    speed = Interval(predicted, predicted, predicted)
+    return Point(Choice(()), Plan(), Path(), predicted, speed, 90 - drop, Drop(drop, noise, expected), 0.0, 1)
+
+
+def passing(drop: float, *points: Point) -> list[float]:
+    return [p.predicted for p in within_drop(points, drop)]
+
+
+def test_points_within_the_drop_pass_and_others_do_not() -> None:
+    points = point(1.0, 0.0, 0.0), point(1.5, 0.3), point(2.0, 0.9), point(3.0, 4.0)
+    assert passing(1.0, *points) == [1.0, 1.5, 2.0]
+    assert passing(0.0, *points) == [1.0]
+    assert passing(4.0, *points) == [1.0, 1.5, 2.0, 3.0]
+
+
+def test_order_of_the_points_does_not_matter() -> None:
+    points = point(3.0, 4.0), point(1.0, 0.0, 0.0), point(2.0, 0.9), point(1.5, 0.3)
+    assert passing(1.0, *points) == [1.0, 1.5, 2.0]
+
+
+def test_a_lucky_point_that_is_expected_to_be_worse_does_not_pass() -> None:
+    assert passing(0.5, point(3.0, -0.1, 0.8, expected=2.5)) == []
+    assert passing(0.5, point(3.0, -0.1, 0.8, expected=0.4)) == [3.0]
+
+
+def test_an_unlucky_point_that_is_expected_to_hold_passes_where_the_drop_allows_it() -> None:
+    assert passing(1.0, point(2.0, 1.2, 0.8, expected=0.4)) == [2.0]
+    assert passing(0.0, point(2.0, 1.2, 0.8, expected=0.4)) == []
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_gain_is_no_drop(noise: float) -> None:
+    assert passing(0.0, point(1.0, 0.0, 0.0), point(2.0, -1.0, noise)) == [1.0, 2.0]
+
+
+def scores(outputs: np.ndarray, labels: np.ndarray, metric: str) -> Scores:
+    task = dataclasses.replace(get_task("sst2"), metric=metric, metrics=(metric,))
+    return evaluate(outputs, labels, task, LABELS)
+
+
+LABELS = LabelMap((1, 0), ("yes", "no"), "")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mcc", "f1"])
+def test_expected_drop_is_the_mean_over_labels_that_the_source_draws(metric: str) -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(4000, 2)) * 2
+    chance = 1 / (1 + np.exp(-(logits[:, 1] - logits[:, 0])))  # of the class of logit 1, which is label 0 by LABELS
+
+    def drawn() -> np.ndarray:
+        return np.where(rng.random(4000) < chance, 0, 1)
+
+    labels = drawn()
+    worse = logits + rng.normal(size=logits.shape) * 1.5
+    source, found = scores(logits, labels, metric), scores(worse, labels, metric)
+    expected = expected_drop(source, found, labels, metric, LABELS)
+    again = [scores(logits, y, metric).value - scores(worse, y, metric).value for y in (drawn() for _ in range(60))]
+    assert expected == pytest.approx(np.mean(again), abs=0.6) and expected > 1
+    drop = drop_of(
+        source, found, labels, dataclasses.replace(get_task("sst2"), metric=metric, metrics=(metric,)), LABELS
+    )
+    assert min(drop.measured, expected) <= drop.judged <= max(drop.measured, expected)
+    assert drop.judged_noise < drop.noise
+
+
+def test_regression_is_judged_by_what_was_measured() -> None:
+    assert Drop(1.5, 0.4).judged == 1.5 and Drop(1.5, 0.4).judged_noise == 0.4

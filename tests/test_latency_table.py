@@ -1,0 +1,140 @@
+"""Latency tables from made-up times: what a unit costs, what lies between, what the cache keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from axformer_onnx import latency_table
+from axformer_onnx.evaluation import Machine
+from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
+from axformer_onnx.search.units import Rung, Unit
+from axformer_passes.plan import Plan
+
+REST, HEAD, NEURON, EMPTY = 2.0, 0.25, 0.01, 0.5
+
+
+def unit(kind: Any, layer: int, size: int, step: int) -> Unit:
+    counts = sorted({*range(0, size + 1, step), size}, reverse=True)
+    return Unit(kind, (layer,), size, tuple(Rung(tuple(range(n)), float(size - n)) for n in counts))
+
+
+UNITS = [u for layer in range(3) for u in (unit("attention", layer, 8, 1), unit("feed_forward", layer, 64, 8))]
+
+
+def examined(picked: bool) -> Any:
+    """Three layers; the last works on one token where `picked`."""
+
+    def linear(name: str, rows: int) -> Any:
+        return SimpleNamespace(input=name, rows=rows, columns=16)
+
+    layers = tuple(
+        SimpleNamespace(
+            attention=SimpleNamespace(output=linear(f"{i}a", 16)),
+            feed_forward=SimpleNamespace(down=linear(f"{i}f", 64)),
+        )
+        for i in range(3)
+    )
+    values = {
+        f"{i}{kind}": np.zeros((2, 1 if picked and i == 2 else 5, width))
+        for i in range(3)
+        for kind, width in (("a", 16), ("f", 64))
+    }
+    return SimpleNamespace(anatomy=SimpleNamespace(layers=layers), labelling=SimpleNamespace(values=values))
+
+
+def true_ms(plan: Plan) -> float:
+    """A model whose blocks cost something fixed and something a head (neuron), the last layer a tenth of it."""
+    total = REST
+    for u in UNITS:
+        gone = len((plan.heads if u.kind == "attention" else plan.neurons).get(u.layers[0], ()))
+        scale = 0.1 if u.layers[0] == 2 else 1.0
+        total += scale * (HEAD if u.kind == "attention" else NEURON) * (u.size - gone) + EMPTY
+        total += 0.3 * (u.layers[0] in plan.hard_attention) * (u.kind == "attention")
+    return total
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axformer_passes.apply.apply_plan", lambda model, plan, runner: plan)
+    monkeypatch.setattr(latency_table, "detached", lambda one: one)
+    monkeypatch.setattr(latency_table, "make_session", lambda one, **rest: _Session(one))
+
+    def timed(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
+        return [SimpleNamespace(p50_ms=true_ms(session.plan)) for session in sessions.values()]
+
+    monkeypatch.setattr(latency_table, "compare_latency", timed)
+
+
+class _Session:
+    def __init__(self, plan: Any) -> None:
+        self.plan = plan
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="input_ids")]
+
+
+def test_table_gives_back_what_blocks_cost(clock: None) -> None:
+    table = measure_table(
+        Plan(),
+        examined(picked=True),
+        UNITS,
+        Machine(),
+        (1, 8),
+        vocabulary=50,
+        hard=(4,),  # type: ignore[arg-type]
+    )
+    assert table.model_ms == pytest.approx(true_ms(Plan()))
+    for u, prices in zip(UNITS, table.prices, strict=True):
+        scale = 0.1 if u.layers[0] == 2 else 1.0
+        each = scale * (HEAD if u.kind == "attention" else NEURON)
+        assert prices == pytest.approx(each * np.array(u.counts)), u
+    assert table.rest_ms == pytest.approx(REST + EMPTY * len(UNITS))
+    assert table.hard_ms == {4: pytest.approx(0.3)}
+
+
+def test_units_of_other_tokens_are_another_class() -> None:
+    assert len(latency_table.unit_classes(examined(picked=False), UNITS)) == 2
+    assert len(latency_table.unit_classes(examined(picked=True), UNITS)) == 4
+
+
+def test_narrower_block_that_takes_longer_is_priced_as_the_wider_one() -> None:
+    steps = latency_table._by_rung(unit("attention", 0, 4, 1), {0: 4.0, 1: 2.0, 2: 2.5, 3: 1.0})
+    assert list(steps) == sorted(steps, reverse=True), "fewer heads may not be priced higher"
+    assert steps[0] == pytest.approx(4.0) and steps[4] == pytest.approx(0.0)
+    assert steps[2] == steps[3] == pytest.approx(1.75)
+
+
+def test_table_survives_json_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path)
+    ms = tuple(tuple(float(n) for n in u.counts) for u in UNITS)
+    table, asked = LatencyTable(1, 8, 9.5, ms, {4: 0.25}), list[int]()
+
+    def measure() -> LatencyTable:
+        asked.append(1)
+        return table
+
+    assert from_json(to_json(table)) == table
+    assert cached_table({"model": "a"}, UNITS, measure) == table == cached_table({"model": "a"}, UNITS, measure)
+    assert len(asked) == 1
+    cached_table({"model": "b"}, UNITS, measure)
+    cached_table({"model": "a"}, UNITS[:2], lambda: LatencyTable(1, 8, 9.5, ms[:2]))
+    assert len(asked) == 2 and len(list(tmp_path.iterdir())) == 3
+    for path in tmp_path.iterdir():
+        path.write_text("{torn")
+    cached_table({"model": "a"}, UNITS, measure)
+    assert len(asked) == 3
+
+
+def test_cache_that_cannot_be_written_costs_nothing_but_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr(latency_table, "_cache_folder", lambda: blocked / "latency")
+    table = LatencyTable(1, 8, 1.0, tuple(tuple(map(float, u.counts)) for u in UNITS))
+    assert cached_table({}, UNITS, lambda: table) == table

@@ -1,0 +1,152 @@
+"""The compensated search on a tiny model, the whole line: its goals, its frontier, interruption and resumption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from axformer_onnx import latency_table
+from axformer_onnx.apply import apply
+from axformer_onnx.errors import UsageError
+from axformer_onnx.evaluation import Machine
+from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
+from axformer_onnx.report.record import Report
+from axformer_onnx.runtime import make_session
+from axformer_onnx.search.goal import Goal
+from axformer_onnx.search.units import ladder
+from axformer_onnx.tasks import get_task
+from axformer_passes.plan import Plan
+
+tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Latency tables of these tests stay out of the user's cache; made once, so that all runs see the same."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency_table, "_cache_folder", lambda: folder)
+        patch.setattr(latency_table, "ROUNDS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model", search=160)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OptimizeResult:
+    return run(folder, tmp_path_factory.mktemp("whole") / "out", goal=Goal("drop", 20.0))
+
+
+def run(folder: Path, output: Path, watcher: Watcher | None = None, **changes: Any) -> OptimizeResult:
+    options = {"shapes": ((1, 8),), "machine": Machine(threads=1), "effort": "low", **changes}
+    return optimize(OptimizeOptions(folder, get_task("mnli"), output, **options), watcher)
+
+
+def stopper(what: str, error: BaseException) -> Watcher:
+    def part(doing: str, done: int, of: int) -> None:
+        if doing == what and done >= 1:
+            raise error
+
+    return Watcher(part=part)
+
+
+def test_output_is_a_model_folder_with_the_plan_its_weights_and_the_frontier(whole: OptimizeResult) -> None:
+    names = {path.name for path in whole.output.iterdir()}
+    assert names == {
+        "model.onnx", "plan.json", "plan.safetensors", "report.json", "report.md", "journal.jsonl", "tokenizer.json",
+        "config.json", "frontier",
+    }  # fmt: skip
+    make_session(whole.output / "model.onnx", threads=1)
+    report = Report.load(whole.output / "report.json")
+    assert report == whole.report and report.compensation is not None
+    assert report.search.kind == "compensated" and report.compensation.goal == "--max-drop 20"
+    assert report.compensation.work < report.compensation.plain_work
+    assert report.candidate.size_bytes < report.source.size_bytes
+    assert whole.plan.readout == "narrow" and whole.plan.weights == "plan.safetensors"
+    text = (whole.output / "report.md").read_text()
+    assert "The frontier" in text and "<- the result" in text
+
+
+def test_every_point_of_the_frontier_is_a_plan_that_apply_builds(
+    folder: Path, whole: OptimizeResult, tmp_path: Path
+) -> None:
+    assert whole.report.compensation is not None
+    points = whole.report.compensation.frontier
+    assert len(points) >= 6 and sum(point.chosen for point in points) == 1
+    for number, point in enumerate(points):
+        path = apply(whole.output / point.folder / "plan.json", folder, tmp_path / f"{number}.onnx")
+        assert path.stat().st_size == point.size_bytes
+        if point.chosen:
+            assert path.read_bytes() == (whole.output / "model.onnx").read_bytes()
+
+
+def test_plan_replays_to_the_same_bytes(folder: Path, whole: OptimizeResult, tmp_path: Path) -> None:
+    path = apply(whole.output / "plan.json", folder, tmp_path / "again.onnx")
+    assert path.read_bytes() == (whole.output / "model.onnx").read_bytes()
+
+
+def test_no_drop_is_the_default_and_the_choice_holds_it(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "out")
+    assert result.report.compensation is not None and result.report.compensation.goal == "--max-drop 0"
+    chosen = next(point for point in result.report.compensation.frontier if point.chosen)
+    assert chosen.drop <= 1e-9
+
+
+def test_size_goal_is_met_by_the_file(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "out", goal=Goal("size", 0.8))
+    assert result.report.compensation is not None and result.report.compensation.reached
+    assert result.report.candidate.size_bytes <= 0.8 * result.report.source.size_bytes
+
+
+def test_goals_out_of_reach_are_one_line_that_says_what_is_reachable(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--speedup 900 is out of reach: .* is \d+\.\d\dx as fast at 1 x 8"):
+        run(folder, tmp_path / "a", goal=Goal("speedup", 900.0))
+    with pytest.raises(UsageError, match=r"--size 0\.01 is out of reach: .* the file is 0\.\d\d of the source's"):
+        run(folder, tmp_path / "b", goal=Goal("size", 0.01))
+
+
+def test_killed_run_resumes_to_the_same_plan(folder: Path, whole: OptimizeResult, tmp_path: Path) -> None:
+    for what in ("sweep", "building the frontier"):
+        with pytest.raises(MemoryError):
+            run(folder, tmp_path / "out", stopper(what, MemoryError()), goal=Goal("drop", 20.0))
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["journal.jsonl"]
+    journal = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    facts = {json.loads(line).get("fact") for line in journal}
+    assert "latency table" in facts
+    resumed = run(folder, tmp_path / "out", goal=Goal("drop", 20.0))
+    again = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    assert again[: len(journal)] == journal
+    assert resumed.plan.readout == "narrow"
+
+
+def test_ctrl_c_ends_with_the_best_so_far(folder: Path, tmp_path: Path) -> None:
+    stopped = run(folder, tmp_path / "out", stopper("building the frontier", KeyboardInterrupt()), goal=Goal("drop", 9))
+    assert stopped.report.search.interrupted
+    assert "interrupted: run the same command again" in (stopped.output / "report.md").read_text()
+    make_session(stopped.output / "model.onnx", threads=1)
+
+
+def test_whole_readout_is_left_whole(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "out", readout="whole")
+    assert result.plan.readout == "whole" and "readout" not in (result.output / "plan.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["attention", "feed_forward"])
+@pytest.mark.parametrize("size", [1, 2, 3, 12, 16, 40, 56, 64, 300, 1536, 3072])
+def test_ladder_falls_from_the_whole_block_to_none(kind: Any, size: int) -> None:
+    counts = ladder(kind, size)
+    assert counts[0] == size and counts[-1] == 0 and (np.diff(counts) < 0).all()
+    assert len(counts) <= 42
+
+
+def test_plan_says_narrow_and_reads_it_back() -> None:
+    plan = Plan(readout="narrow")
+    assert Plan.loads(plan.dumps()) == plan and not plan.is_empty and plan.is_exact
+    assert "readout" not in Plan().dumps()

@@ -1,0 +1,122 @@
+"""Refit against torch: the same walk with hooks on the module and lstsq over all tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from test_calibrate import real_tokens
+from weights_oracle import drawn, kept, weighted_outputs
+from zoo import ZooModel, build, unwrapped
+
+from axformer_onnx.calibrate import Sample
+from axformer_onnx.refit import refit_weights
+from axformer_passes.files import load_model
+from axformer_passes.plan import Plan
+
+Array = npt.NDArray[Any]
+RIDGE = 1e-2
+
+
+def samples_of(model: ZooModel, count: int = 6) -> list[Sample]:
+    found = []
+    for seed in range(count):
+        feeds = model.feeds(5, 9, seed=seed)
+        found.append(Sample(feeds, real_tokens(feeds)))
+    return found
+
+
+def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mapping[str, Array]) -> tuple[Array, Array]:
+    """(what a projection of BERT reads, the residual beside it), real tokens alone; `name`: of the module that adds them."""
+    noted: list[Array] = []
+    part = unwrapped(model.module).get_submodule(name)
+
+    def note(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        noted.extend(x.detach().numpy()[sample.real].astype(np.float64) for x in inputs)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(part.register_forward_pre_hook(note).remove)
+        weighted_outputs(model, dict(sample.feeds), plan, weights)
+    return noted[0], noted[1]
+
+
+def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], samples: list[Sample]) -> dict[str, Array]:
+    """Bottom to top, target: the source's output and the difference of the residual streams."""
+    found = dict(weights)
+    for index, record in enumerate(model.records):
+        for kind, rows in kept(record, index, plan).items():
+            name = record.output if kind == "attention" else record.down
+            dense = unwrapped(model.module).get_submodule(name)
+            own, bias = dense.weight.detach().numpy().T.astype(np.float64), dense.bias.detach().numpy()
+            z, target = [], []
+            for sample in samples:
+                before, residual = ends(model, name.removesuffix(".dense"), sample, Plan(), {})
+                after, moved = ends(model, name.removesuffix(".dense"), sample, plan, found)
+                z.append(after[:, rows])
+                target.append(before @ own + bias + residual - moved)
+            keys = [f"layers.{index}.{kind}.{part}" for part in ("weight", "bias")]
+            solved = ridge_towards(np.vstack(z), np.vstack(target), found[keys[0]])
+            found.update((k, x.astype(np.float32)) for k, x in zip(keys, solved, strict=True))
+    return found
+
+
+def ridge_towards(z: Array, target: Array, towards: Array) -> tuple[Array, Array]:
+    rows = z.shape[1]
+    pull = np.sqrt(RIDGE * np.mean(np.sum(z**2, axis=0))) if rows else 0.0
+    tall = np.vstack([np.hstack([z, np.ones((len(z), 1))]), np.hstack([pull * np.eye(rows), np.zeros((rows, 1))])])
+    solved = np.linalg.lstsq(tall, np.vstack([target, pull * towards]), rcond=None)[0]
+    return solved[:-1], solved[-1]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript-eager-17", "dynamo-20"])
+def test_refit_is_the_walk_that_torch_takes(exporter: str) -> None:
+    model = build("bert", exporter, layers=2)
+    plan = (
+        Plan().without_heads(0, [1, 2]).without_neurons(0, range(20)).without_attention(1).without_neurons(1, range(40))
+    )
+    samples, start = samples_of(model), drawn(model, plan, 0)
+    found = refit_weights(load_model(model.path), plan, start, samples, ridge=RIDGE)
+    expected = torch_refit(model, plan, start, samples)
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        assert found[key].dtype == np.float32
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max(), err_msg=key)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "xlnet", "albert", "vit", "mobilebert", "deberta-v2"])
+def test_nothing_changes_where_nothing_is_removed(family: str) -> None:
+    model = build(family, "torchscript-eager-17", layers=2)
+    samples = samples_of(model, 3)
+    found = refit_weights(load_model(model.path), Plan(), {}, samples)
+    feeds = model.feeds(2, 7, seed=50)
+    assert (
+        np.abs(weighted_outputs(model, feeds, Plan(), found) - model.logits(feeds)).max()
+        < 2e-3 * np.abs(model.logits(feeds)).max()
+    )
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "albert"])
+def test_refit_comes_nearer_to_the_source_on_the_rows_that_it_saw(family: str) -> None:
+    model = build(family, "torchscript-eager-17", layers=2)
+    plan = Plan().without_heads(0, [1]).without_neurons(0, range(0, model.neurons, 3)).without_neurons(1, range(9))
+    samples = samples_of(model, 12)
+    found = refit_weights(load_model(model.path), plan, {}, samples, ridge=1e-4)
+    distances = []
+    for weights in ({}, found):
+        outputs = [weighted_outputs(model, dict(s.feeds), plan, weights) - model.logits(dict(s.feeds)) for s in samples]
+        distances.append(float(np.mean(np.concatenate([x.reshape(-1) for x in outputs]) ** 2)))
+    assert distances[1] < 0.75 * distances[0]  # no theorem: each block alone is at its best
+
+
+def test_layers_whose_shared_weights_go_together_and_quantised_ones_are_left_as_given() -> None:
+    albert, int8 = build("albert", "torchscript-eager-17"), build("bert", "torchscript-eager-17+int8")
+    given = {"layers.0.attention.bias": np.ones(32, np.float32)}
+    together = Plan(shared_weights="together")
+    found = refit_weights(load_model(albert.path), together, given, samples_of(albert, 2))
+    np.testing.assert_array_equal(found["layers.2.attention.bias"], np.ones(32))
+    assert refit_weights(load_model(int8.path), Plan(), {}, samples_of(int8, 2)) == {}

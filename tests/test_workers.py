@@ -1,0 +1,156 @@
+"""Other processes give the same bits, and a lost one costs its tasks alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from axformer_onnx.errors import RuntimeFailure
+from axformer_onnx.search import workers
+from axformer_onnx.search.divergence import Divergence, Race, scorer_of, split_rows
+from axformer_onnx.search.units import Choice, build_levels
+from axformer_onnx.search.workers import InProcess, Pool, Spool, Task, read_spool, start_ray, write_spool
+from axformer_onnx.shelf import Shelf
+
+tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Divergence, Path]]:
+    """A tiny model with its levels, and the spool of it."""
+    from axformer_onnx.calibrate import text_samples
+    from axformer_onnx.data import resolve
+    from axformer_onnx.evaluation import reading_of
+    from axformer_onnx.runtime import make_session
+    from axformer_onnx.search.stages import StageSessions
+    from axformer_onnx.tasks import get_task
+    from axformer_passes.files import load_model
+
+    folder = tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model", search=160)
+    rows = resolve(get_task("mnli"), model_dir=folder).search
+    reading = reading_of(folder / "model.onnx", make_session(folder / "model.onnx"), get_task("mnli"), rows)
+    sessions = StageSessions(load_model(folder / "model.onnx"), threads=1)
+    parts = split_rows(rows, 2, 0)
+    with Shelf(2**20) as shelf:
+        samples = text_samples(reading.encoder.encode(rows), sessions.input_names)
+        levels = build_levels(sessions, samples, shelf)
+        scorers = [scorer_of(sessions, part, reading, 2**20) for part in parts]
+        divergence = Divergence(sessions, levels, scorers, regression=False)
+        spool = tmp_path_factory.mktemp("spool")
+        write_spool(spool, divergence, reading, parts, False)
+        yield divergence, spool
+
+
+def tasks_of(divergence: Divergence, count: int = 12) -> list[Task]:
+    rng = np.random.default_rng(5)
+    units = divergence.levels.units
+    choices = [Choice(tuple(int(rng.integers(0, len(u.rungs))) for u in units)) for _ in range(count)]
+    return [Task(choice, 1 if i % 3 else None) for i, choice in enumerate(choices)]
+
+
+def same(one: list[Race], two: list[Race]) -> bool:
+    return all((a.divergence == b.divergence).all() and a.finished == b.finished for a, b in zip(one, two, strict=True))
+
+
+def test_spool_gives_back_the_same_bits(case: tuple[Divergence, Path]) -> None:
+    divergence, spool = case
+    tasks = tasks_of(divergence, 5)
+    assert same(InProcess(divergence)(tasks), InProcess(read_spool(spool, "cpu"))(tasks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [2, 4])
+def test_any_number_of_processes_gives_the_same_bits_and_their_work_is_counted(
+    case: tuple[Divergence, Path], jobs: int
+) -> None:
+    divergence, spool = case
+    tasks = tasks_of(divergence)
+    expected, before = InProcess(divergence)(tasks), divergence.stages_run
+    assert same(Pool(divergence, spool, jobs=jobs, backend="local")(tasks), expected)
+    assert divergence.stages_run > before
+
+
+_TRUE_REMOTE = workers._remote
+
+
+def _dies_once(spool: Spool, task: Task) -> Any:
+    """A worker that is killed, as by the system, at its first task."""
+    mark = Path(spool.folder) / "died"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return _TRUE_REMOTE(spool, task)
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # loky tells that a worker stopped
+def test_killed_worker_costs_its_tasks_alone(case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    divergence, spool = case
+    tasks = tasks_of(divergence)
+    expected = InProcess(divergence)(tasks)
+    monkeypatch.setattr(workers, "_remote", _dies_once)
+    pool = Pool(divergence, spool, jobs=2, backend="local")
+    assert same(pool(tasks), expected)
+    assert pool.lost == 1
+
+
+def test_where_workers_keep_dying_this_process_does_the_work(
+    case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divergence, spool = case
+
+    class TerminatedWorkerError(RuntimeError):
+        pass
+
+    def dead(self: Pool, tasks: Any) -> Iterator[Any]:
+        raise TerminatedWorkerError
+        yield
+
+    monkeypatch.setattr(Pool, "_run", dead)
+    pool, tasks = Pool(divergence, spool, jobs=2, backend="local"), tasks_of(divergence, 4)
+    assert same(pool(tasks), InProcess(divergence)(tasks)) and pool.lost == workers.RETRIES
+
+
+def test_error_of_a_task_is_no_lost_worker(case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    divergence, spool = case
+
+    def wrong(self: Pool, tasks: Any) -> Iterator[Any]:
+        raise ValueError("a bug")
+        yield
+
+    monkeypatch.setattr(Pool, "_run", wrong)
+    with pytest.raises(ValueError, match="a bug"):
+        Pool(divergence, spool, jobs=2, backend="local")(tasks_of(divergence, 2))
+
+
+def test_without_ray_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(RuntimeFailure, match=r"pip install 'axformer-onnx\[ray\]'"):
+        start_ray()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_local_ray_cluster_gives_the_same_bits(case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs the [ray] extra")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    divergence, spool = case
+    tasks = tasks_of(divergence)
+    start_ray()
+    try:
+        pool = Pool(divergence, spool, jobs=2, backend="ray")
+        pool._spool = dataclasses.replace(pool._spool, folder="/nowhere")  # as on a machine that lacks it
+        assert same(pool(tasks), InProcess(divergence)(tasks))
+    finally:
+        ray.shutdown()
