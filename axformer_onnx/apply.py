@@ -85,7 +85,7 @@ def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path, weights
 
     examined = examine(model, run_once)
     plan.validate(examined.anatomy)
-    weights = load_weights(weights_file, weight_shapes(plan, examined.anatomy)) if weights_file else None
+    weights = load_weights(weights_file, weight_shapes(plan, examined)) if weights_file else None
     weights = expanded_weights(weights, plan, examined.anatomy) if weights else weights
     plan = expanded(plan, examined.anatomy)
     save_model(apply_plan(model, plan, run_once, examined=examined, weights=weights), path)

@@ -215,6 +215,9 @@ def score(
     "axformer: the paper's rule.",
 )
 @click.option(
+    "--refit-classifier", is_flag=True, help="Also refit the last linear layer, with the labels of the search rows."
+)
+@click.option(
     "--k", type=click.IntRange(1), default=30, show_default=True, help="K of hard attention (robust, axformer)."
 )
 @click.option(
@@ -285,6 +288,7 @@ def _optimize_options(
     speedup: float | None,
     size: float | None,
     effort: Any,
+    refit_classifier: bool,
     k: int,
     readout: Any,
     jobs: int,
@@ -312,6 +316,7 @@ def _optimize_options(
         search=search,
         goal=_goal(search, max_drop, speedup, size),
         effort=effort,
+        refit_classifier=refit_classifier,
         k=k,
         readout=readout,
         jobs=jobs,

@@ -7,22 +7,35 @@ too: the report rows are not seen.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 
-from axformer_onnx.evaluation import latency_of, score_file
-from axformer_onnx.judgement import Drop, drop_of
-from axformer_onnx.records import Interval, Scores
+from axformer_onnx.classifier_fit import fit_classifier
+from axformer_onnx.errors import RecogniseError
+from axformer_onnx.evaluation import Machine, latency_of, score_file
+from axformer_onnx.judgement import Drop, drop_of, judged_drops, judged_noise
+from axformer_onnx.records import FloatArray, Interval, Scores
 from axformer_onnx.refit import Teacher, refit_from
+from axformer_onnx.runtime import make_session, run_once, run_session
+from axformer_onnx.scoring import logits_output
 from axformer_onnx.search.divergence import row_divergence
 from axformer_onnx.search.robust import ROUNDING
 from axformer_onnx.search.units import Choice, Levels
+from axformer_onnx.text import Encoded, batches
 from axformer_onnx.weights import WEIGHTS, save_weights
+from axformer_passes.apply import apply_plan
+from axformer_passes.detached import detached
 from axformer_passes.files import save_model
 from axformer_passes.plan import Plan
+from axformer_passes.projection import classifier, input_of
+from axformer_passes.recognise import examine
+from axformer_passes.reweight import Weights, classifier_key
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,6 +43,8 @@ if TYPE_CHECKING:
     from axformer_onnx.given import Given, OptimizeOptions
     from axformer_onnx.search.journal import Journal
 
+logger = logging.getLogger(__name__)
+Array = npt.NDArray[Any]
 PLAN = "plan.json"
 
 
@@ -115,17 +130,40 @@ class Builder:
 
     def _carried_out(self, choice: Choice, folder: Path) -> tuple[Plan, ir.Model]:
         """Plan and weights into the folder; the graph."""
-        from axformer_onnx.runtime import run_once
-        from axformer_passes.apply import apply_plan
-
         inner = dataclasses.replace(self._start, readout="whole")  # the model is narrowed already
         plan, weights = self._levels.plan(choice, inner)
         if weights:
             weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
+        weights = self._with_classifier(plan, weights) if self._options.refit_classifier else weights
+        if weights:
             save_weights(weights, folder / WEIGHTS)
         written = dataclasses.replace(plan, readout=self._start.readout, weights=WEIGHTS if weights else None)
         (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
         return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
+
+    def _with_classifier(self, plan: Plan, weights: Weights) -> dict[str, Array]:
+        """`weights` with the classifier refitted on the search rows, where that helps on rows left out."""
+        given, reading = self._given, self._given.reading
+        bare = dataclasses.replace(plan, weights=None)
+        model = apply_plan(given.source.model, bare, run_once, weights=weights or None)
+        output = logits_output(make_session(detached(model)))[0]
+        try:
+            place = classifier(examine(model, run_once), output)
+        except RecogniseError as error:
+            logger.warning("--refit-classifier: left as it is: %s", error)
+            return dict(weights)
+        bias, labels = place.bias_vector(), given.rows["search"].labels
+        if bias is None:
+            return dict(weights)
+        inputs = exposed(model, input_of(place), given.encoded["search"], self._options.machine)
+        regression = reading.task.regression
+        columns = labels if regression else np.asarray(reading.label_map.order)[labels]
+        seed = self._options.seed
+        found = fit_classifier(inputs, columns, place.weight_matrix(), bias, regression=regression, seed=seed)
+        if found.strength is None:
+            return dict(weights)
+        keys = classifier_key(output, "weight"), classifier_key(output, "bias")
+        return {**weights, keys[0]: found.weight.astype(np.float32), keys[1]: found.bias.astype(np.float32)}
 
     def _score(self, path: Path) -> Scores:
         given = self._given
@@ -144,6 +182,20 @@ class Builder:
         return [ratio.value, ratio.low, ratio.high]
 
 
+def exposed(model: ir.Model, name: str, encoded: Encoded, machine: Machine) -> FloatArray:
+    """float64[rows, R]: the tensor `name` [B, R] of the graph, in the order of the rows."""
+    piece = detached(model)
+    if name not in {output.name for output in piece.proto.graph.output}:
+        piece.proto.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = make_session(piece, provider=machine.provider, threads=machine.threads)
+    names = [one.name for one in session.get_inputs()]
+    parts = [(b.rows, run_session(session, b.feeds, [name])[name]) for b in batches(encoded, names)]
+    found = np.empty((len(encoded), parts[0][1].shape[-1]))
+    for rows, part in parts:
+        found[rows] = part.reshape(len(rows), -1)
+    return found
+
+
 def shape_of(options: OptimizeOptions, given: Given) -> tuple[int, int]:
     """(batch, length) at which speed counts: the first that was asked for, else one row at the search rows' median length."""
     if options.shapes:
@@ -157,12 +209,14 @@ def within_drop(points: Sequence[Point], drop: float) -> list[Point]:
     The fastest of many points that pass on a few hundred rows tends to be a lucky one, so it is the judged drop that must hold
     (`judgement.py`); where the measured one does, too, the judged one may exceed it by its standard error.
     """
+    judged = judged_drops([point.drop for point in points])
 
-    def holds(one: Drop) -> bool:
-        margin = one.judged_noise if one.measured <= drop + ROUNDING else 0.0
-        return one.judged <= drop + margin + ROUNDING
+    def holds(one: Drop, value: float) -> bool:
+        margin = judged_noise(one) if one.measured <= drop + ROUNDING else 0.0
+        return value <= drop + margin + ROUNDING
 
-    return [point for point in sorted(points, key=lambda p: p.predicted) if holds(point.drop)]
+    passing = [point for point, value in zip(points, judged, strict=True) if holds(point.drop, value)]
+    return sorted(passing, key=lambda p: p.predicted)
 
 
 __all__ = ["Builder", "Point", "shape_of", "within_drop"]

@@ -42,6 +42,7 @@ class OptimizeOptions:
     data, search_data, calibration    as `data.resolve`
     goal, effort                      of the compensated search (`search/budget.py`, `search/tune.py`)
     k                                 of hard attention, in the other searches
+    refit_classifier                  of the compensated search: the last linear layer anew, with the labels of the search rows
     jobs, backend                     processes that score candidates of the compensated search (`search/workers.py`)
     readout                           narrow: what only a picked token needs is computed for it alone, where that is legal
     shared_weights                    where layers share weights: heads and neurons go in all of them (together), or a layer that
@@ -61,6 +62,7 @@ class OptimizeOptions:
     effort: Level = "medium"
     k: int = 30
     readout: Readout = "narrow"
+    refit_classifier: bool = False
     jobs: int = 1
     backend: Backend = "local"
     shared_weights: SharedWeights | None = None
@@ -128,6 +130,10 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     used = options.search == "compensated" or not options.calibration
     unused = [] if used else [f"the calibration rows are not used by --search {options.search}"]
     shared = _shared_notes(options, source.anatomy)
+    if options.refit_classifier:
+        unused.append(
+            "the classifier was refitted with the labels of the search rows, where that helped (--refit-classifier)"
+        )
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
     notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))

@@ -105,7 +105,12 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
     task = given.reading.task
     shared = shared_weights(options, given.source.anatomy)
     used = {name: version for name, version in versions().items() if name in _DECISIVE}
-    compensated = {"goal": options.goal.words, "effort": options.effort, "shapes": options.shapes}
+    compensated = {
+        "goal": options.goal.words,
+        "effort": options.effort,
+        "shapes": options.shapes,
+        **({"refit_classifier": True} if options.refit_classifier else {}),
+    }
     return {
         "source_sha256": given.source.sha256,
         "data": {role: rows.sha256 for role, rows in given.rows.items()},

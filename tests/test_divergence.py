@@ -51,7 +51,7 @@ def test_a_race_says_what_all_rows_say_in_99_of_100_cases(effect: float, tail: s
         incumbent = rng.lognormal(-4, 1.5, 768)
         noise = rng.normal(0, 1, 768) if tail == "normal" else (rng.lognormal(0, 1.2, 768) - math.exp(0.72)) / 3.69
         candidate = incumbent + incumbent.std() * (effect + noise)
-        lost = next((n for n in range(128, 768, 128) if is_lost(candidate[:n], incumbent[:n])), None)
+        lost = next((n for n in range(64, 768, 64) if is_lost(candidate[:n], incumbent[:n])), None)
         shortened += lost is not None
         wrong += lost is not None and candidate.mean() < incumbent.mean()
     assert wrong <= 0.01 * cases, f"{wrong} of {cases} verdicts differ"

@@ -77,3 +77,8 @@ def test_a_busy_machine_is_told_by_its_unsteady_times() -> None:
     unsteady = LatencyRow("b", 8, 128, 2.0, 23.0, None, 50)
     (warning,) = latency_warnings([steady, unsteady])
     assert "8 x 128" in warning and "11.5 times" in warning
+
+
+def test_threads_of_one_session_do_not_spin_while_another_is_timed() -> None:
+    options = make_session(tiny_classifier(TABLE)).get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"

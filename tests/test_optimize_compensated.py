@@ -150,3 +150,10 @@ def test_plan_says_narrow_and_reads_it_back() -> None:
     plan = Plan(readout="narrow")
     assert Plan.loads(plan.dumps()) == plan and not plan.is_empty and plan.is_exact
     assert "readout" not in Plan().dumps()
+
+
+def test_refit_of_the_classifier_is_named_and_replays(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "out", goal=Goal("size", 0.8), refit_classifier=True)
+    assert any("--refit-classifier" in note for note in result.report.notes)
+    path = apply(result.output / "plan.json", folder, tmp_path / "again.onnx")
+    assert path.read_bytes() == (result.output / "model.onnx").read_bytes()

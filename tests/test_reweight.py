@@ -16,10 +16,11 @@ from zoo import FAMILY, ZooModel, build, onnx_outputs
 from axformer_onnx.runtime import run_once
 from axformer_onnx.search.stages import StageSessions
 from axformer_passes.apply import apply_plan, reweighted
+from axformer_passes.detached import detached
 from axformer_passes.errors import AxformerError, PlanError, RecogniseError
 from axformer_passes.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.projection import projection
+from axformer_passes.projection import classifier, projection
 from axformer_passes.recognise import examine
 from axformer_passes.reweight import Weights, weight_shapes
 
@@ -162,7 +163,7 @@ def test_a_bias_that_the_source_lacks_is_one_addition() -> None:
 def test_projections_are_read_as_torch_holds_them(family: str) -> None:
     model = build(family, "torchscript-eager-17")
     examined = examine(load_model(model.path), run_once)
-    shapes = weight_shapes(Plan(), examined.anatomy)
+    shapes = weight_shapes(Plan(), examined)
     for layer in examined.anatomy.layers:
         for kind in ("attention", "feed_forward"):
             place = projection(examined, layer.index, kind)
@@ -225,3 +226,26 @@ def test_a_plan_that_names_weights_is_not_applied_without_them() -> None:
     model = build("bert", "torchscript-eager-17")
     with pytest.raises(AxformerError, match=r"names its weights .*plan.safetensors.*none were given"):
         apply_plan(load_model(model.path), GONE, run_once)
+
+
+def test_classifier_whose_answers_are_picked_afterwards_is_refused() -> None:
+    examined = examine(load_model(build("gpt2", "torchscript-eager-17").path), run_once)
+    with pytest.raises(RecogniseError, match="logits: no linear layer with learned weights stands right before"):
+        classifier(examined, "logits")
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "vit"])
+@pytest.mark.parametrize("exporter", ["torchscript-eager-17", "dynamo-20"])
+def test_classifier_is_found_and_written(family: str, exporter: str) -> None:
+    model = build(family, exporter)
+    feeds, output = model.feeds(3, 7), "logits"
+    examined = examine(load_model(model.path), run_once)
+    place = classifier(examined, output)
+    weight, bias = place.weight_matrix(), place.bias_vector()
+    assert weight.shape[1] == model.logits(feeds).shape[-1]
+    if bias is None:
+        return
+    given = {f"classifier.{output}.weight": 2 * weight, f"classifier.{output}.bias": 2 * bias + 1}
+    changed = apply_plan(load_model(model.path), Plan(), run_once, weights=given)
+    found = run_once(detached(changed), feeds)[output]
+    assert_close(found, 2 * model.logits(feeds) + 1, f"{family} {exporter}")

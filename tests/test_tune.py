@@ -10,7 +10,7 @@ import pytest
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.allocate import allocate, price_of
 from axformer_onnx.search.divergence import Race
-from axformer_onnx.search.tune import GENERATION, filled, swept_rungs, tune
+from axformer_onnx.search.tune import EFFORTS, GENERATION, LEAST_ROWS, filled, sweep_rows, swept_rungs, tune
 from axformer_onnx.search.units import Choice, Rung, Unit
 
 UNITS, RUNGS = 6, 5
@@ -73,3 +73,11 @@ def test_divergence_never_falls_from_rung_to_rung() -> None:
     unit = Unit("attention", (0,), 4, tuple(Rung(tuple(range(4 - i)), float(i)) for i in range(5)))
     found = filled(unit, {1: 0.3, 2: 0.1, 3: 0.2, 4: 0.9})
     assert (np.diff(found) >= 0).all() and found[0] == 0.0 and found[4] == pytest.approx(0.9)
+
+
+def test_large_models_are_swept_on_fewer_rows_but_never_on_too_few() -> None:
+    units = [Unit("attention", (i,), 4, tuple(Rung(tuple(range(4 - j)), float(j)) for j in range(5))) for i in range(6)]
+    medium = EFFORTS["medium"]
+    found = [sweep_rows(medium, units, macs) for macs in (1e6, 1e9, 2e9, 1e10, 1e12)]
+    assert found[0] == medium.sweep_rows and found[-1] == LEAST_ROWS and found == sorted(found, reverse=True)
+    assert LEAST_ROWS < sweep_rows(medium, units, 2e9) < medium.sweep_rows

@@ -17,25 +17,24 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from axformer_onnx.calibrate import text_samples
 from axformer_onnx.errors import UsageError
-from axformer_onnx.frontier import Builder, Point, shape_of, within_drop
-from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
+from axformer_onnx.frontier import Builder, Point, within_drop
+from axformer_onnx.latency_table import LatencyTable
 from axformer_onnx.parameters import linear_parameters
 from axformer_onnx.records import FloatArray
 from axformer_onnx.refit import Teacher
 from axformer_onnx.search.allocate import allocate, price_of
-from axformer_onnx.search.divergence import Divergence, Race, scorer_of, split_rows
-from axformer_onnx.search.elements import TOPK_OPSET
-from axformer_onnx.search.tune import EFFORTS, GENERATION, Tuned, chunks, filled, swept_rungs, tune
-from axformer_onnx.search.units import Choice, Levels, Unit, build_levels
-from axformer_onnx.search.workers import InProcess, Pool, Scoring, Task, start_ray, write_spool
+from axformer_onnx.search.divergence import Race
+from axformer_onnx.search.preparation import Preparation, Watch
+from axformer_onnx.search.tune import GENERATION, Tuned, chunks, tune
+from axformer_onnx.search.units import Choice, Unit
+from axformer_onnx.search.workers import Task
 from axformer_passes.plan import Hard, Plan
 from axformer_passes.shared import linears
 
@@ -44,23 +43,16 @@ if TYPE_CHECKING:
 
     from axformer_onnx.given import Given, OptimizeOptions
     from axformer_onnx.search.journal import Journal
-    from axformer_onnx.search.stages import StageSessions
     from axformer_onnx.shelf import Shelf
     from axformer_passes.anatomy import Anatomy
 
 logger = logging.getLogger(__name__)
-CACHE_BYTES = 2**30
-"""Hidden states that races keep."""
-PART_ROWS = 128
-"""Rows of one part of a race."""
 LADDER = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Speedups of the frontier's points beside the exact one."""
 FEWEST = 6
 """Points of a frontier, at least."""
 FIRST_TUNED = 2.0
 """Speedup at which the coefficients are tuned where none was asked for."""
-HARD_LADDER = (1, 2, 4, 8, 16, 32)
-"""The ks of hard attention that take part."""
 MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth a question."""
 REFINED = 2
@@ -94,10 +86,6 @@ class Found:
     interrupted: bool = False
 
 
-Watch = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is)."""
-
-
 def search_budget(
     options: OptimizeOptions,
     given: Given,
@@ -115,121 +103,25 @@ def search_budget(
     from axformer_onnx.search.stages import StageSessions
 
     sessions = StageSessions(model, provider=options.machine.provider, threads=options.machine.threads)
-    run = _Run(options, given, model, sessions, start, journal, watch)
-    run.prepare(shelf, folder.parent / ".spool")
+    made = Preparation(options, given, model, sessions, start, journal, watch)
+    made.prepare(shelf, folder.parent / ".spool")
     watch("what the source computes", 0, 1)
-    with Teacher(sessions, run.refit_samples) as teacher:
-        run.builder = Builder(options, given, run.levels, teacher, start, folder, journal)
-        return run.found()
+    with Teacher(sessions, made.samples) as teacher:
+        return _Choosing(made, Builder(options, given, made.levels, teacher, start, folder, journal)).found()
 
 
-class _Run:
-    """One search: what its steps hand to each other."""
+class _Choosing:
+    """From costs and prices to points, and to the one that is the answer."""
 
-    levels: Levels
-    builder: Builder
-
-    def __init__(
-        self,
-        options: OptimizeOptions,
-        given: Given,
-        model: ir.Model,
-        sessions: StageSessions,
-        start: Plan,
-        journal: Journal,
-        watch: Watch,
-    ) -> None:
-        self.options, self.given, self.model, self.sessions = options, given, model, sessions
-        self.start, self.journal, self.watch = start, journal, watch
-        self.effort = EFFORTS[options.effort]
-        self.evaluations = self.hard_asked = 0
-
-    # -- preparation ---------------------------------------------------------------------------------------------------
-
-    def prepare(self, shelf: Shelf, spool: Path) -> None:
-        """Moments, levels, latency table, sweep."""
-        rows = self.given.rows.get("calibration", self.given.rows["search"])
-        wanted = np.sort(
-            np.random.default_rng(self.options.seed).permutation(len(rows))[: self.effort.calibration_rows]
-        )
-        self.calibration = len(wanted)
-        encoder = self.given.reading.encoder
-        samples = text_samples(encoder.encode(rows.take(wanted)), self.sessions.input_names)
-        refit = wanted[:: max(1, len(wanted) // self.effort.refit_rows)]
-        self.refit_samples = text_samples(encoder.encode(rows.take(refit)), self.sessions.input_names)
-        blocks = sum(len(layer.blocks) for layer in self.given.source.anatomy.layers)
-        done = iter(range(blocks))
-        self.levels = build_levels(
-            self.sessions, samples, shelf, shared=self.start.shared_weights,
-            progress=lambda where: self.watch(f"levels of {where}", next(done, blocks), blocks),
-        )  # fmt: skip
-        if not self.levels.units:
-            raise UsageError(
-                "no output projection of this model can be given new weights (are they quantised?); optimize the unquantised "
-                "model, or use --search robust"
-            )
-        self.table = self._table()
-        search = self.given.rows["search"]
-        parts = split_rows(search, max(1, len(search) // PART_ROWS), self.options.seed)
-        self.sweep_parts = max(1, min(len(parts), round(self.effort.sweep_rows / len(parts[0]))))
-        kept = parts[: max(self.sweep_parts, min(len(parts), round(self.effort.tune_rows / len(parts[0]))))]
-        reading, regression = self.given.reading, self.given.reading.task.regression
-        scorers = [scorer_of(self.sessions, rows, reading, CACHE_BYTES // len(kept)) for rows in kept]
-        self.divergence = Divergence(self.sessions, self.levels, scorers, regression=regression)
-        self.scoring: Scoring = InProcess(self.divergence)
-        if self.options.jobs > 1 or self.options.backend == "ray":
-            if self.options.backend == "ray":
-                start_ray()
-            write_spool(spool, self.divergence, reading, kept, regression)
-            self.scoring = Pool(self.divergence, spool, jobs=self.options.jobs, backend=self.options.backend)
-        self.costs = self._sweep()
-
-    def _table(self) -> LatencyTable:
-        given, units = self.given, self.levels.units
-        shape = shape_of(self.options, given)
-
-        def measure() -> LatencyTable:
-            return measure_table(
-                self.model, self.sessions.staged.examined, units, self.options.machine, shape,
-                vocabulary=given.reading.vocabulary, hard=self._ks(), seed=self.options.seed,
-                progress=lambda done, of: self.watch("measuring latencies", done, of),
-            )  # fmt: skip
-
-        machine = self.options.machine
-        key = {
-            "model": given.source.sha256, "readout": self.start.readout, "shape": shape, "provider": machine.provider,
-            "threads": machine.threads, "hard": self._ks(),
-        }  # fmt: skip
-        return from_json(self.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
-
-    def _ks(self) -> tuple[int, ...]:
-        """The ks of hard attention that are priced: none where tuning has no evaluations, or TopK does not promise how ties end."""
-        enough = self.effort.evaluations and self.given.source.anatomy.opset >= TOPK_OPSET
-        return HARD_LADDER if enough else ()
-
-    def _sweep(self) -> list[FloatArray]:
-        units = self.levels.units
-        base = Choice((0,) * len(units))
-        costs: dict[int, FloatArray] = {}
-        for number in reversed(range(len(units))):
-            asked = swept_rungs(units[number], self.effort.rungs)
-
-            def ask(number: int = number, asked: list[int] = asked) -> list[float]:
-                choices = [base.with_rung(number, rung) for rung in asked]
-                self.evaluations += len(choices)
-                races = self.scoring([Task(choice, self.sweep_parts) for choice in choices])
-                return [race.mean for race in races]
-
-            values = self.journal.fact(f"sweep {number} {asked}", ask)
-            costs[number] = filled(units[number], dict(zip(asked, values, strict=True)))
-            self.watch("sweep", len(units) - number, len(units))
-        return [costs[number] for number in range(len(units))]
-
-    # -- choice ----------------------------------------------------------------------------------------------------------
+    def __init__(self, made: Preparation, builder: Builder) -> None:
+        self.made, self.builder = made, builder
+        self.options, self.given, self.watch, self.effort = made.options, made.given, made.watch, made.effort
+        self.levels, self.table, self.costs = made.levels, made.table, made.costs
+        self.hard_asked = 0
 
     def found(self) -> Found:
         """Tune, build the frontier, decide."""
-        self.sizes, interrupted = _sizes(self.sessions.staged.examined.anatomy, self.levels.units), False
+        self.sizes, interrupted = _sizes(self.made.sessions.staged.examined.anatomy, self.levels.units), False
         self.source_ms = self.table.model_ms * self._narrowing()
         chosen, reached = self._exact(), self.options.goal.kind == "drop"
         try:
@@ -238,20 +130,20 @@ class _Run:
             interrupted = True
             chosen, reached = self._best_so_far()
         rows = {
-            "calibration": self.calibration,
-            "sweep": sum(part.rows for part in self.divergence.parts[: self.sweep_parts]),
-            "races": self.divergence.rows,
+            "calibration": self.made.calibration,
+            "sweep": sum(part.rows for part in self.made.divergence.parts[: self.made.sweep_parts]),
+            "races": self.made.divergence.rows,
         }
-        plain = self.evaluations * len(self.given.rows["search"]) * len(self.sessions.stages)
+        plain = self.made.evaluations * len(self.given.rows["search"]) * len(self.made.sessions.stages)
         return Found(
             chosen=chosen,
             reached=reached,
             points=tuple(self.builder.points),
             table=self.table,
             rows=rows,
-            evaluations=self.evaluations,
+            evaluations=self.made.evaluations,
             hard_asked=self.hard_asked,
-            stages_run=self.divergence.stages_run,
+            stages_run=self.made.divergence.stages_run,
             stages_plain=plain,
             interrupted=interrupted,
         )
@@ -287,11 +179,11 @@ class _Run:
 
     def _evaluate(self, choices: Sequence[Choice], incumbent: FloatArray | None) -> list[Race]:
         """Race choices, or recall how they ended."""
-        self.evaluations += len(choices)
+        self.made.evaluations += len(choices)
         against = "nothing" if incumbent is None else f"{incumbent.mean():.9g}"
         fact = f"races {_digest(choices)} against {against}"
-        races = self.journal.fact(
-            fact, lambda: [_race_json(r) for r in self.scoring([Task(c, None, incumbent) for c in choices])]
+        races = self.made.journal.fact(
+            fact, lambda: [_race_json(r) for r in self.made.scoring([Task(c, None, incumbent) for c in choices])]
         )
         return [_race_from(race) for race in races]
 

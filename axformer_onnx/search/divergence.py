@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from axformer_passes.gate import Stage
 
 Array = npt.NDArray[Any]
-RACE_Z = 3.0
+RACE_Z = 2.5
 RACE_ROWS = 48
 """Fewest rows on which a race is decided: below, a standard error is not to be trusted."""
 _FEEDS_BYTES = 2**28

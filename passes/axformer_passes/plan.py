@@ -14,6 +14,8 @@ every layer that reads the same weights (`shared.py`); it is left out where it i
     layers.<layer>.attention.bias        [D]      whether or not the source has a bias there
     layers.<layer>.feed_forward.weight, layers.<layer>.feed_forward.bias          likewise, of the down projection
 
+    classifier.<output>.weight [R, C], classifier.<output>.bias [C]      of the last linear layer before that graph output
+
 K, D rows and columns, however the graph stores its matrix. What the file does not name stays as in the source. A block that is
 removed has no entries; one whose heads (neurons) are all listed has K = 0, and its bias is what it puts out for every token.
 Layers and not initializers give the names, because layers that share an initializer may each be given weights of their own;

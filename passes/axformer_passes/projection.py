@@ -96,7 +96,30 @@ def projection(examined: Examined, layer: int, kind: BlockKind) -> Projection:
     """The output projection of a block. Raises: RecogniseError where its weight is no matrix of floats that can be written."""
     block = getattr(examined.anatomy.layers[layer], kind)
     where = f"layer {layer}, {'attention' if isinstance(block, AttentionBlock) else 'feed-forward'}"
-    labelling, output = examined.labelling, projection_of(block)[1]
+    return _projection_at(examined, projection_of(block)[1], where, gated_block(examined, layer, block).positions)
+
+
+def classifier(examined: Examined, output: str) -> Projection:
+    """The last linear layer before the graph output `output`: what lies between is an addition of constants, a cast, a reshape.
+
+    Raises: RecogniseError where there is none, or its weight is no matrix of floats that can be written.
+    """
+    graph, products = examined.labelling.model.graph, examined.labelling.product_at
+    value: ir.Value | None = find(graph, output)
+    while value is not None:
+        node = value.producer()
+        product = products.get(str(value.name))
+        if product is not None and product.rows is not None and product.columns is not None:
+            rows = product.rows.size
+            return _projection_at(examined, str(value.name), "the classifier", tuple((i,) for i in range(rows)))
+        through = node is not None and node.op_type in ("Add", "Identity", "Cast", "Reshape", "Squeeze")
+        open_inputs = [v for v in node.inputs if v is not None and origin(v) is None] if node and through else []
+        value = open_inputs[0] if len(open_inputs) == 1 or (open_inputs and node and node.op_type != "Add") else None
+    raise RecogniseError(f"{output}: no linear layer with learned weights stands right before this output")
+
+
+def _projection_at(examined: Examined, output: str, where: str, positions: tuple[tuple[int, ...], ...]) -> Projection:
+    labelling = examined.labelling
     node, product = find(labelling.model.graph, output).producer(), labelling.product_at[output]
     assert node is not None and product.rows is not None and product.columns is not None
     side = data_side(node)
@@ -114,7 +137,7 @@ def projection(examined: Examined, layer: int, kind: BlockKind) -> Projection:
         node=node,
         weight=weight,
         bias=_bias(node, axis, product.columns.size, where),
-        positions=gated_block(examined, layer, block).positions,
+        positions=positions,
         order=spread.reshape(-1) - product.rows.first,
         rows=product.rows,
         columns=product.columns,
@@ -122,6 +145,13 @@ def projection(examined: Examined, layer: int, kind: BlockKind) -> Projection:
         beta=beta,
         column_axis=axis,
     )
+
+
+def input_of(place: Projection) -> str:
+    """Name of the tensor that a projection multiplies."""
+    value = operands(place.node)[data_side(place.node)]
+    assert value is not None
+    return str(value.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ import onnx_ir as ir
 from axformer_passes.anatomy import Anatomy, AttentionBlock, Block, Linear
 from axformer_passes.errors import PlanError, RecogniseError
 from axformer_passes.plan import Plan
-from axformer_passes.projection import Projection, give_bias, projection
+from axformer_passes.projection import Projection, classifier, give_bias, projection
 from axformer_passes.recognise import Examined
 from axformer_passes.shared import BlockKind, expanded, kind_of, shared_groups
 
@@ -41,10 +41,16 @@ def weight_key(layer: int, kind: BlockKind, part: Part) -> str:
     return f"layers.{layer}.{kind}.{part}"
 
 
-def weight_shapes(plan: Plan, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
-    """Shape of everything that a weights file of `plan` may hold: output projections of the blocks that stay."""
+def classifier_key(output: str, part: Part) -> str:
+    """For example classifier.logits.weight."""
+    return f"classifier.{output}.{part}"
+
+
+def weight_shapes(plan: Plan, examined: Examined) -> dict[str, tuple[int, ...]]:
+    """Shape of everything that a weights file of `plan` may hold: output projections of the blocks that stay, classifiers."""
+    anatomy = examined.anatomy
     plan = expanded(plan, anatomy)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes = _classifier_shapes(examined)
     for layer in anatomy.layers:
         for block in layer.blocks:
             kind, linear = kind_of(block), _output(block)
@@ -55,9 +61,30 @@ def weight_shapes(plan: Plan, anatomy: Anatomy) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_weights(weights: Weights, plan: Plan, anatomy: Anatomy) -> None:
+def _classifiers(examined: Examined) -> dict[str, Projection]:
+    """By graph output, those that can be written and have a bias."""
+    found = {}
+    for output in examined.labelling.model.graph.outputs:
+        try:
+            place = classifier(examined, str(output.name))
+        except (RecogniseError, KeyError):
+            continue
+        if place.bias is not None:
+            found[str(output.name)] = place
+    return found
+
+
+def _classifier_shapes(examined: Examined) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for output, place in _classifiers(examined).items():
+        shapes[classifier_key(output, "weight")] = (place.rows.size, place.columns.size)
+        shapes[classifier_key(output, "bias")] = (place.columns.size,)
+    return shapes
+
+
+def check_weights(weights: Weights, plan: Plan, examined: Examined) -> None:
     """Raise PlanError unless every array belongs to a block that stays, in its shape, and all numbers are finite."""
-    shapes = weight_shapes(plan, anatomy)
+    shapes = weight_shapes(plan, examined)
     for key, array in weights.items():
         check_entry(key, str(array.dtype), np.shape(array), shapes)
         if not np.isfinite(array).all():
@@ -69,9 +96,8 @@ def check_entry(key: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[st
     where = f"weights: {key[:80]!r}"
     if key not in shapes:
         known = "is of a block that the plan removes or the model lacks" if _KEY.fullmatch(key) else "is no such name"
-        raise PlanError(
-            f"{where} {known}; expected names such as {next(iter(shapes), weight_key(0, 'attention', 'weight'))!r}"
-        )
+        example = next((k for k in shapes if _KEY.fullmatch(k)), weight_key(0, "attention", "weight"))
+        raise PlanError(f"{where} {known}; expected names such as {example!r}")
     if dtype not in ("float32", "float64"):
         raise PlanError(f"{where} is {dtype}, expected float32 or float64")
     if shape != shapes[key]:
@@ -102,7 +128,7 @@ def reweight(examined: Examined, plan: Plan, weights: Weights) -> bool:
 
     Raises: PlanError for weights that do not fit, RecogniseError for a projection that cannot be written; before any edit.
     """
-    check_weights(weights, plan, examined.anatomy)
+    check_weights(weights, plan, examined)
     weights = expanded_weights(weights, plan, examined.anatomy)
     plan = expanded(plan, examined.anatomy)
     changes = [
@@ -111,6 +137,10 @@ def reweight(examined: Examined, plan: Plan, weights: Weights) -> bool:
         for block in layer.blocks
         if any(weight_key(layer.index, kind_of(block), part) in weights for part in ("weight", "bias"))
     ]
+    for output, place in _classifiers(examined).items():
+        parts = [weights.get(classifier_key(output, part)) for part in ("weight", "bias")]
+        if any(part is not None for part in parts):
+            changes.append(_Change(place, np.arange(place.rows.size), *parts))
     written: dict[object, ir.TensorProtocol] = {}
     for change in changes:
         change.write(examined, written)
@@ -187,6 +217,7 @@ __all__ = [
     "Weights",
     "check_entry",
     "check_weights",
+    "classifier_key",
     "expanded_weights",
     "reweight",
     "weight_key",

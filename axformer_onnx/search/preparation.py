@@ -1,0 +1,160 @@
+"""What a compensated search needs before it chooses: levels with their weights, a latency table, and the cost of every rung.
+
+rows -> moments -> levels of every unit          model -> latency table          levels, rows -> sweep
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from axformer_onnx.calibrate import Sample, text_samples
+from axformer_onnx.errors import UsageError
+from axformer_onnx.frontier import shape_of
+from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
+from axformer_onnx.parameters import parameters_by_layer
+from axformer_onnx.records import FloatArray
+from axformer_onnx.search.divergence import Divergence, scorer_of, split_rows
+from axformer_onnx.search.elements import TOPK_OPSET
+from axformer_onnx.search.tune import EFFORTS, filled, sweep_rows, swept_rungs
+from axformer_onnx.search.units import Choice, build_levels
+from axformer_onnx.search.workers import InProcess, Pool, Scoring, Task, start_ray, write_spool
+from axformer_passes.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from axformer_onnx.given import Given, OptimizeOptions
+    from axformer_onnx.search.journal import Journal
+    from axformer_onnx.search.stages import StageSessions
+    from axformer_onnx.shelf import Shelf
+
+Watch = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+CACHE_BYTES = 2**30
+"""Hidden states that races keep."""
+PART_ROWS = 64
+"""Rows of one part of a race."""
+HARD_LADDER = (1, 2, 4, 8, 16, 32)
+"""The ks of hard attention that take part."""
+
+
+class Preparation:
+    """Made once, by `prepare`; what it measures goes to the journal.
+
+    levels, table, costs       units and the weights of their rungs; what they cost in milliseconds, and in divergence
+    divergence, scoring        who scores choices, here and in workers; the first `sweep_parts` parts of rows are the sweep's
+    samples, calibration       of the refit; rows of the second moments
+    evaluations                choices asked about so far
+    """
+
+    def __init__(
+        self,
+        options: OptimizeOptions,
+        given: Given,
+        model: ir.Model,
+        sessions: StageSessions,
+        start: Plan,
+        journal: Journal,
+        watch: Watch,
+    ) -> None:
+        self.options, self.given, self.model, self.sessions = options, given, model, sessions
+        self.start, self.journal, self.watch = start, journal, watch
+        self.effort, self.evaluations = EFFORTS[options.effort], 0
+
+    def prepare(self, shelf: Shelf, spool: Path) -> None:
+        """Moments, levels, latency table, sweep. Raises: UsageError where nothing can be compensated."""
+        calibration = self._samples()
+        blocks = sum(len(layer.blocks) for layer in self.given.source.anatomy.layers)
+        done = iter(range(blocks))
+        self.levels = build_levels(
+            self.sessions, calibration, shelf, shared=self.start.shared_weights,
+            progress=lambda where: self.watch(f"levels of {where}", next(done, blocks), blocks),
+        )  # fmt: skip
+        if not self.levels.units:
+            raise UsageError(
+                "no output projection of this model can be given new weights (are they quantised?); optimize the unquantised "
+                "model, or use --search robust"
+            )
+        self.table = self._table()
+        self._make_scoring(spool)
+        self.costs = self._sweep()
+
+    def _samples(self) -> list[Sample]:
+        """Of the second moments; those of the refit are the first of the same rows."""
+        rows = self.given.rows.get("calibration", self.given.rows["search"])
+        rows = rows.take(np.random.default_rng(self.options.seed).permutation(len(rows)))
+        encoder = self.given.reading.encoder
+        tokens = np.cumsum(encoder.encode(rows).lengths)
+
+        def first(count: int) -> list[Sample]:
+            some = rows.take(np.arange(int(np.searchsorted(tokens, count)) + 1)) if count < tokens[-1] else rows
+            return text_samples(encoder.encode(some), self.sessions.input_names)
+
+        found, self.samples = first(self.effort.calibration_tokens), first(self.effort.refit_tokens)
+        self.calibration = sum(len(next(iter(one.feeds.values()))) for one in found)
+        return found
+
+    def _make_scoring(self, spool: Path) -> None:
+        options, search, reading = self.options, self.given.rows["search"], self.given.reading
+        parts = split_rows(search, max(1, len(search) // PART_ROWS), options.seed)
+        macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
+        tokens_per_row = float(self.given.encoded["search"].lengths.mean())
+        swept = sweep_rows(self.effort, self.levels.units, macs * tokens_per_row)
+        self.sweep_parts = max(1, min(len(parts), round(swept / len(parts[0]))))
+        kept = parts[: max(self.sweep_parts, min(len(parts), round(self.effort.tune_rows / len(parts[0]))))]
+        scorers = [scorer_of(self.sessions, rows, reading, CACHE_BYTES // len(kept)) for rows in kept]
+        self.divergence = Divergence(self.sessions, self.levels, scorers, regression=reading.task.regression)
+        self.scoring: Scoring = InProcess(self.divergence)
+        if options.jobs > 1 or options.backend == "ray":
+            if options.backend == "ray":
+                start_ray()
+            write_spool(spool, self.divergence, reading, kept, reading.task.regression)
+            self.scoring = Pool(self.divergence, spool, jobs=options.jobs, backend=options.backend)
+
+    def _table(self) -> LatencyTable:
+        given, units = self.given, self.levels.units
+        shape = shape_of(self.options, given)
+
+        def measure() -> LatencyTable:
+            return measure_table(
+                self.model, self.sessions.staged.examined, units, self.options.machine, shape,
+                vocabulary=given.reading.vocabulary, hard=self._ks(), seed=self.options.seed,
+                progress=lambda done, of: self.watch("measuring latencies", done, of),
+            )  # fmt: skip
+
+        machine = self.options.machine
+        key = {
+            "model": given.source.sha256, "readout": self.start.readout, "shape": shape, "provider": machine.provider,
+            "threads": machine.threads, "hard": self._ks(),
+        }  # fmt: skip
+        return from_json(self.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
+
+    def _ks(self) -> tuple[int, ...]:
+        """The ks of hard attention that are priced: none where tuning has no evaluations, or TopK does not promise how ties end."""
+        enough = self.effort.evaluations and self.given.source.anatomy.opset >= TOPK_OPSET
+        return HARD_LADDER if enough else ()
+
+    def _sweep(self) -> list[FloatArray]:
+        units = self.levels.units
+        base = Choice((0,) * len(units))
+        costs: dict[int, FloatArray] = {}
+        for number in reversed(range(len(units))):
+            asked = swept_rungs(units[number], self.effort.rungs)
+
+            def ask(number: int = number, asked: list[int] = asked) -> list[float]:
+                choices = [base.with_rung(number, rung) for rung in asked]
+                self.evaluations += len(choices)
+                races = self.scoring([Task(choice, self.sweep_parts) for choice in choices])
+                return [race.mean for race in races]
+
+            values = self.journal.fact(f"sweep {number} {asked}", ask)
+            costs[number] = filled(units[number], dict(zip(asked, values, strict=True)))
+            self.watch("sweep", len(units) - number, len(units))
+        return [costs[number] for number in range(len(units))]
+
+
+__all__ = ["Preparation", "Watch"]
