@@ -128,6 +128,8 @@ def reweight(examined: Examined, plan: Plan, weights: Weights) -> bool:
 
     Raises: PlanError for weights that do not fit, RecogniseError for a projection that cannot be written; before any edit.
     """
+    if not weights:
+        return False
     check_weights(weights, plan, examined)
     weights = expanded_weights(weights, plan, examined.anatomy)
     plan = expanded(plan, examined.anatomy)
@@ -137,7 +139,8 @@ def reweight(examined: Examined, plan: Plan, weights: Weights) -> bool:
         for block in layer.blocks
         if any(weight_key(layer.index, kind_of(block), part) in weights for part in ("weight", "bias"))
     ]
-    for output, place in _classifiers(examined).items():
+    wanted = any(key.startswith("classifier.") for key in weights)
+    for output, place in _classifiers(examined).items() if wanted else ():
         parts = [weights.get(classifier_key(output, part)) for part in ("weight", "bias")]
         if any(part is not None for part in parts):
             changes.append(_Change(place, np.arange(place.rows.size), *parts))
