@@ -7,9 +7,11 @@
                it is biased where the source is wrong about its own confidence, or the graph knows something that the source
                does not: mostly to the side of caution, since it is never below 0 for accuracy
 
-    judged     a quarter of the one and three quarters of r times the other. r is the slope of the measured drops on the expected
-               ones over all graphs of a run (least squares through the origin, weighted by their noise): large drops are
-               measured well, and tell by how much the expectation is wrong for this model. The weights are those of inverse
+    judged     a quarter of the one and three quarters of the other. These are the weights of inverse variances if the
+               expected drop has a third of the measured one's noise (a changed answer costs about a third of a point, not
+               one) and an error of half of it
+
+The weights are those of inverse
                variances if r x expected has a third of the measured noise (a changed answer costs about a third of a point,
                not one) and an error of half of it
 
@@ -19,7 +21,6 @@ The weights are a heuristic. They decide which operating point is the answer, ne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,6 @@ from axformer_onnx.tasks import Task
 
 TRUST = 0.75
 """Weight of the expected drop."""
-SLOPES = (0.25, 1.5)
-"""Bounds of r: beyond, the few graphs of a run say more about their rows than about the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +47,11 @@ class Drop:
     expected: float | None = None
 
 
-def judged_drops(drops: Sequence[Drop]) -> list[float]:
-    """Of each graph of a run, in points; what was measured where nothing can be expected."""
-    known = [(d.measured, d.expected, d.noise) for d in drops if d.expected is not None and d.noise > 0]
-    if not known:
-        return [d.measured for d in drops]
-    measured, expected, noise = np.array(known).T
-    weight = 1 / noise**2
-    against = float(np.sum(weight * expected**2))
-    slope = float(np.sum(weight * expected * measured)) / against if against > 0 else 1.0
-    slope = min(max(slope, SLOPES[0]), SLOPES[1])
-    return [
-        d.measured if d.expected is None or d.noise == 0 else (1 - TRUST) * d.measured + TRUST * slope * d.expected
-        for d in drops
-    ]
+def judged_drop(drop: Drop) -> float:
+    """In points; what was measured where nothing can be expected."""
+    if drop.expected is None or drop.noise == 0:
+        return drop.measured
+    return (1 - TRUST) * drop.measured + TRUST * drop.expected
 
 
 def judged_noise(drop: Drop) -> float:
@@ -92,4 +82,4 @@ def expected_drop(source: Scores, found: Scores, labels: npt.NDArray[Any], metri
     return value(source) - value(found)
 
 
-__all__ = ["Drop", "drop_of", "expected_drop", "judged_drops", "judged_noise"]
+__all__ = ["Drop", "drop_of", "expected_drop", "judged_drop", "judged_noise"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from axformer_onnx.judgement import judged_drops
+from axformer_onnx.judgement import judged_drop
 from axformer_onnx.labels import LabelMap
 from axformer_onnx.latency import LatencyRow
 from axformer_onnx.measure import parameters_and_size
@@ -147,12 +147,12 @@ def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[P
                 score=point.score,
                 drop=point.drop.measured,
                 noise=point.drop.noise,
-                judged_drop=judged,
+                judged_drop=judged_drop(point.drop),
                 divergence=point.divergence,
                 size_bytes=point.size_bytes,
                 chosen=point is found.chosen,
             )
-            for point, judged in zip(found.points, judged_drops([p.drop for p in found.points]), strict=True)
+            for point in found.points
         ],
     )
 
