@@ -230,7 +230,6 @@ def _keep_plans(found: Found) -> dict[Path, str]:
     """Name the folder of every point after its speedup; returns the names, relative to the output folder."""
     names: dict[Path, str] = {}
     for point in sorted(found.points, key=lambda p: p.speedup.value):
-        shutil.rmtree(point.folder / "model.onnx.data", ignore_errors=True)
         for graph in point.folder.glob("model.onnx*"):
             graph.unlink()
         name = base = f"{point.speedup.value:.2f}x"

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from axformer_onnx.shelf import Shelf
     from axformer_passes.anatomy import Anatomy
 
-logger = logging.getLogger(__name__)
 LADDER = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Speedups of the frontier's points beside the exact one."""
 FEWEST = 6

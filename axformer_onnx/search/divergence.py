@@ -110,10 +110,6 @@ class Divergence:
             return np.full(len(found), _HOPELESS)
         return row_divergence(self._source[part], found, regression=self._regression)
 
-    def mean(self, choice: Choice, parts: int | None = None) -> float:
-        """Over the rows of the first so many parts (None: of all)."""
-        return float(np.concatenate([self.of(choice, i) for i in range(parts or len(self.parts))]).mean())
-
     def race(self, choice: Choice, incumbent: FloatArray | None = None) -> Race:
         """Part by part, until it is lost against the incumbent's rows (those of all parts, in order) or all were seen."""
         seen: list[FloatArray] = []
