@@ -228,6 +228,13 @@ def score(
     help="narrow: the last layer computes only the token that the output reads, where that is exact.",
 )
 @click.option(
+    "--constants",
+    type=click.Choice(["folded", "kept"]),
+    default="folded",
+    show_default=True,
+    help="folded: factors, biases and sizes go where they cost least; exact but for rounding.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(1),
     default=1,
@@ -291,6 +298,7 @@ def _optimize_options(
     refit_classifier: bool,
     k: int,
     readout: Any,
+    constants: Any,
     jobs: int,
     backend: Any,
     shared_weights: Any,
@@ -319,6 +327,7 @@ def _optimize_options(
         refit_classifier=refit_classifier,
         k=k,
         readout=readout,
+        constants=constants,
         jobs=jobs,
         backend=backend,
         shared_weights=shared_weights,

@@ -31,7 +31,7 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import describe_hardware, make_session, run_once, versions
 from axformer_onnx.search.units import Unit
 from axformer_passes.detached import detached
-from axformer_passes.plan import Hard, Plan
+from axformer_passes.plan import Constants, Hard, Plan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -52,7 +52,7 @@ ROUNDS = 25
 class LatencyTable:
     """p50 in milliseconds at one batch and length.
 
-    model_ms    the model that the search works on (its read-out narrowed where that is legal)
+    model_ms    the model that the search works on: read-out narrowed where that is legal, constants folded where plans say so
     unit_ms     by unit: of every rung, the empty one 0; non-decreasing in what is kept
     hard_ms     by k: what hard attention with that k adds to one attention block; empty where it was not asked for
     """
@@ -83,19 +83,24 @@ def measure_table(
     *,
     vocabulary: int,
     hard: Sequence[int] = (),
+    constants: Constants = "kept",
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> LatencyTable:
-    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price.
+    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `constants`: as in the plans to come.
 
     Raises: RuntimeFailure where a session does not run.
     """
     classes = unit_classes(examined, units)
     wanted = [(c, n) for c, members in classes.items() for n in _measured_counts(units, members)]
+    from axformer_passes.apply import apply_plan
+
     variants: list[tuple[Any, Plan]] = [((c, n), _plan(units, classes[c], n)) for c, n in wanted]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
-    base_ms, ms = _time(model, variants, machine, shape, vocabulary, seed, progress)
+    variants = [(key, dataclasses.replace(plan, constants=constants)) for key, plan in variants]
+    whole = apply_plan(model, Plan(constants=constants), run_once)
+    base_ms, ms = _time(model, whole, variants, machine, shape, vocabulary, seed, progress)
     unit_ms = [()] * len(units)  # type: list[tuple[float, ...]]
     for c, members in classes.items():
         measured = {
@@ -157,6 +162,7 @@ def _hardened(layers: Sequence[int], k: int) -> Plan:
 
 def _time(
     model: ir.Model,
+    whole: ir.Model,
     variants: Sequence[tuple[Any, Plan]],
     machine: Machine,
     shape: tuple[int, int],
@@ -164,13 +170,13 @@ def _time(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> tuple[float, dict[Any, float]]:
-    """(ms of the model, ms of every variant as its ratio to the model's in the same rounds)."""
+    """(ms of `whole`, ms of every variant of `model` as its ratio to that in the same rounds)."""
     from axformer_passes.apply import apply_plan
 
     def session(one: ir.Model) -> Any:
         return make_session(detached(one), provider=machine.provider, threads=machine.threads)
 
-    base, ratios, base_ms = session(model), dict[Any, float](), list[float]()
+    base, ratios, base_ms = session(whole), dict[Any, float](), list[float]()
     names = [one.name for one in base.get_inputs()]
     feeds = [(*shape, make_feeds(names, *shape, vocab_size=vocabulary, seed=seed))]
     for start in range(0, len(variants), _TOGETHER):

@@ -122,6 +122,7 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
             "search": options.search,
             **(compensated if options.search == "compensated" else {"k": options.k}),
             "readout": options.readout,
+            "constants": options.constants,
             "seed": options.seed,
             "provider": options.machine.provider,
             **({} if shared == "separate" else {"shared_weights": shared}),
@@ -156,6 +157,7 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         source_sha256=source.sha256,
         shared_weights=shared_weights(options, source.anatomy),
         readout="narrow" if given.narrow else "whole",
+        constants=options.constants,
     )
 
 

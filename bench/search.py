@@ -4,7 +4,8 @@
 
 One real robust search runs; every N-th candidate that it scores is scored again, right after, by a plain loop: surgery
 (`apply_plan`), save, load, full evaluation in batches of 32 rows in file order, each padded to its longest row, with as many
-threads. Both give the same losses (checked). Ratios are of times taken next to each other in one process.
+threads. Both give the same losses (checked). Ratios are of times taken next to each other in one process. Of
+the compensated search: `whole_run.py`.
 """
 
 from __future__ import annotations

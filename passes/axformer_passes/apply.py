@@ -1,6 +1,6 @@
 """Model + Plan -> Model: the one place where passes run, in a fixed order.
 
-Reweight, prune, harden, narrow the read-out, lift, clean up.
+Reweight, prune, harden, narrow the read-out, lift, clean up, fold constants.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.cleanup import Cleanup
+from axformer_passes.constants import fold_constants
 from axformer_passes.decided import take_decided
 from axformer_passes.detached import detached
 from axformer_passes.errors import PlanError, VerifyError
@@ -59,6 +60,9 @@ def apply_plan(
         narrow_readout(work, runner)
     lift(work)
     Cleanup()(work)
+    if plan.constants == "folded":
+        fold_constants(work, runner)
+        Cleanup()(work)
     _forget_passes(work)
     _check(work, examined, runner)
     return work

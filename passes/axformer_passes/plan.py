@@ -22,7 +22,8 @@ Layers and not initializers give the names, because layers that share an initial
 where "shared_weights" is "together", one layer's entries stand for its group.
 
 "readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
-left out where the read-out stays whole.
+left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact but for
+the rounding of sums; it is left out where they are kept.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ SharedWeights = Literal["separate", "together"]
 """What happens where several layers read the same weights: a copy for each layer that is cut, or one cut for all of them."""
 Readout = Literal["whole", "narrow"]
 """Is what only a picked token needs computed for all tokens, or for that one?"""
+Constants = Literal["kept", "folded"]
+"""Do factors, biases and sizes stay as they are, or go where they cost least?"""
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
     "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
-    "shared_weights", "readout",
+    "shared_weights", "readout", "constants",
 }  # fmt: skip
 
 
@@ -72,6 +75,7 @@ class Plan:
     weights: str | None = None
     shared_weights: SharedWeights = "separate"
     readout: Readout = "whole"
+    constants: Constants = "kept"
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -114,8 +118,8 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing removed, nothing hardened, no weights, the read-out whole."""
-        return self.is_exact and self.readout == "whole"
+        """Nothing removed, nothing hardened, no weights, the read-out whole, constants kept."""
+        return self.is_exact and self.readout == "whole" and self.constants == "kept"
 
     @property
     def is_exact(self) -> bool:
@@ -152,6 +156,8 @@ class Plan:
             data["shared_weights"] = self.shared_weights
         if self.readout != "whole":
             data["readout"] = self.readout
+        if self.constants != "kept":
+            data["constants"] = self.constants
         return data
 
     def dumps(self) -> str:
@@ -189,6 +195,9 @@ class Plan:
         readout = data.get("readout", "whole")
         if readout not in get_args(Readout):
             raise PlanError(f'{origin}: "readout" is {_shown(readout)}, expected whole or narrow')
+        constants = data.get("constants", "kept")
+        if constants not in get_args(Constants):
+            raise PlanError(f'{origin}: "constants" is {_shown(constants)}, expected kept or folded')
         return cls(
             source_sha256=sha,
             heads=_id_lists(data, "heads", origin),
@@ -199,6 +208,7 @@ class Plan:
             weights=weights,
             shared_weights=shared,
             readout=readout,
+            constants=constants,
         )
 
 

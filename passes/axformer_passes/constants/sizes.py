@@ -1,0 +1,114 @@
+"""What a graph computes of sizes, where it is always the same.
+
+Sqrt(Cast(Shape(q)[-1]))                      ->  the number
+Reshape(x, Concat(Shape(x)[:2], [12, 32]))    ->  Reshape(x, [0, 0, 12, 32])       0: the size of x there
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.constants.facts import Array, Facts
+from axformer_passes.prepare import initializer, origin
+
+_SIZED = frozenset({"Shape", "Size"})
+_ARITHMETIC = frozenset(
+    {
+        "Add",
+        "Cast",
+        "Concat",
+        "Div",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Neg",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Sub",
+        "Unsqueeze",
+    }
+)
+"""Polynomials of sizes, and division, which must come out even."""
+_PLAIN = _ARITHMETIC | {"Equal", "Exp", "Floor", "Log", "Max", "Min", "Not", "Pow", "Reciprocal", "Sqrt", "Where"}
+"""Operators on constants that are computed beforehand."""
+
+
+def fold_sizes(model: ir.Model, facts: Facts) -> int:
+    """Edit `model` in place; returns how many tensors and targets became constants."""
+    graph = model.graph
+    sizes, fixed = _known(graph, facts)
+    count = 0
+    for node in list(graph):
+        for slot, value in enumerate(node.inputs):
+            if value in fixed and node.outputs[0] not in fixed:
+                node.replace_input_with(slot, initializer(graph, f"{value.name}_known", fixed[value]))
+                count += 1
+        if node.op_type == "Reshape" and not node.domain and node.inputs[1] in sizes:
+            target = _target(node, facts)
+            if target is not None:
+                node.replace_input_with(1, initializer(graph, f"{node.outputs[0].name}_target", target))
+                node.attributes.pop("allowzero", None)
+                count += 1
+    return count
+
+
+def _known(graph: ir.Graph, facts: Facts) -> tuple[set[ir.Value], dict[ir.Value, Array]]:
+    """(what is computed of sizes alone, what of it is always the same: with its value)."""
+    sizes, fixed = set[ir.Value](), dict[ir.Value, Array]()
+    halves = any(v.dtype == ir.DataType.BFLOAT16 for v in graph.initializers.values())  # probed as float32
+    for node in graph:
+        if node.domain or len(node.outputs) != 1:
+            continue
+        out, inputs = node.outputs[0], [v for v in node.inputs if v is not None]
+        constant = [v in fixed or v.const_value is not None for v in inputs]
+        sized = node.op_type in _SIZED or (
+            node.op_type in _ARITHMETIC and all(c or v in sizes for c, v in zip(constant, inputs, strict=True))
+        )
+        if not sized and not (node.op_type in _PLAIN and all(constant)):
+            continue
+        values = facts.values(out)
+        if values is None or origin(out) is not None:
+            continue
+        if sized and all(v.dtype.kind in "iu" for v in values) and _even(node, facts):
+            sizes.add(out)
+        same = all(v.shape == values[0].shape and (v == values[0]).all() for v in values)
+        if same and (out in sizes or all(constant)) and not (halves and values[0].dtype.kind == "f"):
+            fixed[out] = values[0]
+    return sizes, fixed
+
+
+def _even(node: ir.Node, facts: Facts) -> bool:
+    """A division of integers without a remainder, in all probes; every other operator."""
+    if node.op_type != "Div":
+        return True
+    sides = [_values(v, facts) for v in node.inputs if v is not None]
+    return all(sides) and all(b.all() and not (a % b).any() for a, b in zip(*sides, strict=True))
+
+
+def _values(value: ir.Value, facts: Facts) -> list[Array]:
+    if value.const_value is not None:
+        return [np.asarray(value.const_value.numpy())] * len(facts.shapes)
+    return facts.values(value) or []
+
+
+def _target(node: ir.Node, facts: Facts) -> Array | None:
+    """Constants, 0 where the size is that of the input on the same axis, and at most one -1; None where that does not do."""
+    data, wanted = node.inputs[0], node.inputs[1]
+    assert data is not None and wanted is not None
+    targets, shapes = facts.values(wanted), facts.all_shapes(data)
+    if targets is None or any(shape is None for shape in shapes):
+        return None
+    found = list[int]()
+    for axis, entries in enumerate(zip(*(t.tolist() for t in targets), strict=True)):
+        if len(set(entries)) == 1 and len(shapes) > 1:
+            found.append(int(entries[0]))
+        elif all(shape and shape[axis : axis + 1] == (n,) for shape, n in zip(shapes, entries, strict=True)):
+            found.append(0)
+        else:
+            found.append(-1)
+    return np.array(found, dtype=np.int64) if found.count(-1) <= 1 else None
+
+
+__all__ = ["fold_sizes"]
