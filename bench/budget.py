@@ -1,9 +1,9 @@
 """Compensated pruning against other ways to the same latency, on the report rows.
 
-    python bench/budget.py MODEL --task T [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
-                           [--effort high] [--axformer-rows N] [--json FILE]
+    python bench/budget.py [MODEL] [--task T] [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
+                           [--effort medium] [--max-search-rows N] [--axformer-rows N] [--json FILE]
 
-    python bench/budget.py MODEL --task T [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
+Without arguments: the example model.
 
     untouched   the same heads and neurons gone, weights as they were (compensation switched off)
     magnitude   the heads and neurons of least norm go, each norm relative to its block's mean
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from axformer_onnx.evaluation import Machine, latency_of, reading_of, score_file
+from axformer_onnx.given import MAX_SEARCH_ROWS
 from axformer_onnx.optimize import OptimizeOptions, Watcher, optimize
 from axformer_onnx.report.build import comparison_record
 from axformer_onnx.runtime import describe_hardware, make_session, run_once, versions
@@ -43,8 +44,7 @@ from axformer_passes.plan import Plan
 from axformer_passes.projection import projection
 from axformer_passes.recognise import examine
 
-Scored = tuple[str, int, str, float]
-"""(kind, layer, head or neuron, what decides who goes first)."""
+EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini" / "model.onnx"
 
 
 def table_of(folder: Path, anatomy: Anatomy) -> tuple[float, dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]]:
@@ -133,14 +133,15 @@ def onnxsim_graph(source: Path, calibration: list[dict[str, Any]], sparsity: flo
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--task", default="sst2")
+    parser.add_argument("model", type=Path, nargs="?", default=EXAMPLE)
+    parser.add_argument("--task", default="mnli")
     parser.add_argument("--data")
     parser.add_argument("--search-data")
     parser.add_argument("--speedup", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--effort", default="high")
+    parser.add_argument("--effort", default="medium")
+    parser.add_argument("--max-search-rows", type=int, default=MAX_SEARCH_ROWS)
     parser.add_argument(
         "--axformer-rows", type=int, default=0, help="search rows of the paper's search; 0: leave it out"
     )
@@ -161,7 +162,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     shape = (a.batch, a.length)
     options = OptimizeOptions(
         a.model, task, folder / "ours", data=a.data, search_data=a.search_data, goal=Goal("speedup", a.speedup),
-        effort=a.effort, machine=machine, shapes=(shape,), seed=a.seed,
+        effort=a.effort, machine=machine, shapes=(shape,), seed=a.seed, max_search_rows=a.max_search_rows,
     )  # fmt: skip
     found = optimize(options, Watcher())
     source = load_model(a.model)
@@ -169,7 +170,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rest, table = table_of(folder / "ours", anatomy)
     bare = dataclasses.replace(found.plan, weights=None)
     wanted = predicted(bare, rest, table)
-    start = Plan(readout=found.plan.readout)
+    start = Plan(readout=found.plan.readout, constants=found.plan.constants)
     rng = np.random.default_rng(a.seed)
     magnitude = ranked(source, lambda kind, layer, norms: norms / norms.mean())
     chance = ranked(source, lambda kind, layer, norms: rng.random(len(norms)))

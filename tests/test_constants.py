@@ -318,6 +318,40 @@ def test_a_reshape_that_is_no_transpose_stays() -> None:
     assert fold_constants(model, run_once).moves == 0
 
 
+def expanded(graph: Drawn) -> str:
+    """x, of one token, spread over all."""
+    first = graph.put("Slice", "x", graph.number([0]), graph.number([1]), graph.number([1]))
+    return graph.put("Expand", first, graph.put("Shape", "x"))
+
+
+def test_an_expand_goes_where_its_readers_broadcast() -> None:
+    graph = Drawn("y")
+    mask = graph.put("Less", expanded(graph), graph.number(np.float32(0.3)))
+    chosen = graph.put("Where", mask, graph.number(np.float32(0)), graph.number(np.float32(-1e9)))
+    graph.put("Add", chosen, "x", name="y")
+    model = graph.model()
+    check(model)
+    assert fold_constants(model, run_once).expands == 1
+
+
+@pytest.mark.parametrize("reader", ["output", "Softmax", "Shape", "small"])
+def test_an_expand_stays_where_somebody_would_see_it(reader: str) -> None:
+    graph = Drawn("y", "z")
+    spread = expanded(graph)
+    graph.put("Add", spread, "x", name="y")
+    if reader == "output":
+        graph.put("Neg", spread, name="z")
+    elif reader == "Softmax":
+        graph.put("Softmax", spread, axis=1, name="z")
+    elif reader == "Shape":
+        graph.put("Cast", graph.put("Shape", spread), to=TensorProto.FLOAT, name="z")
+    else:
+        graph.put("Sigmoid", graph.put("Mul", spread, graph.number(np.float32(2))), name="z")
+    model = graph.model()
+    check(model)
+    assert fold_constants(model, run_once).expands == 0
+
+
 def test_a_size_that_is_only_at_times_the_same_is_no_constant() -> None:
     """S // 16 is 0 on every small probe."""
     graph = Drawn("y")

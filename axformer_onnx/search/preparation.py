@@ -19,7 +19,7 @@ from axformer_onnx.parameters import parameters_by_layer
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.divergence import Divergence, scorer_of, split_rows
 from axformer_onnx.search.elements import TOPK_OPSET
-from axformer_onnx.search.tune import EFFORTS, filled, sweep_rows, swept_rungs
+from axformer_onnx.search.tune import EFFORTS, affordable_tokens, filled, race_rows, sweep_rows, swept_rungs
 from axformer_onnx.search.units import Choice, build_levels
 from axformer_onnx.search.workers import InProcess, Pool, Scoring, Task, start_ray, write_spool
 from axformer_passes.plan import Plan
@@ -94,7 +94,11 @@ class Preparation:
             some = rows.take(np.arange(int(np.searchsorted(tokens, count)) + 1)) if count < tokens[-1] else rows
             return text_samples(encoder.encode(some), self.sessions.input_names)
 
-        found, self.samples = first(self.effort.calibration_tokens), first(self.effort.refit_tokens)
+        macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
+        found, self.samples = (
+            first(affordable_tokens(count, macs))
+            for count in (self.effort.calibration_tokens, self.effort.refit_tokens)
+        )
         self.calibration = sum(len(next(iter(one.feeds.values()))) for one in found)
         return found
 
@@ -105,7 +109,8 @@ class Preparation:
         tokens_per_row = float(self.given.encoded["search"].lengths.mean())
         swept = sweep_rows(self.effort, self.levels.units, macs * tokens_per_row)
         self.sweep_parts = max(1, min(len(parts), round(swept / len(parts[0]))))
-        kept = parts[: max(self.sweep_parts, min(len(parts), round(self.effort.tune_rows / len(parts[0]))))]
+        raced = race_rows(self.effort, macs * tokens_per_row)
+        kept = parts[: max(self.sweep_parts, min(len(parts), round(raced / len(parts[0]))))]
         scorers = [scorer_of(self.sessions, rows, reading, CACHE_BYTES // len(kept)) for rows in kept]
         self.divergence = Divergence(self.sessions, self.levels, scorers, regression=reading.task.regression)
         self.scoring: Scoring = InProcess(self.divergence)

@@ -33,12 +33,13 @@ class Effort:
     """The bounds of a search.
 
     calibration_tokens   tokens of the second moments
-    refit_tokens         tokens of the refit, of the first of the same rows: with too few it fits them (measured on SST-2, at 1.8x:
-                         divergence 0.067 on other rows with 10,000 tokens, 0.041 with 25,000, 0.040 with 50,000)
-    sweep_rows           rows of the sweep, at most: fewer for large models (`sweep_rows`)
+    refit_tokens         tokens of the refit, of the first of the same rows: with too few it fits them
+    sweep_rows           rows of the sweep
     rungs                rungs of a unit that the sweep asks; the others are interpolated by their error
     tune_rows            rows of a race
     evaluations          races of tuning, exchanges included
+
+    Tokens and rows are upper bounds: large models get what the MACS of this module pay for.
     """
 
     calibration_tokens: int
@@ -51,13 +52,29 @@ class Effort:
 
 EFFORTS: dict[Level, Effort] = {
     "low": Effort(25_000, 12_000, 128, 5, 256, 0),
-    "medium": Effort(50_000, 25_000, 512, 8, 640, 32),
-    "high": Effort(200_000, 100_000, 1024, 24, 2000, 320),
+    "medium": Effort(80_000, 80_000, 512, 8, 1280, 32),
+    "high": Effort(200_000, 160_000, 1024, 16, 2000, 160),
 }
 
 SWEEP_MACS = 8e12
 """Multiply-accumulates of a sweep: about a minute or two on two cores."""
+RACE_MACS = 1.2e13
+"""Of all races at medium effort; of others in proportion to their evaluations."""
+TOKEN_MACS = 2e12
+"""Of one run of the model over the tokens of a refit: a refit takes two, and is made for every point."""
 LEAST_ROWS = 128
+LEAST_TOKENS = 10_000
+
+
+def affordable_tokens(wanted: int, macs_per_token: float) -> int:
+    """As many as wanted, or what TOKEN_MACS pay for."""
+    return int(min(wanted, max(LEAST_TOKENS, TOKEN_MACS / max(macs_per_token, 1.0))))
+
+
+def race_rows(effort: Effort, macs_per_row: float) -> int:
+    """As many as `effort` says, or what RACE_MACS pay for; half of the model runs for one question."""
+    affordable = RACE_MACS / max(EFFORTS["medium"].evaluations * macs_per_row / 2, 1.0)
+    return int(max(min(LEAST_ROWS, effort.tune_rows), min(effort.tune_rows, affordable)))
 
 
 def sweep_rows(effort: Effort, units: Sequence[Unit], macs_per_row: float) -> int:
@@ -198,8 +215,10 @@ __all__ = [
     "Evaluate",
     "Level",
     "Tuned",
+    "affordable_tokens",
     "chunks",
     "filled",
+    "race_rows",
     "sweep_rows",
     "swept_rungs",
     "tune",

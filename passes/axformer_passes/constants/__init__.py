@@ -1,6 +1,7 @@
 """Fold constants: rewrites that compute the same with fewer operators (METHOD.md 3). Exact but for the rounding of sums.
 
     moves     Reshapes and Transposes in a row that amount to one Transpose
+    expands   an Expand that nobody needs, since what reads it broadcasts anyway
     sizes     what is computed of sizes and is always the same, and the targets of Reshapes
     scales    a constant factor goes into the weights before it
     offsets   a constant that is added goes to where it costs nothing, or nowhere at all
@@ -15,6 +16,7 @@ import dataclasses
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from axformer_passes.constants.expands import fold_expands
 from axformer_passes.constants.facts import facts_of
 from axformer_passes.constants.moves import fold_moves
 from axformer_passes.constants.offsets import fold_offsets
@@ -26,15 +28,16 @@ from axformer_passes.trace import Runner
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """How many moves went, tensors and Reshape targets became constants, and factors and additions went."""
+    """How many moves and Expands went, tensors and Reshape targets became constants, and factors and additions went."""
 
     moves: int = 0
+    expands: int = 0
     sizes: int = 0
     scales: int = 0
     offsets: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.moves or self.sizes or self.scales or self.offsets)
+        return bool(self.moves or self.expands or self.sizes or self.scales or self.offsets)
 
 
 def fold_constants(model: ir.Model, runner: Runner) -> Folded:
@@ -43,11 +46,11 @@ def fold_constants(model: ir.Model, runner: Runner) -> Folded:
     facts = facts_of(model, runner)
     if facts is None:
         return Folded()
-    moves = fold_moves(model, facts)
+    moves, expands = fold_moves(model, facts), fold_expands(model, facts)
     common.RemoveUnusedNodesPass()(model)
     sizes = fold_sizes(model, facts)
     common.RemoveUnusedNodesPass()(model)  # a Shape that nobody reads any more is no reader
-    return Folded(moves, sizes, fold_scales(model), fold_offsets(model, facts))
+    return Folded(moves, expands, sizes, fold_scales(model), fold_offsets(model, facts))
 
 
 __all__ = ["Folded", "fold_constants"]

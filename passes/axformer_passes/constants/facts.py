@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ class Facts:
     """One entry a probe. `shapes`: of every tensor that was computed; `small`: values of those of at most MOST elements."""
 
     shapes: tuple[dict[str, Shape], ...]
-    small: tuple[Mapping[str, Array], ...]
+    small: tuple[dict[str, Array], ...]
 
     @property
     def all_fixed(self) -> bool:
@@ -43,6 +42,12 @@ class Facts:
             own = tuple(int(n) for n in value.const_value.shape)  # type: ignore[arg-type]
             return (own,) * len(self.shapes)
         return tuple(shapes.get(str(value.name)) for shapes in self.shapes)
+
+    def put(self, value: ir.Value, shapes: tuple[Shape, ...]) -> None:
+        """A tensor has other shapes now; what it holds is forgotten."""
+        for own, small, shape in zip(self.shapes, self.small, shapes, strict=True):
+            own[str(value.name)] = shape
+            small.pop(str(value.name), None)
 
     def like(self, made: ir.Value, known: ir.Value) -> None:
         """A new tensor has the shapes of a known one."""
