@@ -3,6 +3,8 @@
     python bench/budget.py [MODEL] [--task T] [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
                            [--effort medium] [--max-search-rows N] [--axformer-rows N] [--json FILE]
 
+    python bench/budget.py --show bench/results/budget-*.json > bench/results/budget.md      tables of earlier runs
+
 Without arguments: the example model.
 
     untouched   the same heads and neurons gone, weights as they were (compensation switched off)
@@ -148,7 +150,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--show", type=Path, nargs="+", help="print tables of results, measure nothing")
     a = parser.parse_args()
+    if a.show:
+        print("\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path in a.show), end="")
+        return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, Path(folder))
     print(json.dumps(result, indent=2))
@@ -252,6 +258,35 @@ def table_rows(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine,
             }
         )
     return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown of one result: score on the report rows, difference from the source, speed."""
+    command, rows = result["command"], result["rows"]
+    metric = next(name for name in rows[0] if name not in ("graph", "difference", "size_bytes", "speedup"))
+    shapes = list(rows[1]["speedup"])
+    asked = f"--speedup {command['speedup']} --effort {command['effort']}, {command['batch']} x {command['length']}"
+    lines = [f"## {command['task']}, {asked}", ""]
+    lines += [
+        f"| graph | {metric} | difference, points | {' | '.join(shapes)} | MB |",
+        "|---|---|---|" + "---|" * (len(shapes) + 1),
+    ]
+    for row in rows:
+        value, low, high = row["difference"]
+        speeds = [_speed(row["speedup"].get(shape)) for shape in shapes]
+        difference = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if row is not rows[0] else ""
+        lines.append(
+            f"| {row['graph']} | {row[metric]:.2f} | {difference} | {' | '.join(speeds)} | {row['size_bytes'] / 1e6:.1f} |"
+        )
+    lines += ["", *(f"{name}: {why}." for name, why in result["notes"].items())]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return "\n".join(
+        [*lines, "", f"{result['hardware']['cpu']}, {result['hardware']['cores_usable']} cores; {versions}.", "", ""]
+    )
+
+
+def _speed(found: list[float] | None) -> str:
+    return "1" if found is None else f"{found[0]:.2f}x [{found[1]:.2f}, {found[2]:.2f}]"
 
 
 if __name__ == "__main__":

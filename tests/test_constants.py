@@ -282,6 +282,29 @@ def test_a_target_with_two_sizes_from_elsewhere_stays() -> None:
     assert check(graph.model())[0] == 0
 
 
+def test_what_is_counted_is_no_size() -> None:
+    """As many entries of x as are not 0: all of them, in every probe."""
+    graph = Drawn("y")
+    count = graph.put("Slice", graph.put("Shape", graph.put("NonZero", "x")), graph.number([1]), graph.number([2]))
+    graph.put(
+        "Add",
+        graph.put("Div", graph.put("Cast", count, to=TensorProto.FLOAT), graph.number(np.float32(1))),
+        "x",
+        name="y",
+    )
+    assert check(graph.model()) == (0, 0, 0)
+
+
+def test_a_gemm_of_an_old_operator_set_keeps_its_bias() -> None:
+    graph = Drawn("y")
+    flat = graph.put("Reshape", "x", graph.number([-1, 8]))
+    first = graph.put("Gemm", flat, graph.weight(8, 4), graph.weight(4))
+    graph.put("Gemm", first, graph.weight(4, 8), graph.weight(8), name="y")
+    new, old = graph.model(), graph.model()
+    old.opset_imports[""] = 10
+    assert check(new)[2] == 1 and check(old)[2] == 0
+
+
 def test_moves_in_a_row_become_one_transpose() -> None:
     graph = Drawn("y")
     split = graph.put("Reshape", "x", graph.number([0, 0, 2, 4]))

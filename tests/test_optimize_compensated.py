@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from axformer_onnx.evaluation import Machine
 from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
 from axformer_onnx.report.record import Report
 from axformer_onnx.runtime import make_session
+from axformer_onnx.search import tune
 from axformer_onnx.search.goal import Goal
 from axformer_onnx.search.units import ladder
 from axformer_onnx.tasks import get_task
@@ -131,6 +134,39 @@ def test_ctrl_c_ends_with_the_best_so_far(folder: Path, tmp_path: Path) -> None:
     assert stopped.report.search.interrupted
     assert "interrupted: run the same command again" in (stopped.output / "report.md").read_text()
     make_session(stopped.output / "model.onnx", threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # loky tells that a worker stopped; Ray's own
+@pytest.mark.parametrize("how", ["four processes", "four processes, one of them killed", "a local Ray cluster"])
+def test_other_processes_end_with_the_same_plan_and_weights(
+    folder: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size of a file is the goal: it is not measured, so that nothing but the scoring could differ."""
+    monkeypatch.setitem(tune.EFFORTS, "medium", tune.Effort(2000, 2000, 40, 3, 100, 24))
+    changes: dict[str, Any] = {"goal": Goal("size", 0.75), "effort": "medium"}
+    alone = run(folder, tmp_path / "alone", **changes)
+    killed: list[int] = []
+    from joblib.externals.loky import reusable_executor
+
+    def kill(doing: str, done: int, of: int) -> None:
+        executor = reusable_executor._executor  # type: ignore[attr-defined]
+        if doing.startswith("tuning") and not killed and executor is not None and executor._processes:
+            killed.append(next(iter(executor._processes)))
+            os.kill(killed[0], signal.SIGKILL)
+
+    if "Ray" in how:
+        pytest.importorskip("ray", reason="needs the [ray] extra")
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    watcher = Watcher(part=kill) if "killed" in how else None
+    spread = run(folder, tmp_path / "spread", watcher, jobs=4, backend="ray" if "Ray" in how else "local", **changes)
+    assert bool(killed) == ("killed" in how)
+    if "Ray" in how:
+        import ray
+
+        ray.shutdown()
+    for name in ("plan.json", "plan.safetensors", "model.onnx"):
+        assert (spread.output / name).read_bytes() == (alone.output / name).read_bytes()
 
 
 def test_whole_readout_is_left_whole(folder: Path, tmp_path: Path) -> None:

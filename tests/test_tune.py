@@ -10,7 +10,20 @@ import pytest
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.allocate import allocate, price_of
 from axformer_onnx.search.divergence import Race
-from axformer_onnx.search.tune import EFFORTS, GENERATION, LEAST_ROWS, filled, sweep_rows, swept_rungs, tune
+from axformer_onnx.search.tune import (
+    EFFORTS,
+    FEWEST_RUNGS,
+    GENERATION,
+    LEAST_ROWS,
+    LEAST_TOKENS,
+    affordable_tokens,
+    filled,
+    race_rows,
+    sweep_rows,
+    swept_rungs,
+    thinned,
+    tune,
+)
 from axformer_onnx.search.units import Choice, Rung, Unit
 
 UNITS, RUNGS = 6, 5
@@ -81,3 +94,13 @@ def test_large_models_are_swept_on_fewer_rows_but_never_on_too_few() -> None:
     found = [sweep_rows(medium, units, macs) for macs in (1e6, 1e9, 2e9, 1e10, 1e12)]
     assert found[0] == medium.sweep_rows and found[-1] == LEAST_ROWS and found == sorted(found, reverse=True)
     assert LEAST_ROWS < sweep_rows(medium, units, 2e9) < medium.sweep_rows
+    assert thinned(medium, units, 1e6) == medium and thinned(medium, units, 1e12).rungs == FEWEST_RUNGS
+    assert FEWEST_RUNGS <= thinned(medium, units, 2e10).rungs <= medium.rungs
+
+
+def test_races_and_refits_take_what_they_may_cost() -> None:
+    medium = EFFORTS["medium"]
+    rows = [race_rows(medium, macs) for macs in (1e6, 1e9, 2e9, 1e12)]
+    assert rows[0] == medium.tune_rows and rows[-1] == LEAST_ROWS and rows == sorted(rows, reverse=True)
+    tokens = [affordable_tokens(80_000, macs) for macs in (1e6, 5e7, 1e12)]
+    assert tokens == [80_000, 24_000, LEAST_TOKENS] and affordable_tokens(3, 1e6) == 3

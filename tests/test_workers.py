@@ -137,7 +137,7 @@ def test_error_of_a_task_is_no_lost_worker(case: tuple[Divergence, Path], monkey
 def test_without_ray_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(RuntimeFailure, match=r"pip install 'axformer-onnx\[ray\]'"):
-        start_ray()
+        start_ray(2)
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_local_ray_cluster_gives_the_same_bits(case: tuple[Divergence, Path], mo
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     divergence, spool = case
     tasks = tasks_of(divergence)
-    start_ray()
+    assert start_ray(2) in (1, 2)
     try:
         pool = Pool(divergence, spool, jobs=2, backend="ray")
         pool._spool = dataclasses.replace(pool._spool, folder="/nowhere")  # as on a machine that lacks it

@@ -157,7 +157,11 @@ def search_sentence(report: Report) -> str:
 
 
 def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
-    times = f", {found.plain_work / found.work:.0f} times less work than evaluating each whole" if found.work else ""
+    times = (
+        f", {found.plain_work / found.work:.0f} times less work than evaluating each whole on all search rows"
+        if found.work
+        else ""
+    )
     text = (
         f"Search compensated, {found.goal}, effort {found.effort}, seed {report.search.seed}: {found.evaluations} choices "
         f"asked on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows; "

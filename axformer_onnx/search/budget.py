@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from axformer_onnx.shelf import Shelf
     from axformer_passes.anatomy import Anatomy
 
-LADDER = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+LADDER = (1.5, 2.0, 2.5, 3.0)
 """Speedups of the frontier's points beside the exact one."""
 FEWEST = 6
 """Points of a frontier, at least."""
@@ -67,8 +67,8 @@ class Found:
     table         latencies that the choice was made with
     rows          rows of calibration, sweep and races
     evaluations   choices whose divergence was asked for; `hard_asked` of them with hard attention
-    stages_run    stages x rows that they took
-    stages_plain  stages x rows of evaluating every one of them whole, on all search rows
+    stages_run    stages x rows that they took, answers from the journal left out
+    stages_plain  stages x rows of evaluating every one of those whole, on all search rows
     interrupted   stopped by hand
     """
 
@@ -132,7 +132,7 @@ class _Choosing:
             "sweep": sum(part.rows for part in self.made.divergence.parts[: self.made.sweep_parts]),
             "races": self.made.divergence.rows,
         }
-        plain = self.made.evaluations * len(self.given.rows["search"]) * len(self.made.sessions.stages)
+        plain = self.made.asked * len(self.given.rows["search"]) * len(self.made.sessions.stages)
         return Found(
             chosen=chosen,
             reached=reached,
@@ -181,7 +181,7 @@ class _Choosing:
         against = "nothing" if incumbent is None else f"{incumbent.mean():.9g}"
         fact = f"races {_digest(choices)} against {against}"
         races = self.made.journal.fact(
-            fact, lambda: [_race_json(r) for r in self.made.scoring([Task(c, None, incumbent) for c in choices])]
+            fact, lambda: [_race_json(r) for r in self.made.ask([Task(c, None, incumbent) for c in choices])]
         )
         return [_race_from(race) for race in races]
 

@@ -5,7 +5,7 @@ rows -> moments -> levels of every unit          model -> latency table         
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ from axformer_onnx.frontier import shape_of
 from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.parameters import parameters_by_layer
 from axformer_onnx.records import FloatArray
-from axformer_onnx.search.divergence import Divergence, scorer_of, split_rows
+from axformer_onnx.search.divergence import Divergence, Race, scorer_of, split_rows
 from axformer_onnx.search.elements import TOPK_OPSET
-from axformer_onnx.search.tune import EFFORTS, affordable_tokens, filled, race_rows, sweep_rows, swept_rungs
+from axformer_onnx.search.tune import EFFORTS, affordable_tokens, filled, race_rows, sweep_rows, swept_rungs, thinned
 from axformer_onnx.search.units import Choice, build_levels
 from axformer_onnx.search.workers import InProcess, Pool, Scoring, Task, start_ray, write_spool
 from axformer_passes.plan import Plan
@@ -48,7 +48,7 @@ class Preparation:
     levels, table, costs       units and the weights of their rungs; what they cost in milliseconds, and in divergence
     divergence, scoring        who scores choices, here and in workers; the first `sweep_parts` parts of rows are the sweep's
     samples, calibration       of the refit; rows of the second moments
-    evaluations                choices asked about so far
+    evaluations, asked         choices asked about so far, and how many of them the journal had no answer to
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Preparation:
     ) -> None:
         self.options, self.given, self.model, self.sessions = options, given, model, sessions
         self.start, self.journal, self.watch = start, journal, watch
-        self.effort, self.evaluations = EFFORTS[options.effort], 0
+        self.effort, self.evaluations, self.asked = EFFORTS[options.effort], 0, 0
 
     def prepare(self, shelf: Shelf, spool: Path) -> None:
         """Moments, levels, latency table, sweep. Raises: UsageError where nothing can be compensated."""
@@ -82,6 +82,11 @@ class Preparation:
         self.table = self._table()
         self._make_scoring(spool)
         self.costs = self._sweep()
+
+    def ask(self, tasks: Sequence[Task]) -> list[Race]:
+        """Score choices, here or in workers."""
+        self.asked += len(tasks)
+        return self.scoring(tasks)
 
     def _samples(self) -> list[Sample]:
         """Of the second moments; those of the refit are the first of the same rows."""
@@ -107,6 +112,7 @@ class Preparation:
         parts = split_rows(search, max(1, len(search) // PART_ROWS), options.seed)
         macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
         tokens_per_row = float(self.given.encoded["search"].lengths.mean())
+        self.effort = thinned(self.effort, self.levels.units, macs * tokens_per_row)
         swept = sweep_rows(self.effort, self.levels.units, macs * tokens_per_row)
         self.sweep_parts = max(1, min(len(parts), round(swept / len(parts[0]))))
         raced = race_rows(self.effort, macs * tokens_per_row)
@@ -115,10 +121,9 @@ class Preparation:
         self.divergence = Divergence(self.sessions, self.levels, scorers, regression=reading.task.regression)
         self.scoring: Scoring = InProcess(self.divergence)
         if options.jobs > 1 or options.backend == "ray":
-            if options.backend == "ray":
-                start_ray()
+            jobs = start_ray(options.jobs) if options.backend == "ray" else options.jobs
             write_spool(spool, self.divergence, reading, kept, reading.task.regression)
-            self.scoring = Pool(self.divergence, spool, jobs=options.jobs, backend=options.backend)
+            self.scoring = Pool(self.divergence, spool, jobs=jobs, backend=options.backend)
 
     def _table(self) -> LatencyTable:
         given, units = self.given, self.levels.units
@@ -154,10 +159,9 @@ class Preparation:
 
             def ask(number: int = number, asked: list[int] = asked) -> list[float]:
                 choices = [base.with_rung(number, rung) for rung in asked]
-                self.evaluations += len(choices)
-                races = self.scoring([Task(choice, self.sweep_parts) for choice in choices])
-                return [race.mean for race in races]
+                return [race.mean for race in self.ask([Task(choice, self.sweep_parts) for choice in choices])]
 
+            self.evaluations += len(asked)
             values = self.journal.fact(f"sweep {number} {asked}", ask)
             costs[number] = filled(units[number], dict(zip(asked, values, strict=True)))
             self.watch("sweep", len(units) - number, len(units))

@@ -58,12 +58,13 @@ EFFORTS: dict[Level, Effort] = {
 
 SWEEP_MACS = 8e12
 """Multiply-accumulates of a sweep: about a minute or two on two cores."""
-RACE_MACS = 1.2e13
+RACE_MACS = 8e12
 """Of all races at medium effort; of others in proportion to their evaluations."""
-TOKEN_MACS = 2e12
+TOKEN_MACS = 1.2e12
 """Of one run of the model over the tokens of a refit: a refit takes two, and is made for every point."""
 LEAST_ROWS = 128
 LEAST_TOKENS = 10_000
+FEWEST_RUNGS = 5
 
 
 def affordable_tokens(wanted: int, macs_per_token: float) -> int:
@@ -77,10 +78,22 @@ def race_rows(effort: Effort, macs_per_row: float) -> int:
     return int(max(min(LEAST_ROWS, effort.tune_rows), min(effort.tune_rows, affordable)))
 
 
+def thinned(effort: Effort, units: Sequence[Unit], macs_per_row: float) -> Effort:
+    """The same with fewer rungs, not below FEWEST_RUNGS, where all of them on LEAST_ROWS are more than SWEEP_MACS pay for."""
+    rungs = effort.rungs
+    while rungs > FEWEST_RUNGS and _asked(units, rungs) * LEAST_ROWS * macs_per_row / 2 > SWEEP_MACS:
+        rungs -= 1
+    return dataclasses.replace(effort, rungs=rungs)
+
+
+def _asked(units: Sequence[Unit], rungs: int) -> int:
+    """Questions of a sweep."""
+    return sum(len(swept_rungs(unit, rungs)) for unit in units)
+
+
 def sweep_rows(effort: Effort, units: Sequence[Unit], macs_per_row: float) -> int:
     """As many as `effort` says, or what SWEEP_MACS pay for; half of the model runs for one rung."""
-    asked = sum(len(swept_rungs(unit, effort.rungs)) for unit in units)
-    affordable = SWEEP_MACS / max(asked * macs_per_row / 2, 1.0)
+    affordable = SWEEP_MACS / max(_asked(units, effort.rungs) * macs_per_row / 2, 1.0)
     return int(max(min(LEAST_ROWS, effort.sweep_rows), min(effort.sweep_rows, affordable)))
 
 
@@ -221,5 +234,6 @@ __all__ = [
     "race_rows",
     "sweep_rows",
     "swept_rungs",
+    "thinned",
     "tune",
 ]

@@ -126,8 +126,9 @@ class Pool:
 
 def _remote(spool: Spool, task: Task) -> tuple[Race, int]:
     """In a worker: (the answer, stages x rows that it took)."""
+    held = spool.key in _HELD  # what loading it took counts, too
     divergence = _loaded(spool)
-    before = divergence.stages_run
+    before = divergence.stages_run if held else 0
     race = answer(divergence, task)
     return race, divergence.stages_run - before
 
@@ -192,8 +193,11 @@ class _Npz:
 # -- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, else start a local one, and tell joblib. Raises: RuntimeFailure."""
+def start_ray(jobs: int) -> int:
+    """Join the cluster that RAY_ADDRESS names, else start a local one for so many processes, and tell joblib.
+
+    Returns how many processes it has room for, at most `jobs`. Raises: RuntimeFailure.
+    """
     try:
         import ray
         from ray.util.joblib import register_ray
@@ -202,11 +206,18 @@ def start_ray() -> None:
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            ray.init(
+                address=address, num_cpus=None if address else jobs, log_to_driver=False, logging_level=logging.ERROR,
+                include_dashboard=False,
+            )  # fmt: skip
         except Exception as error:  # Ray's own kinds, or the network's
             where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray cluster"
             raise RuntimeFailure(f"{where} cannot be reached: {' '.join(str(error).split())[:200]}") from None
     register_ray()
+    room = int(ray.cluster_resources().get("CPU", 1))
+    if room < jobs:
+        logger.warning("the Ray cluster has %d CPUs: --jobs %d becomes %d", room, jobs, max(1, room))
+    return max(1, min(jobs, room))
 
 
 def _stored(folder: Path) -> Any:

@@ -61,12 +61,18 @@ class Facts:
         return None if any(one is None for one in found) else found  # type: ignore[return-value]
 
 
+_COUNTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+"""Operators whose sizes depend on what is in a tensor, and not on sizes alone."""
+
+
 def facts_of(model: ir.Model, runner: Runner) -> Facts | None:
     """Three probes of unlike sizes, one of a graph whose sizes are all fixed; None where the model does not run on them.
 
     Sizes within a graph are polynomials in the sizes of its inputs: what is equal on inputs of several unlike sizes is equal
-    (`decided.py`).
+    (`decided.py`). Masks are of ones with zeros at the end, so that what is counted in them is no size.
     """
+    if any(node.op_type in _COUNTING for node in model.graph.all_nodes()):
+        return None
     if all(isinstance(d, int) for v in model.graph.inputs for d in v.shape or ()):
         steps: tuple[tuple[int, int], ...] = _STEPS[:1]
     else:
@@ -76,7 +82,9 @@ def facts_of(model: ir.Model, runner: Runner) -> Facts | None:
         step = 2 if tokens == TOKENS else tokens
         try:
             traces = [
-                trace(model, runner, probe_feeds(model, BATCH + b, tokens + n * step, patches=patches * (1 + n)))
+                trace(
+                    model, runner, _padded(probe_feeds(model, BATCH + b, tokens + n * step, patches=patches * (1 + n)))
+                )
                 for b, n in steps
             ]
         except Exception:  # the runner's own kinds: a graph of fixed sizes that declares open ones, say
@@ -87,6 +95,17 @@ def facts_of(model: ir.Model, runner: Runner) -> Facts | None:
         )
         return Facts(shapes, small)
     return None
+
+
+def _padded(feeds: dict[str, Array]) -> dict[str, Array]:
+    """The same with the last token masked, in the first row the last two."""
+    found = dict(feeds)
+    for name, array in feeds.items():
+        if "mask" in name.lower() and array.ndim == 2 and array.shape[1] > 2:
+            found[name] = array.copy()
+            found[name][:, -1] = 0
+            found[name][0, -2] = 0
+    return found
 
 
 __all__ = ["Array", "Facts", "facts_of"]

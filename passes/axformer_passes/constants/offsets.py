@@ -21,6 +21,8 @@ from axformer_passes.constants.scales import MOVING, put
 from axformer_passes.prepare import constant
 
 FloatArray = npt.NDArray[np.float64]
+GEMM_WITHOUT_BIAS = 11
+"""The operator set from which on a Gemm needs none."""
 MASKED = -1e4
 """What is written over masked scores is at most that."""
 
@@ -38,7 +40,7 @@ def fold_offsets(model: ir.Model, facts: Facts) -> int:
     for hoisting in (True, False):
         for node in list(model.graph):
             bias = _bias_of(node)
-            if bias is None:
+            if bias is None or (node.op_type == "Gemm" and opset < GEMM_WITHOUT_BIAS):
                 continue
             slot, vector = bias
             shifts = _Shifts(facts, opset, node)
