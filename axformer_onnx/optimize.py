@@ -224,7 +224,7 @@ def _compensated(
     return _Decided(found.chosen.plan, weights, record, compensation, found.interrupted)
 
 
-_LEVEL_BYTES = 2**30
+_LEVEL_BYTES = 2**29
 """Weights of levels that are kept in memory; beyond it they are in files."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import os
 import platform
@@ -89,6 +90,7 @@ def make_session(
     quiet: bool = False,
     widen: bool = True,
     prepack: bool = True,
+    one_arena: bool = False,
 ) -> Any:
     """An onnxruntime.InferenceSession.
 
@@ -98,6 +100,8 @@ def make_session(
     quiet     say nothing, not even errors, in ONNX Runtime's own log
     widen     a bfloat16 model that the provider has no kernels for runs as its float32 twin, which `fallback_note` says
     prepack   False: weights stay as they are (mapped, where they lie in files); slower to run, for sessions that run once
+    one_arena take the memory of activations on the CPU from the one arena that all such sessions share: for many sessions of
+              which few run at a time; each else keeps what its largest run took
 
     A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence.
 
@@ -121,6 +125,8 @@ def make_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if one_arena and _has_shared_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     providers = list(dict.fromkeys([name, "CPUExecutionProvider"]))
     try:
         shared = _attach(options, model) if isinstance(model, Detached) else []
@@ -137,6 +143,20 @@ def make_session(
     if note:
         logger.warning(note)
     return session
+
+
+@functools.cache
+def _has_shared_arena() -> bool:
+    """Register the arena of this process; False where this ONNX Runtime cannot."""
+    import onnxruntime as ort
+
+    try:
+        memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(memory, None)
+    except Exception as error:  # an ONNX Runtime without it, or one that has it registered already
+        logger.info("each session has an arena of its own: %s", _one_line(error))
+        return False
+    return True
 
 
 def _attach(options: Any, model: Detached) -> list[Any]:

@@ -12,6 +12,7 @@ import argparse
 import json
 import resource
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -65,6 +66,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     def note(what: str) -> None:
         if not marks or marks[-1][0] != what:
             marks.append((what, time.perf_counter() - began))
+            print(f"{marks[-1][1]:7.1f} s  {what}", file=sys.stderr, flush=True)
 
     watcher = Watcher(step=note, part=lambda what, done, of: note(what.split(" of ")[0].split(" at ")[0]))
     options = OptimizeOptions(

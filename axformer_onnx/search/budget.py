@@ -228,6 +228,8 @@ class _Choosing:
         return None if rungs is None else Choice(rungs)
 
     def _build(self, choice: Choice) -> Point:
+        """A point; what questions left in memory goes first, since hardly any follow."""
+        self.made.divergence.forget()
         return self.builder.point(choice, self._predicted(choice))
 
     def _ladder(self, tuned: Tuned | None) -> None:

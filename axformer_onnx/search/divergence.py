@@ -103,6 +103,13 @@ class Divergence:
         """Stages x rows evaluated so far."""
         return sum(part.stages_run for part in self.parts) + self.stages_elsewhere
 
+    def forget(self) -> None:
+        """Let go of what only makes the next question faster: hidden states, sessions, weights of rungs."""
+        for part in self.parts:
+            part.forget()
+        self.sessions.forget()
+        self._feeds.clear()
+
     def of(self, choice: Choice, part: int) -> FloatArray:
         """float64[rows of the part]."""
         found = self.parts[part].outputs(self.settings(choice))

@@ -163,6 +163,10 @@ class StageSessions:
         piece.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
         return self.made(piece)
 
+    def forget(self) -> None:
+        """Close the sessions: each holds its stage's weights. They are made again when they are needed."""
+        self._sessions.clear()
+
     def made(self, piece: Detached) -> Any:
         """A session of a stage that the caller has changed, made as all are. It is not kept."""
         from axformer_onnx.runtime import make_session
@@ -173,6 +177,7 @@ class StageSessions:
             threads=self._session_threads,
             optimize=self._optimize,
             prepack=self._prepack,
+            one_arena=True,
         )
 
 
@@ -214,6 +219,10 @@ class StageScorer:
     def rows(self) -> int:
         """Number of rows."""
         return len(self._rows)
+
+    def forget(self) -> None:
+        """Let the hidden states go; they are computed again when they are needed."""
+        self._cache.clear()
 
     def losses(self, plan: Plan) -> FloatArray:
         """float64[rows]: loss of each row under `plan`, in the order of the rows."""

@@ -62,7 +62,7 @@ RACE_MACS = 8e12
 """Of all races at medium effort; of others in proportion to their evaluations."""
 TOKEN_MACS = 1.2e12
 """Of one run of the model over the tokens of a refit: a refit takes two, and is made for every point."""
-LEAST_ROWS = 128
+LEAST_ROWS = 96
 LEAST_TOKENS = 10_000
 FEWEST_RUNGS = 5
 
