@@ -11,10 +11,6 @@
                expected drop has a third of the measured one's noise (a changed answer costs about a third of a point, not
                one) and an error of half of it
 
-The weights are those of inverse
-               variances if r x expected has a third of the measured noise (a changed answer costs about a third of a point,
-               not one) and an error of half of it
-
 The weights are a heuristic. They decide which operating point is the answer, never what a report says of it.
 """
 

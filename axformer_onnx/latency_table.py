@@ -30,6 +30,7 @@ from axformer_onnx.latency import compare_latency, make_feeds
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import describe_hardware, make_session, run_once, versions
 from axformer_onnx.search.units import Unit
+from axformer_passes.apply import apply_plan
 from axformer_passes.detached import detached
 from axformer_passes.plan import Constants, Hard, Plan
 
@@ -93,8 +94,6 @@ def measure_table(
     """
     classes = unit_classes(examined, units)
     wanted = [(c, n) for c, members in classes.items() for n in _measured_counts(units, members)]
-    from axformer_passes.apply import apply_plan
-
     variants: list[tuple[Any, Plan]] = [((c, n), _plan(units, classes[c], n)) for c, n in wanted]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
@@ -171,7 +170,6 @@ def _time(
     progress: Callable[[int, int], None],
 ) -> tuple[float, dict[Any, float]]:
     """(ms of `whole`, ms of every variant of `model` as its ratio to that in the same rounds)."""
-    from axformer_passes.apply import apply_plan
 
     def session(one: ir.Model) -> Any:
         return make_session(detached(one), provider=machine.provider, threads=machine.threads)
