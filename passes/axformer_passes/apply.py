@@ -1,6 +1,6 @@
 """Model + Plan -> Model: the one place where passes run, in a fixed order.
 
-Reweight, prune, harden, narrow the read-out, lift, clean up, fold constants.
+Reweight, prune, harden, narrow the read-out, lift, clean up, fold constants, absorb keys and values.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from axformer_passes.absorb import absorb, keep_apart
 from axformer_passes.cleanup import Cleanup
 from axformer_passes.constants import fold_constants
 from axformer_passes.decided import take_decided
@@ -58,10 +59,16 @@ def apply_plan(
     if plan.readout == "narrow":
         Cleanup()(work)  # what a plan has cut off is no longer in the way
         narrow_readout(work, runner)
+    if plan.keys_values == "absorbed":
+        Cleanup()(work)
+        keep_apart(work, runner)
     lift(work)
     Cleanup()(work)
     if plan.constants == "folded":
         fold_constants(work, runner)
+        Cleanup()(work)
+    if plan.keys_values == "absorbed":
+        absorb(work, runner)
         Cleanup()(work)
     _forget_passes(work)
     _check(work, examined, runner)

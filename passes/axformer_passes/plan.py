@@ -23,7 +23,8 @@ where "shared_weights" is "together", one layer's entries stand for its group.
 
 "readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
 left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact but for
-the rounding of sums; it is left out where they are kept.
+the rounding of sums; it is left out where they are kept. "keys_values": "absorbed" projects neither keys nor values where a narrow
+read-out leaves one query (`absorb.py`), exact but for rounding; it is left out where they are projected.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ Readout = Literal["whole", "narrow"]
 """Is what only a picked token needs computed for all tokens, or for that one?"""
 Constants = Literal["kept", "folded"]
 """Do factors, biases and sizes stay as they are, or go where they cost least?"""
+KeysValues = Literal["projected", "absorbed"]
+"""Where there is one query: are keys and values computed for all tokens, or their weights multiplied with it instead?"""
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
     "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
-    "shared_weights", "readout", "constants",
+    "shared_weights", "readout", "constants", "keys_values",
 }  # fmt: skip
 
 
@@ -76,6 +79,7 @@ class Plan:
     shared_weights: SharedWeights = "separate"
     readout: Readout = "whole"
     constants: Constants = "kept"
+    keys_values: KeysValues = "projected"
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -118,8 +122,8 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing removed, nothing hardened, no weights, the read-out whole, constants kept."""
-        return self.is_exact and self.readout == "whole" and self.constants == "kept"
+        """Nothing removed, nothing hardened, no weights, the read-out whole, constants kept, keys and values projected."""
+        return self.is_exact and (self.readout, self.constants, self.keys_values) == ("whole", "kept", "projected")
 
     @property
     def is_exact(self) -> bool:
@@ -158,6 +162,8 @@ class Plan:
             data["readout"] = self.readout
         if self.constants != "kept":
             data["constants"] = self.constants
+        if self.keys_values != "projected":
+            data["keys_values"] = self.keys_values
         return data
 
     def dumps(self) -> str:
@@ -198,6 +204,9 @@ class Plan:
         constants = data.get("constants", "kept")
         if constants not in get_args(Constants):
             raise PlanError(f'{origin}: "constants" is {_shown(constants)}, expected kept or folded')
+        keys_values = data.get("keys_values", "projected")
+        if keys_values not in get_args(KeysValues):
+            raise PlanError(f'{origin}: "keys_values" is {_shown(keys_values)}, expected projected or absorbed')
         return cls(
             source_sha256=sha,
             heads=_id_lists(data, "heads", origin),
@@ -209,6 +218,7 @@ class Plan:
             shared_weights=shared,
             readout=readout,
             constants=constants,
+            keys_values=keys_values,
         )
 
 

@@ -165,10 +165,11 @@ def _counts(probes: Probes, value: ir.Value | None, step: int, probe: int | None
     arrays = probes.whole(value)
     arrays = arrays if probe is None else arrays[probe : probe + 1]
     counted = all(np.array_equal(a.reshape(-1), step * np.arange(a.size)) for a in arrays)
-    return counted and _made_of_shapes(value)
+    return counted and made_of_shapes(value)
 
 
-def _made_of_shapes(value: ir.Value | None) -> bool:
+def made_of_shapes(value: ir.Value | None) -> bool:
+    """Does it depend on sizes and constants alone?"""
     queue, seen = [value], set[ir.Value]()
     while queue:
         one = queue.pop()

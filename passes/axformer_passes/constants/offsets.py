@@ -91,10 +91,19 @@ def _take_out(node: ir.Node, slot: int) -> None:
     node.graph.remove(node, safe=True)
 
 
+def forgotten(value: ir.Value, facts: Facts, opset: int) -> bool:
+    """Would nobody see it, if `value` grew by something that is the same along its last axis?"""
+    try:
+        _Shifts(facts, opset, None)._rows(value)
+    except Stuck:
+        return False
+    return True
+
+
 class _Shifts:
     """The edits that make up for one constant, that of `going`; nothing is edited before `commit`."""
 
-    def __init__(self, facts: Facts, opset: int, going: ir.Node) -> None:
+    def __init__(self, facts: Facts, opset: int, going: ir.Node | None) -> None:
         self._facts, self._opset, self._going = facts, opset, going
         self._added: dict[ir.Value, FloatArray] = {}
 
@@ -265,7 +274,7 @@ class _Shifts:
         rows, columns = (delta.shape[a] if delta.ndim >= -a else 1 for a in (-2, -1))
         if constant(left) is not None or delta.ndim < 1:
             raise Stuck
-        if rows == 1 and _adds_up(left, self._opset):
+        if rows == 1 and adds_up(left, self._opset):
             self.shift(out, delta)
         elif columns == 1:
             self._rows(out)
@@ -348,7 +357,7 @@ def _matrix(value: ir.Value | None) -> FloatArray | None:
     return np.asarray(array.T if transposed else array, np.float64)
 
 
-def _adds_up(value: ir.Value, opset: int) -> bool:
+def adds_up(value: ir.Value, opset: int) -> bool:
     """Do its rows add up to 1?"""
     node = value.producer()
     return node is not None and not node.domain and node.op_type == "Softmax" and _last_axis(node, None, opset)
@@ -370,4 +379,4 @@ def _masks(value: ir.Value | None) -> bool:
     return array is not None and bool((array <= MASKED).all())
 
 
-__all__ = ["fold_offsets"]
+__all__ = ["adds_up", "fold_offsets", "forgotten"]

@@ -38,7 +38,7 @@ _PLAIN = _ARITHMETIC | {"Equal", "Exp", "Floor", "Log", "Max", "Min", "Not", "Po
 def fold_sizes(model: ir.Model, facts: Facts) -> int:
     """Edit `model` in place; returns how many tensors and targets became constants."""
     graph = model.graph
-    sizes, fixed = _known(graph, facts)
+    sizes, fixed = known(graph, facts)
     count = 0
     for node in list(graph):
         for slot, value in enumerate(node.inputs):
@@ -54,7 +54,7 @@ def fold_sizes(model: ir.Model, facts: Facts) -> int:
     return count
 
 
-def _known(graph: ir.Graph, facts: Facts) -> tuple[set[ir.Value], dict[ir.Value, Array]]:
+def known(graph: ir.Graph, facts: Facts) -> tuple[set[ir.Value], dict[ir.Value, Array]]:
     """(what is computed of sizes alone, what of it is always the same: with its value)."""
     sizes, fixed = set[ir.Value](), dict[ir.Value, Array]()
     halves = any(v.dtype == ir.DataType.BFLOAT16 for v in graph.initializers.values())  # probed as float32
@@ -63,8 +63,10 @@ def _known(graph: ir.Graph, facts: Facts) -> tuple[set[ir.Value], dict[ir.Value,
             continue
         out, inputs = node.outputs[0], [v for v in node.inputs if v is not None]
         constant = [v in fixed or v.const_value is not None for v in inputs]
+        chosen = node.op_type == "Where" and constant[0]  # which entries are whose never changes
         sized = node.op_type in _SIZED or (
-            node.op_type in _ARITHMETIC and all(c or v in sizes for c, v in zip(constant, inputs, strict=True))
+            (node.op_type in _ARITHMETIC or chosen)
+            and all(c or v in sizes for c, v in zip(constant, inputs, strict=True))
         )
         if not sized and not (node.op_type in _PLAIN and all(constant)):
             continue
@@ -111,4 +113,4 @@ def _target(node: ir.Node, facts: Facts) -> Array | None:
     return np.array(found, dtype=np.int64) if found.count(-1) <= 1 else None
 
 
-__all__ = ["fold_sizes"]
+__all__ = ["fold_sizes", "known"]
