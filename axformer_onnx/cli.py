@@ -235,6 +235,13 @@ def score(
     help="folded: factors, biases and sizes go where they cost least; exact but for rounding.",
 )
 @click.option(
+    "--keys-values",
+    type=click.Choice(["absorbed", "projected"]),
+    default="absorbed",
+    show_default=True,
+    help="absorbed: behind a narrow read-out the last layer needs no keys and values of all tokens; exact but for rounding.",
+)
+@click.option(
     "--jobs",
     type=click.IntRange(1),
     default=1,
@@ -299,6 +306,7 @@ def _optimize_options(
     k: int,
     readout: Any,
     constants: Any,
+    keys_values: Any,
     jobs: int,
     backend: Any,
     shared_weights: Any,
@@ -328,6 +336,7 @@ def _optimize_options(
         k=k,
         readout=readout,
         constants=constants,
+        keys_values=keys_values,
         jobs=jobs,
         backend=backend,
         shared_weights=shared_weights,

@@ -132,16 +132,16 @@ class Builder:
 
     def _carried_out(self, choice: Choice, folder: Path) -> tuple[Plan, ir.Model]:
         """Plan and weights into the folder; the graph."""
-        inner = dataclasses.replace(self._start, readout="whole", constants="kept")  # the model is narrowed already
+        as_searched = {"readout": "whole", "constants": "kept", "keys_values": "projected"}  # it is narrowed already
+        inner = dataclasses.replace(self._start, **as_searched)
         plan, weights = self._levels.plan(choice, inner)
         if weights:
             weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
         weights = self._with_classifier(plan, weights) if self._options.refit_classifier else weights
         if weights:
             save_weights(weights, folder / WEIGHTS)
-        written = dataclasses.replace(
-            plan, readout=self._start.readout, constants=self._start.constants, weights=WEIGHTS if weights else None
-        )
+        exact = {name: getattr(self._start, name) for name in as_searched}
+        written = dataclasses.replace(plan, **exact, weights=WEIGHTS if weights else None)
         (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
         return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
 

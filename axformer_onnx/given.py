@@ -22,7 +22,7 @@ from axformer_onnx.tasks import Task
 from axformer_onnx.text import Encoded
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.files import load_model, model_path, sha256_of
-from axformer_passes.plan import Constants, Readout, SharedWeights
+from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
 from axformer_passes.shared import shared_groups, words
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class OptimizeOptions:
     jobs, backend                     processes that score candidates of the compensated search (`search/workers.py`)
     readout                           narrow: what only a picked token needs is computed for it alone, where that is legal
     constants                         folded: factors, biases and sizes go where they cost least, exact but for rounding
+    keys_values                       absorbed: where the read-out leaves one query, its keys and values are not projected
     shared_weights                    where layers share weights: heads and neurons go in all of them (together), or a layer that
                                       loses some gets a copy (separate); None: together
     shapes                            (batch, length) of the latency table; None: from the data
@@ -64,6 +65,7 @@ class OptimizeOptions:
     k: int = 30
     readout: Readout = "narrow"
     constants: Constants = "folded"
+    keys_values: KeysValues = "absorbed"
     refit_classifier: bool = False
     jobs: int = 1
     backend: Backend = "local"

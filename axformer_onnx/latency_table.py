@@ -32,7 +32,7 @@ from axformer_onnx.runtime import describe_hardware, make_session, run_once, ver
 from axformer_onnx.search.units import Unit
 from axformer_passes.apply import apply_plan
 from axformer_passes.detached import detached
-from axformer_passes.plan import Constants, Hard, Plan
+from axformer_passes.plan import Constants, Hard, KeysValues, Plan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -53,7 +53,7 @@ ROUNDS = 25
 class LatencyTable:
     """p50 in milliseconds at one batch and length.
 
-    model_ms    the model that the search works on: read-out narrowed where that is legal, constants folded where plans say so
+    model_ms    the model that the search works on: read-out narrowed where that is legal; constants, keys and values as plans say
     unit_ms     by unit: of every rung, the empty one 0; non-decreasing in what is kept
     hard_ms     by k: what hard attention with that k adds to one attention block; empty where it was not asked for
     """
@@ -85,10 +85,12 @@ def measure_table(
     vocabulary: int,
     hard: Sequence[int] = (),
     constants: Constants = "kept",
+    keys_values: KeysValues = "projected",
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> LatencyTable:
-    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `constants`: as in the plans to come.
+    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `constants`, `keys_values`: as in
+    the plans to come.
 
     Raises: RuntimeFailure where a session does not run.
     """
@@ -97,9 +99,10 @@ def measure_table(
     variants: list[tuple[Any, Plan]] = [((c, n), _plan(units, classes[c], n)) for c, n in wanted]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
-    variants = [(key, dataclasses.replace(plan, constants=constants)) for key, plan in variants]
-    whole = apply_plan(model, Plan(constants=constants), run_once)
-    base_ms, ms = _time(model, whole, variants, machine, shape, vocabulary, seed, progress)
+    whole = Plan(constants=constants, keys_values=keys_values)
+    variants = [(k, dataclasses.replace(p, constants=constants, keys_values=keys_values)) for k, p in variants]
+    unchanged = apply_plan(model, whole, run_once)
+    base_ms, ms = _time(model, unchanged, variants, machine, shape, vocabulary, seed, progress)
     unit_ms = [()] * len(units)  # type: list[tuple[float, ...]]
     for c, members in classes.items():
         measured = {

@@ -123,6 +123,7 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
             **(compensated if options.search == "compensated" else {"k": options.k}),
             "readout": options.readout,
             "constants": options.constants,
+            "keys_values": options.keys_values,
             "seed": options.seed,
             "provider": options.machine.provider,
             **({} if shared == "separate" else {"shared_weights": shared}),
@@ -158,6 +159,7 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         shared_weights=shared_weights(options, source.anatomy),
         readout="narrow" if given.narrow else "whole",
         constants=options.constants,
+        keys_values=options.keys_values,
     )
 
 

@@ -176,7 +176,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rest, table = table_of(folder / "ours", anatomy)
     bare = dataclasses.replace(found.plan, weights=None)
     wanted = predicted(bare, rest, table)
-    start = Plan(readout=found.plan.readout, constants=found.plan.constants)
+    start = Plan(readout=found.plan.readout, constants=found.plan.constants, keys_values=found.plan.keys_values)
     rng = np.random.default_rng(a.seed)
     magnitude = ranked(source, lambda kind, layer, norms: norms / norms.mean())
     chance = ranked(source, lambda kind, layer, norms: rng.random(len(norms)))

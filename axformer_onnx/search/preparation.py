@@ -133,14 +133,15 @@ class Preparation:
             return measure_table(
                 self.model, self.sessions.staged.examined, units, self.options.machine, shape,
                 vocabulary=given.reading.vocabulary, hard=self._ks(),
-                constants=self.start.constants, seed=self.options.seed,
+                constants=self.start.constants, keys_values=self.start.keys_values, seed=self.options.seed,
                 progress=lambda done, of: self.watch("measuring latencies", done, of),
             )  # fmt: skip
 
         machine = self.options.machine
         key = {
             "model": given.source.sha256, "readout": self.start.readout,
-            "constants": self.start.constants, "shape": shape, "provider": machine.provider,
+            "constants": self.start.constants, "keys_values": self.start.keys_values,
+            "shape": shape, "provider": machine.provider,
             "threads": machine.threads, "hard": self._ks(),
         }  # fmt: skip
         return from_json(self.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))

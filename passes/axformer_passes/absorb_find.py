@@ -277,9 +277,7 @@ class _Reading:
         if not apart and len(prefixes[0]) != 1:
             raise Unfollowed(f"its axes {list(prefixes[0])} are no batch and heads")
         shared = _is_shared(self.product)
-        if shared and not (
-            np.array_equal(columns.reshape(-1), np.arange(self.seen[0].columns)) and (factor == 1).all()
-        ):
+        if shared and not np.array_equal(columns.reshape(-1), np.arange(self.seen[0].columns)):
             raise Unfollowed("other layers read its weight, too, and it takes a part of it")
         width = self.facts.shape(x)[axes[2]]  # type: ignore[index]
         return Absorbable(
