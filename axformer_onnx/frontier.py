@@ -132,16 +132,20 @@ class Builder:
 
     def _carried_out(self, choice: Choice, folder: Path) -> tuple[Plan, ir.Model]:
         """Plan and weights into the folder; the graph."""
-        as_searched = {"readout": "whole", "constants": "kept", "keys_values": "projected"}  # it is narrowed already
-        inner = dataclasses.replace(self._start, **as_searched)
+        start = self._start
+        inner = dataclasses.replace(
+            start, readout="whole", constants="kept", keys_values="projected"
+        )  # narrowed already
         plan, weights = self._levels.plan(choice, inner)
         if weights:
             weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
         weights = self._with_classifier(plan, weights) if self._options.refit_classifier else weights
         if weights:
             save_weights(weights, folder / WEIGHTS)
-        exact = {name: getattr(self._start, name) for name in as_searched}
-        written = dataclasses.replace(plan, **exact, weights=WEIGHTS if weights else None)
+        written = dataclasses.replace(
+            plan, readout=start.readout, constants=start.constants, keys_values=start.keys_values,
+            weights=WEIGHTS if weights else None,
+        )  # fmt: skip
         (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
         return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
 

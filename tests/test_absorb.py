@@ -1,0 +1,249 @@
+"""Absorbed keys and values on real exports: the outputs of the source, without the large products of the last layer.
+
+The oracles are the source file in ONNX Runtime, its own optimisations off, and torch. Hand-drawn graphs: test_absorb_rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from surgery import assert_close, clear_sample
+from test_half import BASE, HALF_TOLERANCE, in_float32
+from test_readout import EXPORTERS, POOLED, WHOLE, assert_same, cases
+from weights_oracle import drawn, weighted_outputs
+from zoo import Feeds, ZooModel, build, onnx_outputs
+
+from axformer_onnx.runtime import run_once
+from axformer_passes.apply import apply_plan
+from axformer_passes.errors import PlanError
+from axformer_passes.files import load_model, serialized
+from axformer_passes.plan import Plan
+from axformer_passes.recognise import recognise
+from axformer_passes.reweight import weight_shapes
+
+PROJECTED = Plan(readout="narrow", constants="folded")
+ABSORBED = dataclasses.replace(PROJECTED, keys_values="absorbed")
+ROTARY = ("llama", "qwen2", "qwen3")
+PACKED = ("gpt2", "modernbert")
+"""The query comes out of the product of keys and values."""
+KEY_VALUE_HEADS = 2
+
+
+def absorbed(source: ir.Model, plan: Plan = ABSORBED, **given: Any) -> ir.Model:
+    """`plan` with keys and values absorbed, after the full checker with strict shape inference."""
+    result = apply_plan(source, dataclasses.replace(plan, keys_values="absorbed"), run_once, **given)
+    proto = ir.to_proto(result)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    return result
+
+
+def macs(model: ir.Model, feeds: Feeds) -> int:
+    """Multiply-accumulates of every MatMul and Gemm, from the shapes of a run."""
+    proto = ir.to_proto(model)
+    products = [node for node in proto.graph.node if node.op_type in ("MatMul", "Gemm")]
+    known = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    names = list(dict.fromkeys(n for node in products for n in (node.input[0], node.output[0]) if n not in known))
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    shapes = known | {n: a.shape for n, a in zip(names, onnx_outputs(proto.SerializeToString(), feeds), strict=True)}
+    return sum(int(np.prod(shapes[node.output[0]])) * shapes[node.input[0]][-1] for node in products)
+
+
+def saved(zoo: ZooModel, batch: int, tokens: int, groups: int | None = None) -> int:
+    """What keys, or values, cost less: B (S D G d + H S d) before, B (H D d + H S D) after."""
+    heads, d, width = zoo.heads, zoo.head_size, zoo.width
+    before = tokens * width * (groups or heads) * d + heads * tokens * d
+    return batch * (before - heads * width * d - heads * tokens * width)
+
+
+def gone(zoo: ZooModel, plan: Plan = PROJECTED) -> float:
+    """How many of keys and values of the last layer are gone, from what the graphs multiply."""
+    source, feeds = load_model(zoo.path), zoo.feeds(3, 11)
+    less = macs(apply_plan(source, plan, run_once), feeds) - macs(absorbed(source, plan), feeds)
+    tokens = 11 if "input_ids" in feeds else 0
+    return less / saved(zoo, 3, tokens, KEY_VALUE_HEADS if zoo.family in ROTARY else None)
+
+
+@pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
+def test_outputs_equal_the_source(family: str, exporter: str) -> None:
+    zoo = build(family, exporter)
+    source = load_model(zoo.path)
+    assert_same(zoo, source, absorbed(source), range(1, 13, 2))
+
+
+@pytest.mark.parametrize("how", ["torchscript-eager-11", "torchscript-eager-17+ort", "dynamo-20+ortfusions", "dynamo-23"])
+def test_outputs_equal_the_source_in_older_and_fused_files(how: str) -> None:
+    zoo = build("bert", how)
+    source = load_model(zoo.path)
+    assert_same(zoo, source, absorbed(source), range(1, 13, 4))
+
+
+@pytest.mark.parametrize("how", ["torchscript-eager-17+qdq", "torchscript-eager-17+int8"])
+def test_quantised_weights_stay(how: str) -> None:
+    zoo = build("bert", how)
+    source = load_model(zoo.path)
+    assert serialized(absorbed(source)) == serialized(apply_plan(source, PROJECTED, run_once))
+
+
+@pytest.mark.parametrize(
+    ("family", "exporter"),
+    cases(("bert", "distilbert", "roberta", "electra", "minilm", "mpnet", "albert", "clip-text"), *EXPORTERS),
+)
+def test_keys_and_values_of_the_last_layer_are_gone(family: str, exporter: str) -> None:
+    assert gone(build(family, exporter)) == 2
+
+
+@pytest.mark.parametrize("exporter", ["torchscript-eager-11", f"{BASE}+wfp16", f"{BASE}+external", "dynamo-23"])
+def test_keys_and_values_are_gone_in_files_spelled_otherwise(exporter: str) -> None:
+    assert gone(build("bert", exporter)) == 2
+
+
+@pytest.mark.parametrize(("family", "exporter"), cases(ROTARY, *EXPORTERS))
+def test_values_go_where_keys_are_turned(family: str, exporter: str) -> None:
+    assert gone(build(family, exporter)) == 1
+
+
+@pytest.mark.parametrize(("family", "exporter"), cases(WHOLE, *EXPORTERS))
+def test_nothing_changes_where_all_tokens_are_read(family: str, exporter: str) -> None:
+    source = load_model(build(family, exporter).path)
+    assert serialized(absorbed(source)) == serialized(apply_plan(source, PROJECTED, run_once))
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_the_whole_readout_leaves_nothing_to_absorb(exporter: str) -> None:
+    source = load_model(build("bert", exporter).path)
+    plan = Plan(constants="folded")
+    assert serialized(absorbed(source, plan)) == serialized(apply_plan(source, plan, run_once))
+
+
+@pytest.mark.parametrize("exporter", [*EXPORTERS, "dynamo-23"])
+@pytest.mark.parametrize("constants", ["kept", "folded"])
+def test_constants_may_be_kept(exporter: str, constants: Any) -> None:
+    zoo = build("bert", exporter)
+    source, plan = load_model(zoo.path), Plan(readout="narrow", constants=constants)
+    assert gone(zoo, plan) == 2
+    assert_same(zoo, source, absorbed(source, plan), range(1, 13, 4))
+
+
+def test_a_weight_that_layers_share_is_written_once() -> None:
+    zoo = build("albert", "dynamo-20")
+    source = load_model(zoo.path)
+    sizes = [sum(t.size for t in map(_tensor, m.graph.initializers.values())) for m in (source, absorbed(source))]
+    assert sizes[1] <= sizes[0]
+
+
+def _tensor(value: ir.Value) -> Any:
+    return value.const_value
+
+
+# -- with all else that a plan says -----------------------------------------------------------------------------------
+
+
+def plans(last: int) -> dict[str, Plan]:
+    """What else may happen to the last layer."""
+    cut = ABSORBED.without_heads(0, [0]).without_neurons(1, [0, 3, 4])
+    return {
+        "heads": cut.without_heads(last, [0, 2]),
+        "one head": cut.without_heads(last, [1, 2, 3]),
+        "no head": cut.without_heads(last, [0, 1, 2, 3]),
+        "no attention": cut.without_attention(last),
+        "truncated": cut.with_hard_attention(last, 3),
+        "renormalised": cut.with_hard_attention(last, 3, "renormalised"),
+        "heads, truncated": cut.without_heads(last, [1]).with_hard_attention(last, 2),
+    }
+
+
+@pytest.mark.parametrize("what", plans(2))
+@pytest.mark.parametrize(("family", "exporter"), cases(("bert", "distilbert", "llama"), *EXPORTERS))
+def test_plans_equal_torch(family: str, exporter: str, what: str) -> None:
+    zoo = build(family, exporter)
+    plan = plans(zoo.layers - 1)[what]
+    if family == "llama" and "head" in what:
+        pytest.skip("its heads go in groups")
+    for constants in ("kept", "folded"):
+        graph = serialized(absorbed(load_model(zoo.path), dataclasses.replace(plan, constants=constants)))
+        for batch, length in ((1, 1), (2, 7), (3, 12)):
+            feeds, expected = clear_sample(zoo, plan, batch, length)
+            assert_close(onnx_outputs(graph, feeds)[0], expected, f"{what}, {constants}, {batch} x {length}")
+
+
+@pytest.mark.parametrize("mode", ["truncated", "renormalised"])
+def test_hard_attention_does_not_keep_keys_or_values(mode: Any) -> None:
+    zoo = build("bert", BASE)
+    source, plan = load_model(zoo.path), PROJECTED.with_hard_attention(2, 3, mode)
+    feeds = zoo.feeds(3, 11)
+    less = macs(apply_plan(source, plan, run_once), feeds) - macs(absorbed(source, plan), feeds)
+    assert less >= 2 * saved(zoo, 3, 11) - 3 * zoo.heads * zoo.head_size  # at most one number for each head more
+
+
+@pytest.mark.parametrize(("family", "exporter"), cases(("bert", "llama"), "torchscript-eager-17", "dynamo-20"))
+def test_compensation_weights_equal_torch(family: str, exporter: str) -> None:
+    zoo = build(family, exporter)
+    source = load_model(zoo.path)
+    heads = [0] if family == "bert" else []
+    plan = ABSORBED.without_heads(2, heads).without_neurons(2, [1, 5]).with_hard_attention(2, 3)
+    weights = drawn(weight_shapes(recognise(source, run_once), plan))
+    graph = serialized(absorbed(source, plan, weights=weights))
+    for batch, length in ((1, 1), (2, 7)):
+        feeds = zoo.feeds(batch, length)
+        assert_close(onnx_outputs(graph, feeds)[0], weighted_outputs(zoo, feeds, plan, weights), f"{batch} x {length}")
+
+
+@pytest.mark.parametrize("case", ["bert+fp16", "bert+fp16io", "bert+wfp16", "bert+bf16", "vit+fp16io", "minilm+bf16"])
+def test_half_precision(case: str) -> None:
+    family, form = case.split("+")
+    zoo = build(family, f"{BASE}+{form}")
+    source = load_model(zoo.path)
+    result = serialized(absorbed(source, PROJECTED.with_hard_attention(1, 3)))
+    plain = serialized(apply_plan(source, PROJECTED.with_hard_attention(1, 3), run_once))
+    assert result != plain
+    for batch, length in ((1, 2), (2, 7)):
+        feeds = zoo.feeds(batch, length)
+        wide = {n: a.astype(np.float32) if a.dtype == np.float16 else a for n, a in feeds.items()}
+        assert_close(*(onnx_outputs(in_float32(one), wide)[0] for one in (result, plain)))  # type: ignore[arg-type]
+        if form != "bf16":
+            found, expected = (onnx_outputs(one, feeds)[0].astype(np.float64) for one in (result, plain))
+            assert np.abs(found - expected).max() <= HALF_TOLERANCE * np.abs(expected).max()
+
+
+# -- what comes after -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_result_is_a_model_like_any_other(exporter: str) -> None:
+    """Its last attention is no longer recognised; all else is, and can go."""
+    zoo = build("bert", exporter)
+    first = absorbed(load_model(zoo.path))
+    anatomy = recognise(first, run_once)
+    assert sum(layer.attention is not None for layer in anatomy.layers) == zoo.layers - 1
+    assert sum(layer.feed_forward is not None for layer in anatomy.layers) == zoo.layers
+    plan = ABSORBED.without_heads(0, [1]).without_neurons(2, [0, 2])
+    feeds, expected = clear_sample(zoo, plan, 2, 9)
+    assert_close(onnx_outputs(serialized(absorbed(first, plan)), feeds)[0], expected)
+
+
+def test_twice_is_once() -> None:
+    first = absorbed(load_model(build("bert", BASE).path))
+    assert [n.op_type for n in absorbed(first).graph] == [n.op_type for n in first.graph]
+
+
+def test_equal_arguments_give_equal_bytes_and_leave_the_source() -> None:
+    source = load_model(build("bert", BASE).path)
+    before = serialized(source)
+    one, two = (serialized(absorbed(source)) for _ in range(2))
+    assert one == two and serialized(source) == before
+
+
+def test_a_plan_says_it_and_refuses_another_word() -> None:
+    assert '"keys_values": "absorbed"' in ABSORBED.dumps() and "keys_values" not in Plan().dumps()
+    assert Plan.loads(ABSORBED.dumps()) == ABSORBED
+    only = Plan(keys_values="absorbed")
+    assert not only.is_empty and only.is_exact
+    with pytest.raises(PlanError, match="expected projected or absorbed"):
+        Plan.loads(ABSORBED.dumps().replace("absorbed", "forgotten"))
