@@ -36,6 +36,9 @@ PLANS = st.builds(
     hard_attention=st.dictionaries(LAYERS, st.builds(Hard, st.integers(1, 512), st.sampled_from(MODES)), max_size=4),
     weights=st.none() | st.just("plan.safetensors"),
     shared_weights=st.sampled_from(["separate", "together"]),
+    readout=st.sampled_from(["whole", "narrow"]),
+    constants=st.sampled_from(["kept", "folded"]),
+    keys_values=st.sampled_from(["projected", "absorbed"]),
 )
 
 
@@ -118,6 +121,8 @@ def test_what_is_no_plan_is_refused(text: str, message: str) -> None:
     [
         ({"head": {}}, ["unknown key 'head'", "heads"]),
         ({"heads": [1]}, ['"heads" maps layer numbers']),
+        ({"keys_values": "gone"}, ['"keys_values" is \'gone\'', "expected projected or absorbed"]),
+        ({"keys_values": ["absorbed"]}, ['"keys_values" is [', "expected projected or absorbed"]),
         ({"heads": {"0": 3}}, ['"heads" of layer 0', "3"]),
         ({"heads": {"0": [-1]}}, ['"heads" of layer 0', "[-1]"]),
         ({"heads": {"0": [1.0]}}, ['"heads" of layer 0', "[1.0]"]),
