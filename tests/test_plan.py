@@ -121,7 +121,7 @@ def test_what_is_no_plan_is_refused(text: str, message: str) -> None:
     [
         ({"head": {}}, ["unknown key 'head'", "heads"]),
         ({"heads": [1]}, ['"heads" maps layer numbers']),
-        ({"keys_values": "gone"}, ['"keys_values" is \'gone\'', "expected projected or absorbed"]),
+        ({"keys_values": "gone"}, ["\"keys_values\" is 'gone'", "expected projected or absorbed"]),
         ({"keys_values": ["absorbed"]}, ['"keys_values" is [', "expected projected or absorbed"]),
         ({"heads": {"0": 3}}, ['"heads" of layer 0', "3"]),
         ({"heads": {"0": [-1]}}, ['"heads" of layer 0', "[-1]"]),

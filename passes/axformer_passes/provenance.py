@@ -158,6 +158,19 @@ def base_of(value: ir.Value) -> ir.Node:
     return found.pop()
 
 
+def product_behind(value: ir.Value) -> ir.Node | None:
+    """The product that `value` is moved from, a constant added or not; None where it is made otherwise."""
+    while product_of(value) is None:
+        node = value.producer()
+        sources = [v for v in node.inputs if v is not None and not is_constant(v)] if node is not None else []
+        if node is None or node.domain or not sources:
+            return None
+        if node.op_type not in _MOVES | _CONSTANTS or (len(sources) > 1 and node.op_type not in _MOVES - {"Concat"}):
+            return None
+        value = sources[0]
+    return product_of(value)
+
+
 def way(value: ir.Value) -> Iterator[ir.Value]:
     """`value`, and what it is moved from, as long as that is one tensor."""
     while True:
@@ -310,6 +323,7 @@ __all__ = [
     "base_of",
     "is_constant",
     "matrix_of",
+    "product_behind",
     "product_of",
     "way",
 ]

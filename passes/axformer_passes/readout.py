@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from axformer_passes.errors import ModelError
 from axformer_passes.labels import anchor
@@ -22,6 +23,7 @@ from axformer_passes.probe import BATCH, TOKENS, probe_feeds, probe_sizes
 from axformer_passes.readout_edit import narrow
 from axformer_passes.readout_picks import picks
 from axformer_passes.readout_rows import Probes
+from axformer_passes.readout_unpack import unpack
 from axformer_passes.readout_walk import narrowing
 from axformer_passes.rules.contraction import BEARERS
 from axformer_passes.trace import Array, Runner, trace
@@ -55,6 +57,12 @@ def narrow_readout(model: ir.Model, runner: Runner) -> Readout:
     if why:
         return Readout(why=why)
     found = narrowing(probes, starts)
+    if unpack(model, runner, found):
+        common.RemoveUnusedNodesPass()(model)
+        probes = _probes(model, runner)
+        assert probes is not None
+        starts, _ = picks(probes)
+        found = narrowing(probes, starts)
     ends = {pick.node for pick in starts}
     nodes = [node for node in found.needs if node not in ends]
     if not any(node.op_type in BEARERS for node in nodes):
