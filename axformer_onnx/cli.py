@@ -293,29 +293,20 @@ _WRITTEN = (
 )  # fmt: skip
 
 
+_AS_GIVEN = (
+    "data", "search_data", "calibration", "search", "effort", "refit_classifier", "k", "readout", "constants", "keys_values",
+    "jobs", "backend", "shared_weights", "seed", "max_length", "overwrite",
+)  # fmt: skip
+"""Options of the command line that are those of a run, under the same names."""
+
+
 def _optimize_options(
     model: Path,
     output: Path | None,
-    search_data: str | None,
-    search: Any,
     max_drop: float | None,
     speedup: float | None,
     size: float | None,
-    effort: Any,
-    refit_classifier: bool,
-    k: int,
-    readout: Any,
-    constants: Any,
-    keys_values: Any,
-    jobs: int,
-    backend: Any,
-    shared_weights: Any,
     max_search_rows: int | None,
-    overwrite: bool,
-    seed: int,
-    max_length: int | None,
-    data: str | None,
-    calibration: str | None,
     **rest: Any,
 ) -> Any:
     from axformer_onnx.given import MAX_SEARCH_ROWS, OptimizeOptions
@@ -326,26 +317,11 @@ def _optimize_options(
         model=model,
         task=_task(**rest),
         output=output or default_output(model_path(model)),
-        data=data,
-        search_data=search_data,
-        calibration=calibration,
-        search=search,
-        goal=_goal(search, max_drop, speedup, size),
-        effort=effort,
-        refit_classifier=refit_classifier,
-        k=k,
-        readout=readout,
-        constants=constants,
-        keys_values=keys_values,
-        jobs=jobs,
-        backend=backend,
-        shared_weights=shared_weights,
-        seed=seed,
+        goal=_goal(rest["search"], max_drop, speedup, size),
         machine=_machine(**rest),
         shapes=_shapes(**rest),
         max_search_rows=max_search_rows or MAX_SEARCH_ROWS,
-        max_length=max_length,
-        overwrite=overwrite,
+        **{name: rest[name] for name in _AS_GIVEN},
     )
 
 

@@ -28,9 +28,7 @@ from axformer_passes.recognise import recognise
 
 PROJECTED = Plan(readout="narrow", constants="folded")
 ABSORBED = dataclasses.replace(PROJECTED, keys_values="absorbed")
-ROTARY = ("llama", "qwen2", "qwen3")
-PACKED = ("gpt2", "modernbert")
-"""The query comes out of the product of keys and values."""
+GROUPED = ("llama", "qwen2", "qwen3")
 KEY_VALUE_HEADS = 2
 
 
@@ -66,7 +64,7 @@ def gone(zoo: ZooModel, plan: Plan = PROJECTED) -> float:
     """How many of keys and values of the last layer are gone, from what the graphs multiply."""
     source, feeds = load_model(zoo.path), zoo.feeds(3, 11)
     less = macs(apply_plan(source, plan, run_once), feeds) - macs(absorbed(source, plan), feeds)
-    return less / saved(zoo, 3, 11, KEY_VALUE_HEADS if zoo.family in ROTARY else None)
+    return less / saved(zoo, 3, 11, KEY_VALUE_HEADS if zoo.family in GROUPED else None)
 
 
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
@@ -94,13 +92,13 @@ def test_quantised_weights_stay(how: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "exporter"),
-    cases(("bert", "distilbert", "roberta", "electra", "minilm", "mpnet", "albert", "clip-text"), *EXPORTERS),
+    cases(("bert", "distilbert", "roberta", "electra", "minilm", "mpnet", "albert", "clip-text", "gpt2"), *EXPORTERS),
 )
 def test_keys_and_values_of_the_last_layer_are_gone(family: str, exporter: str) -> None:
     assert gone(build(family, exporter)) == 2
 
 
-@pytest.mark.parametrize("exporter", ["torchscript-eager-11", f"{BASE}+wfp16", f"{BASE}+external"])
+@pytest.mark.parametrize("exporter", ["torchscript-eager-11", f"{BASE}+wfp16", f"{BASE}+external", f"{BASE}+ort"])
 def test_keys_and_values_are_gone_in_files_spelled_otherwise(exporter: str) -> None:
     assert gone(build("bert", exporter)) == 2
 
@@ -114,7 +112,7 @@ def test_keys_and_values_are_gone_out_of_a_fused_attention() -> None:
     assert kept == zoo.layers - 1  # the others leave fused
 
 
-@pytest.mark.parametrize(("family", "exporter"), cases(ROTARY, *EXPORTERS))
+@pytest.mark.parametrize(("family", "exporter"), cases((*GROUPED, "modernbert"), *EXPORTERS))
 def test_values_go_where_keys_are_turned(family: str, exporter: str) -> None:
     assert gone(build(family, exporter)) == 1
 

@@ -73,6 +73,7 @@ def test_output_is_a_model_folder_with_the_plan_its_weights_and_the_frontier(who
     assert report.compensation.work < report.compensation.plain_work
     assert report.candidate.size_bytes < report.source.size_bytes
     assert whole.plan.readout == "narrow" and whole.plan.weights == "plan.safetensors"
+    assert whole.plan.keys_values == "absorbed"
     text = (whole.output / "report.md").read_text()
     assert "The frontier" in text and "<- the result" in text
 
@@ -169,9 +170,11 @@ def test_other_processes_end_with_the_same_plan_and_weights(
         assert (spread.output / name).read_bytes() == (alone.output / name).read_bytes()
 
 
-def test_whole_readout_is_left_whole(folder: Path, tmp_path: Path) -> None:
-    result = run(folder, tmp_path / "out", readout="whole")
-    assert result.plan.readout == "whole" and "readout" not in (result.output / "plan.json").read_text()
+def test_whole_readout_is_left_whole_and_keys_and_values_are_left_projected(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "out", readout="whole", keys_values="projected")
+    assert result.plan.readout == "whole" and result.plan.keys_values == "projected"
+    text = (result.output / "plan.json").read_text()
+    assert "readout" not in text and "keys_values" not in text
 
 
 @pytest.mark.parametrize("kind", ["attention", "feed_forward"])

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from surgery import assert_close
-from zoo import CASES, FURTHER_CASES, UNEXPORTABLE, Feeds, ZooModel, build
+from surgery import assert_close, clear_sample
+from zoo import CASES, FURTHER_CASES, UNEXPORTABLE, Feeds, ZooModel, build, onnx_outputs
 
 from axformer_onnx.runtime import make_session, run_once, run_session
 from axformer_passes.apply import apply_plan
@@ -120,11 +120,9 @@ def test_fused_operators_that_still_fit_are_put_back(family: str) -> None:
 # -- what is saved ----------------------------------------------------------------------------------------------------
 
 
-def last_layer(zoo: ZooModel, length: int, fused: bool) -> int:
-    """Multiply-accumulates of the last layer for one token: query (unless fused with key and value), scores, context, output,
-    up, down."""
-    query = 0 if fused else zoo.width**2
-    return query + 2 * length * zoo.width + zoo.width**2 + 2 * zoo.width * zoo.neurons
+def last_layer(zoo: ZooModel, length: int) -> int:
+    """Multiply-accumulates of the last layer for one token: query, scores, context, output, up, down."""
+    return 2 * zoo.width**2 + 2 * length * zoo.width + 2 * zoo.width * zoo.neurons
 
 
 @pytest.mark.parametrize("exporter", ["torchscript-eager-17", "dynamo-20"])
@@ -135,7 +133,36 @@ def test_all_tokens_but_one_are_saved_in_the_last_layer(family: str, exporter: s
     model, _ = narrowed(source)
     saved = macs(source, run_once, 1, length) - macs(model, run_once, 1, length)
     classified = zoo.width * 3 if family == "gpt2" else 0  # GPT-2 classifies every token, and then picks one
-    assert saved == (length - 1) * (last_layer(zoo, length, family == "gpt2") + classified)
+    assert saved == (length - 1) * (last_layer(zoo, length) + classified)
+
+
+PACKED = (*cases(("gpt2", "modernbert"), *EXPORTERS), ("bert", "torchscript-eager-17+ort"))
+"""Query, key and value come out of one product."""
+
+
+@pytest.mark.parametrize(("family", "exporter"), PACKED)
+def test_the_query_of_a_packed_projection_is_taken_apart(family: str, exporter: str) -> None:
+    zoo = build(family, exporter)
+    source = load_model(zoo.path)
+    model, _ = narrowed(source)
+    width = zoo.width
+
+    def columns(one: ir.Model) -> list[int]:
+        shapes = [v.const_value.shape for v in one.graph.initializers.values() if v.const_value is not None]
+        return [max(int(n) for n in s) for s in shapes if len(s) == 2]
+
+    assert columns(model).count(3 * width) == columns(prepared(source)).count(3 * width) - 1
+    assert_same(zoo, source, model, range(1, LENGTHS + 1, 3))
+
+
+@pytest.mark.parametrize(("family", "exporter"), PACKED)
+def test_heads_keep_their_numbers_where_a_projection_was_taken_apart(family: str, exporter: str) -> None:
+    zoo = build(family, exporter)
+    model, last = narrowed(load_model(zoo.path))[0], zoo.layers - 1
+    for head in range(zoo.heads):
+        plan = Plan().without_heads(last, [head]).without_heads(0, [head])
+        feeds, expected = clear_sample(zoo, plan, 2, 7)
+        assert_close(onnx_outputs(serialized(apply_plan(model, plan, run_once)), feeds)[0], expected, f"{head}")
 
 
 def test_images_are_narrowed_to_the_class_token() -> None:
@@ -144,7 +171,7 @@ def test_images_are_narrowed_to_the_class_token() -> None:
     model, found = narrowed(source)
     assert found.tokens == (0,)
     saved = macs(source, run_once) - macs(model, run_once)
-    assert saved == (tokens - 1) * last_layer(zoo, tokens, fused=False)
+    assert saved == (tokens - 1) * last_layer(zoo, tokens)
 
 
 def test_the_record_says_what_moved_where() -> None:

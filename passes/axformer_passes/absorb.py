@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from axformer_passes.absorb_find import Absorbable, found_in, path_of
+from axformer_passes.absorb_find import Absorbable, Size, found_in, path_of, sizes_along
 from axformer_passes.constants.facts import Facts, facts_of
 from axformer_passes.constants.offsets import adds_up, forgotten
 from axformer_passes.fused.lowering import MEMBER
@@ -53,6 +54,8 @@ def absorb(model: ir.Model, runner: Runner) -> Absorbed:
     if facts is None:
         return Absorbed(left=("the graph does not run on probes of several sizes",))
     wanted, left = found_in(model, facts)
+    for shape, sizes in sizes_along(model.graph, facts, wanted).items():
+        _say(model.graph, shape, sizes)
     for one in wanted:
         _Edit(model, facts, one).carry_out()
     common.RemoveUnusedNodesPass()(model)
@@ -68,7 +71,8 @@ def keep_apart(model: ir.Model, runner: Runner) -> int:
     facts = facts_of(model, runner) if inside else None
     if facts is None:
         return 0
-    path = path_of(model, found_in(model, facts)[0])
+    found, _ = found_in(model, facts)
+    path = path_of(model.graph, facts, found) | {one.node for one in found}
     groups = {node.meta[MEMBER].group for node in path if MEMBER in node.meta}
     for node in model.graph:
         if MEMBER in node.meta and node.meta[MEMBER].group in groups:
@@ -78,6 +82,23 @@ def keep_apart(model: ir.Model, runner: Runner) -> int:
 
 def _is_of_activations(node: ir.Node) -> bool:
     return node.op_type == "MatMul" and not node.domain and not any(map(origin, node.inputs))
+
+
+def _say(graph: ir.Graph, shape: ir.Node, sizes: Sequence[Size]) -> None:
+    """Sizes from where they are still known: Shape(keys) -> Concat(Shape(x)[0], 12, 32, Shape(x)[1])."""
+    parts, base, kind = list[ir.Value](), str(shape.outputs[0].name), shape.outputs[0].type
+
+    def put(operator: str, *inputs: ir.Value) -> ir.Value:
+        out = ir.Value(name=fresh(graph, f"{base}_{operator.lower()}"), type=kind)
+        attributes = {} if operator == "Shape" else {"axis": 0}
+        graph.insert_before(shape, ir.node(operator, inputs, attributes, outputs=[out]))
+        return out
+
+    for size in sizes:
+        number = initializer(graph, f"{base}_size", np.array([size if isinstance(size, int) else size[1]]))
+        parts.append(number if isinstance(size, int) else put("Gather", put("Shape", size[0]), number))
+    if parts:
+        shape.outputs[0].replace_all_uses_with(put("Concat", *parts))
 
 
 class _Edit:

@@ -25,7 +25,18 @@ from axformer_passes.constants.facts import Facts
 from axformer_passes.constants.sizes import known
 from axformer_passes.labels import anchor
 from axformer_passes.prepare import origin
-from axformer_passes.provenance import FloatArray, IntArray, Matrix, Trail, Trails, Unfollowed, base_of, matrix_of, way
+from axformer_passes.provenance import (
+    FloatArray,
+    IntArray,
+    Matrix,
+    Trail,
+    Trails,
+    Unfollowed,
+    base_of,
+    matrix_of,
+    product_behind,
+    way,
+)
 
 Kind = Literal["keys", "values"]
 Axes = tuple[int, int, int]
@@ -105,10 +116,9 @@ def found_in(model: ir.Model, facts: Facts) -> tuple[list[Absorbable], tuple[str
                 found.append(_Reading(facts, sizes, node).absorbable())
             except Unfollowed as why:
                 left.append(f"{node.op_type} {anchor(node)!r}: {why}")
-    for test in (_paying, _needless):
-        found, more = test(model.graph, found)
-        left += more
-    return found, tuple(left)
+    found, costly = _paying(found)
+    found, needed = _needless(model.graph, facts, found)
+    return found, (*left, *costly, *needed)
 
 
 def _has_one_row(node: ir.Node, facts: Facts) -> bool:
@@ -122,7 +132,7 @@ def _has_one_row(node: ir.Node, facts: Facts) -> bool:
 # -- is it worth it? --------------------------------------------------------------------------------------------------
 
 
-def _paying(graph: ir.Graph, found: list[Absorbable]) -> tuple[list[Absorbable], list[str]]:
+def _paying(found: list[Absorbable]) -> tuple[list[Absorbable], list[str]]:
     heads: dict[ir.Node, int] = {}
     for one in found:
         heads[one.product] = heads.get(one.product, 0) + one.heads
@@ -138,11 +148,11 @@ def _paying(graph: ir.Graph, found: list[Absorbable]) -> tuple[list[Absorbable],
     return kept, left
 
 
-def _needless(graph: ir.Graph, found: list[Absorbable]) -> tuple[list[Absorbable], list[str]]:
+def _needless(graph: ir.Graph, facts: Facts, found: list[Absorbable]) -> tuple[list[Absorbable], list[str]]:
     """Those whose projection nobody else needs when all of them are absorbed."""
     left = list[str]()
     while True:
-        dead = path_of_graph(graph, found)
+        dead = path_of(graph, facts, found)
         kept = [one for one in found if one.product in dead]
         left += [f"MatMul {anchor(one.node)!r}: {_reader(one, dead)}" for one in found if one.product not in dead]
         if len(kept) == len(found):
@@ -163,21 +173,46 @@ def _reader(one: Absorbable, dead: set[ir.Node]) -> str:
     return f"its {one.kind} are read elsewhere, too"
 
 
-def path_of(model: ir.Model, found: list[Absorbable]) -> set[ir.Node]:
-    """The nodes that go, and the products that are written anew."""
-    return path_of_graph(model.graph, found) | {one.node for one in found}
-
-
-def path_of_graph(graph: ir.Graph, found: list[Absorbable]) -> set[ir.Node]:
-    """The nodes that nobody needs when these products read their right sides no more."""
-    readers = {one.node for one in found}
+def path_of(graph: ir.Graph, facts: Facts, found: list[Absorbable]) -> set[ir.Node]:
+    """The nodes that nobody needs when these products read their right sides no more, and sizes are read elsewhere."""
+    readers, sizes = {one.node for one in found}, sizes_along(graph, facts, found)
     dead = set[ir.Node]()
     for node in reversed(list(graph)):
-        uses = [(v, user, slot) for v in node.outputs for user, slot in v.uses()]
-        needed = any(user not in dead and not (user in readers and slot == 1) for _, user, slot in uses)
-        if not needed and not any(v.is_graph_output() for v in node.outputs):
+        uses = [use for value in node.outputs for use in value.uses()]
+        free = (user in dead or user in sizes or (user in readers and slot == 1) for user, slot in uses)
+        if all(free) and not any(v.is_graph_output() for v in node.outputs):
             dead.add(node)
     return dead
+
+
+Size = int | tuple[ir.Value, int]
+"""A number, or the size of an axis of a tensor."""
+
+
+def sizes_along(graph: ir.Graph, facts: Facts, found: list[Absorbable]) -> dict[ir.Node, list[Size]]:
+    """What each Shape says that reads a tensor between these projections and products, where x says the same."""
+    projections, sizes = {one.product: one for one in found}, dict[ir.Node, list[Size]]()
+    for node in graph:
+        value = node.inputs[0] if node.op_type == "Shape" and not node.domain else None
+        product = product_behind(value) if value is not None else None
+        if value is None or product not in projections:
+            continue
+        one = projections[product]
+        said = [_size(facts, value, axis, one) for axis in range(len(facts.shape(value) or ()))]
+        window = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(said)))
+        if None not in said:
+            sizes[node] = said[window]  # type: ignore[assignment]
+    return sizes
+
+
+def _size(facts: Facts, value: ir.Value, axis: int, one: Absorbable) -> Size | None:
+    sizes = [shape[axis] if shape else None for shape in facts.all_shapes(value)]
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    for known_axis in (one.batch, one.token):
+        if sizes == [shape[known_axis] if shape else None for shape in facts.all_shapes(one.x)]:
+            return one.x, known_axis
+    return None
 
 
 # -- what are the numbers? --------------------------------------------------------------------------------------------
@@ -302,4 +337,4 @@ def _chain(product: ir.Node) -> Iterator[ir.Value]:
         value = node.inputs[0] if node is not None else None
 
 
-__all__ = ["Absorbable", "found_in", "path_of"]
+__all__ = ["Absorbable", "found_in", "path_of", "sizes_along"]

@@ -1,4 +1,4 @@
-"""Take a packed projection apart where only a part of it is wanted for single tokens: queries, beside keys and values of all tokens.
+"""Take a packed projection apart where only a part of it is wanted for single tokens: queries, but not keys and values.
 
     x[B,S,D] @ W[D,3N] + b -> Reshape -> Split -> q, k, v   ->   Reshape(x @ Wq + bq), Reshape(x @ Wk + bk), Reshape(x @ Wv + bv)
 
