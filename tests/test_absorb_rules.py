@@ -193,6 +193,32 @@ def test_tokens_may_lie_in_another_axis(perm: list[int]) -> None:
     assert counts(check(graph.model())) == (1, 1)
 
 
+def test_one_probe_is_enough_where_all_sizes_are_fixed() -> None:
+    graph = Drawn("y")
+    attended(graph)
+    model = graph.model()
+    model.graph.inputs[0].shape = ir.Shape([2, 5, WIDTH])
+    result = model.clone()
+    assert counts(absorb(result, run_once)) == (1, 1)
+    feeds = {"x": rng.normal(size=(2, 5, WIDTH)).astype(np.float32)}
+    assert_close(runner(result)(feeds)["y"], runner(model)(feeds)["y"])
+
+
+def test_a_size_that_is_read_off_keys_is_read_off_their_tokens() -> None:
+    graph = Drawn("y", "z")
+
+    def measured(g: Drawn, part: str) -> str:
+        g.put("Cast", g.put("Shape", part), to=TensorProto.FLOAT, name="z")
+        return part
+
+    attended(graph, keys=measured)
+    model = graph.model()
+    assert counts(check(model)) == (1, 1)
+    absorb(model, run_once)
+    shapes = [n.inputs[0] for n in model.graph if n.op_type == "Shape"]
+    assert shapes and all(value is model.graph.inputs[0] for value in shapes)
+
+
 # -- what must be left ------------------------------------------------------------------------------------------------
 
 
