@@ -95,7 +95,7 @@ def _say(graph: ir.Graph, shape: ir.Node, sizes: Sequence[Size]) -> None:
         return out
 
     for size in sizes:
-        number = initializer(graph, f"{base}_size", np.array([size if isinstance(size, int) else size[1]]))
+        number = initializer(graph, f"{base}_size", np.array([size if isinstance(size, int) else size[1]], np.int64))
         parts.append(number if isinstance(size, int) else put("Gather", put("Shape", size[0]), number))
     if parts:
         shape.outputs[0].replace_all_uses_with(put("Concat", *parts))
@@ -166,7 +166,9 @@ class _Edit:
         """[B,H,1] of [B,H,S]."""
         if self.opset < _AXES_ARE_INPUTS:
             return self("ReduceSum", rows, axes=[2], keepdims=1)
-        return self("ReduceSum", rows, initializer(self.graph, f"{self.base}_axes", np.array([2])), keepdims=1)
+        return self(
+            "ReduceSum", rows, initializer(self.graph, f"{self.base}_axes", np.array([2], np.int64)), keepdims=1
+        )
 
     def _weight(self, perm: tuple[int, int, int]) -> ir.Value:
         """The columns of the heads, times their factors: [D,H,d], its axes in this order."""

@@ -220,7 +220,7 @@ def _size(facts: Facts, value: ir.Value, axis: int, one: Absorbable) -> Size | N
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Seen:
-    """One probe: the trail of the right side [F,.,.], and of the projection's input [R,D]; F, B, R and so on in this probe."""
+    """One probe: the trail of the right side, the axes of the product before the last two, the columns of the projection."""
 
     trail: Trail
     prefix: tuple[int, ...]
@@ -289,7 +289,7 @@ class _Reading:
         except Unfollowed:
             return None
         shape = self.facts.all_shapes(x)[number]
-        if shape is None or not trail.moves_alone:
+        if shape is None or not trail.moves_alone or trail.place.shape[-1] != shape[axes[2]]:
             return None
         batch, token, channel = (
             np.unravel_index(trail.place.reshape(-1, trail.place.shape[-1]), shape)[a] for a in axes
@@ -322,7 +322,9 @@ class _Reading:
 
 def _alike(found: list[Any]) -> bool:
     """The same in all probes."""
-    return all(a.shape == b.shape and np.array_equal(a, b) for one in found for a, b in zip(one, found[0], strict=True))
+    return all(
+        one is not None and all(np.array_equal(a, b) for a, b in zip(one, found[0], strict=True)) for one in found
+    )
 
 
 def _is_shared(product: ir.Node) -> bool:

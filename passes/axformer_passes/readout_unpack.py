@@ -163,7 +163,7 @@ def _write(graph: ir.Graph, product: ir.Node, part: _Part) -> None:
     if part.offset.any():
         made = put("Add", made, initializer(graph, f"{part.value.name}_bias", part.offset.astype(array.dtype)))
     if len(part.rest) != 1:
-        made = put("Reshape", made, initializer(graph, f"{part.value.name}_to", np.array([0, 0, *part.rest])))
+        made = put("Reshape", made, initializer(graph, f"{part.value.name}_to", np.array([0, 0, *part.rest], np.int64)))
     if part.perm != tuple(range(len(part.perm))):
         made = put("Transpose", made, perm=list(part.perm))
     part.value.replace_all_uses_with(made)
