@@ -5,7 +5,8 @@
     target    T = z W + b + (residual - residual')
 
 so that each block also repairs what those below it broke. `compensation.refit` solves |z' W' + b' - T|^2 for the kept rows, held to
-the level's weights. Then the pruned model moves on by that stage, with the new weights. T is z W + b alone where a stage holds
+the level's weights. Before that, its inner projections (queries, keys, values, up, gate) are fitted to the source's own outputs
+(`refit_inner.py`). Then the pruned model moves on by that stage, with the new weights. T is z W + b alone where a stage holds
 several blocks, and where something other than the bias stands between projection and addition.
 
 The source's part of T is worked out once (`Teacher`) and serves every plan. Hidden states and targets are kept as in `calibrate`; a
@@ -20,19 +21,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from axformer_onnx.calibrate import MEMORY_BYTES, Sample, last_readers, real_tokens, side_by_side, with_one
 from axformer_onnx.compensation import RIDGE, refit
+from axformer_onnx.refit_inner import read_together, solve_together
 from axformer_onnx.runtime import run_once, run_session
 from axformer_onnx.search.stages import Setting, StageSessions
 from axformer_onnx.shelf import Shelf
-from axformer_passes.detached import Detached
+from axformer_passes.inner import gone_classes
 from axformer_passes.plan import Plan
 from axformer_passes.projection import Inputs, Projection, inputs_of, projection
-from axformer_passes.reweight import Part, Weights, expanded_weights, weight_key
+from axformer_passes.reweight import PARTS, Weights, expanded_weights, weight_key, written
 from axformer_passes.shared import BlockKind, expanded, kind_of, shared_groups
-from axformer_passes.weigh import weight_feeds, writable
+from axformer_passes.weigh import writable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,7 +42,6 @@ Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_] | None
-_PARTS: tuple[Part, Part] = ("weight", "bias")
 _SAME = 1e-3
 """Relative difference below which a branch is its projection and nothing else."""
 
@@ -50,6 +50,7 @@ class Teacher:
     """What the blocks of the source write, for every sample: the targets of refits; a context manager.
 
     of(sample, layer, kind)   float32[real tokens, D]: z W + b, and the residual with it where `corrected`
+    read(sample, tensor)      float32[real tokens, R]: what inner projections read
     """
 
     def __init__(self, sessions: StageSessions, samples: Sequence[Sample], memory_bytes: int = MEMORY_BYTES) -> None:
@@ -73,6 +74,10 @@ class Teacher:
         name = f"{layer} {kind}"
         return self._targets.get(sample, [name])[name].astype(np.float64)
 
+    def read(self, sample: int, tensor: str) -> Array:
+        """float32[real tokens, R]."""
+        return self._targets.get(sample, [f"read {tensor}"])[f"read {tensor}"]
+
     def blocks(self, number: int) -> list[tuple[int, BlockKind]]:
         """The blocks of a stage whose projection's input is made there."""
         stage = self.sessions.stages[number]
@@ -82,8 +87,12 @@ class Teacher:
 
     def _stage(self, side: _Side, number: int) -> None:
         ends = {block: _Ends.of(side, *block) for block in self.blocks(number)}
-        names = list(dict.fromkeys(name for one in ends.values() for name in one.names))
+        reads = {one.inputs.name: one.inputs for block in ends for one in read_together(self.sessions, number, *block)}
+        names = list(dict.fromkeys([*(name for one in ends.values() for name in one.names), *reads]))
         for sample, found in enumerate(side.through(number, names, len(self.samples))):
+            for name, inputs in reads.items():
+                tokens = real_tokens(inputs, found[name], self.samples[sample].real)
+                self._targets.put(sample, {f"read {name}": tokens.astype(np.float32)})
             for block, one in ends.items():
                 target = self._target(block, one, found, self.samples[sample].real, alone=len(ends) == 1)
                 self._targets.put(sample, {f"{block[0]} {block[1]}": target.astype(np.float32)})
@@ -169,7 +178,7 @@ def _complete(source: StageSessions, plan: Plan, weights: Weights) -> dict[str, 
             if place is not None:
                 matrix = place.weight_matrix()[_kept(place, plan, layer.index, kind)]
                 given = matrix, _or_zeros(place.bias_vector(), matrix.shape[1])
-                for part, array in zip(_PARTS, given, strict=True):
+                for part, array in zip(PARTS, given, strict=True):
                     found.setdefault(weight_key(layer.index, kind, part), array.astype(np.float32))
     return found
 
@@ -210,15 +219,20 @@ class _Side:
             yield found
             self._put(number, sample, found)
 
-    def inside(self, number: int, names: Sequence[str], samples: int) -> Iterator[dict[str, Array]]:
-        """Tensors of one stage, sample by sample; those of earlier stages come from the shelf."""
+    def inside(
+        self, number: int, names: Sequence[str], samples: int, tensors: Mapping[str, Array]
+    ) -> Iterator[dict[str, Array]]:
+        """Tensors of one stage, sample by sample, with other initializers in it where `tensors` has them.
+
+        Those of earlier stages come from the shelf.
+        """
         stage, setting = self.sessions.stages[number], self.settings[number]
         made = self.sessions.staged.made_in(stage)
         own, earlier = [n for n in names if n in made], [n for n in names if n not in made]
-        session = self.sessions.exposing(stage, setting.form, own)
+        session = self.sessions.exposing(stage, setting.form, own, tensors) if own else None
 
         def run(sample: int) -> dict[str, Array]:
-            found = run_session(session, self._feeds(session, setting, sample), own)
+            found = run_session(session, self._feeds(session, setting, sample), own) if own else {}
             return {**found, **self.shelf.get(sample, earlier)}
 
         yield from side_by_side(self.sessions.workers, samples, run)
@@ -226,7 +240,7 @@ class _Side:
     def move(self, number: int, samples: int, tensors: Mapping[str, Array]) -> None:
         """All samples through a stage, with other initializers in it where `tensors` has them."""
         stage, setting = self.sessions.stages[number], self.settings[number]
-        session = self.sessions.made(_with(self.sessions.staged.detached(stage, setting.form), tensors))
+        session = self.sessions.exposing(stage, setting.form, (), tensors)
 
         def run(sample: int) -> dict[str, Array]:
             return run_session(session, self._feeds(session, setting, sample), stage.outputs)
@@ -286,16 +300,52 @@ class _Walk:
         """Refit the blocks of one stage and move on."""
         changed: dict[str, Array] = {}
         for layer, kind in blocks:
+            changed.update(self._inner(number, layer, kind, changed))
             own = _Ends.of(self.pruned, layer, kind)
             kept = _kept(own.place, self.plan, layer, kind)
-            keys = [weight_key(layer, kind, part) for part in _PARTS]
-            solved = self._solve(number, (layer, kind), own, kept, [self.weights[key] for key in keys])
+            keys = [weight_key(layer, kind, part) for part in PARTS]
+            held = [self.weights[key] for key in keys]
+            solved = self._solve(number, (layer, kind), own, kept, held, changed)
             self.weights.update((k, array.astype(np.float32)) for k, array in zip(keys, solved, strict=True))
-            changed.update(_tensors(own.place, kept, *(self.weights[key] for key in keys)))
+            changed.update(written(own.place, "rows", kept, *(self.weights[key] for key in keys)))
         self.pruned.move(number, len(self.teacher.samples), changed)
 
+    def _inner(self, number: int, layer: int, kind: BlockKind, changed: Mapping[str, Array]) -> dict[str, Array]:
+        """Refit what the block reads the stream with; the initializers that this changes."""
+        examined = self.pruned.sessions.staged.examined
+        gone = gone_classes(examined, self.plan, layer, getattr(examined.anatomy.layers[layer], kind))
+        both = (read_together(side, number, layer, kind) for side in (self.pruned.sessions, self.teacher.sessions))
+        tensors: dict[str, Array] = {}
+        for own, source in zip(*both, strict=True) if gone is not None else ():
+            kept = [one.kept(gone or ()) for one in own.members]
+            solved = solve_together(
+                source.members, kept, self._pairs(number, own.inputs, source.inputs, changed), self.ridge
+            )
+            for one, columns in zip(own.members, kept, strict=True):
+                weight, bias = solved.get(one.role, (None, None))
+                for part, array in zip(PARTS, (weight, bias), strict=True):
+                    if array is not None:
+                        self.weights[weight_key(layer, kind, part, one.role)] = array.astype(np.float32)
+                if weight is not None:
+                    tensors.update(written(one.place, "columns", columns, weight, bias))
+        return tensors
+
+    def _pairs(
+        self, number: int, own: Inputs, source: Inputs, changed: Mapping[str, Array]
+    ) -> Iterator[tuple[Array, Array]]:
+        """Per sample what an inner projection reads here, and in the source."""
+        samples = self.teacher.samples
+        for i, found in enumerate(self.pruned.inside(number, [own.name], len(samples), changed)):
+            yield real_tokens(own, found[own.name], samples[i].real), self.teacher.read(i, source.name)
+
     def _solve(
-        self, number: int, block: tuple[int, BlockKind], own: _Ends, kept: IntArray, held: list[Array]
+        self,
+        number: int,
+        block: tuple[int, BlockKind],
+        own: _Ends,
+        kept: IntArray,
+        held: list[Array],
+        changed: Mapping[str, Array],
     ) -> tuple[FloatArray, FloatArray]:
         """The sums over all samples, then the ridge regression."""
         from scipy.linalg.blas import ssyrk
@@ -304,7 +354,7 @@ class _Walk:
         corrected = self.teacher.corrected[block]
         lower, cross = np.zeros((size, size), order="F"), np.zeros((size, len(held[1])))
         names = [own.inputs.name, *([str(own.residual)] if corrected else [])]
-        for i, after in enumerate(self.pruned.inside(number, names, len(samples))):
+        for i, after in enumerate(self.pruned.inside(number, names, len(samples), changed)):
             target, real = self.teacher.of(i, *block), samples[i].real
             if corrected:
                 target -= own.stream(after[str(own.residual)], real)
@@ -325,21 +375,6 @@ def _alike(target: FloatArray, branch: FloatArray) -> bool:
 
 def _or_zeros(bias: FloatArray | None, columns: int) -> FloatArray:
     return np.zeros(columns) if bias is None else bias
-
-
-def _tensors(place: Projection, kept: IntArray, weight: Array, bias: Array) -> dict[str, Array]:
-    """The initializers of a projection with these weights at its kept rows, by name."""
-    full = np.zeros((len(place.order), weight.shape[1]))
-    full[kept] = weight
-    return weight_feeds(place, full, bias)
-
-
-def _with(piece: Detached, tensors: Mapping[str, Array]) -> Detached:
-    """The same piece with other initializers, written into its graph."""
-    for stub in piece.proto.graph.initializer:
-        if stub.name in tensors:
-            stub.CopyFrom(onnx.numpy_helper.from_array(tensors[stub.name], stub.name))
-    return Detached(piece.proto, piece.folder, {n: t for n, t in piece.weights.items() if n not in tensors})
 
 
 __all__ = ["Teacher", "refit_from", "refit_weights"]

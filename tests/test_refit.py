@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from inner_oracle import columns_of, inner_parts
 from test_calibrate import real_tokens
 from weights_oracle import drawn, kept, weighted_outputs
 from zoo import ZooModel, build, unwrapped
@@ -31,8 +32,8 @@ def samples_of(model: ZooModel, count: int = 6) -> list[Sample]:
     return found
 
 
-def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mapping[str, Array]) -> tuple[Array, Array]:
-    """(what a projection of BERT reads, the residual beside it), real tokens alone; `name`: of the module that adds them."""
+def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mapping[str, Array]) -> list[Array]:
+    """What a module of BERT is called with, real tokens alone: what a projection reads; where it adds, the residual beside it."""
     noted: list[Array] = []
     part = unwrapped(model.module).get_submodule(name)
 
@@ -42,7 +43,7 @@ def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mappin
     with contextlib.ExitStack() as stack:
         stack.callback(part.register_forward_pre_hook(note).remove)
         weighted_outputs(model, dict(sample.feeds), plan, weights)
-    return noted[0], noted[1]
+    return noted
 
 
 def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], samples: list[Sample]) -> dict[str, Array]:
@@ -50,6 +51,7 @@ def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], sampl
     found = dict(weights)
     for index, record in enumerate(model.records):
         for kind, rows in kept(record, index, plan).items():
+            found.update(torch_refit_inner(model, plan, index, kind, found, samples))
             name = record.output if kind == "attention" else record.down
             dense = unwrapped(model.module).get_submodule(name)
             own, bias = dense.weight.detach().numpy().T.astype(np.float64), dense.bias.detach().numpy()
@@ -62,6 +64,25 @@ def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], sampl
             keys = [f"layers.{index}.{kind}.{part}" for part in ("weight", "bias")]
             solved = ridge_towards(np.vstack(z), np.vstack(target), found[keys[0]])
             found.update((k, x.astype(np.float32)) for k, x in zip(keys, solved, strict=True))
+    return found
+
+
+def torch_refit_inner(
+    model: ZooModel, plan: Plan, index: int, kind: str, weights: Mapping[str, Array], samples: list[Sample]
+) -> dict[str, Array]:
+    """Target: the source's own outputs at the columns that stay; nothing where what it reads is as it was."""
+    found = {}
+    for (own, role), name in inner_parts(model, index).items():
+        if own == kind:
+            part = unwrapped(model.module).get_submodule(name)
+            weight, bias = part.weight.detach().numpy().T.astype(np.float64), part.bias.detach().numpy()
+            columns = columns_of(model, plan, index, kind, weight.shape[1])
+            x = np.vstack([ends(model, name, sample, Plan(), {})[0] for sample in samples])
+            moved = np.vstack([ends(model, name, sample, plan, weights)[0] for sample in samples])
+            if columns and np.abs(moved - x).max() > 1e-4:
+                keys = [f"layers.{index}.{kind}.{role}.{what}" for what in ("weight", "bias")]
+                solved = ridge_towards(moved, (x @ weight + bias)[:, columns], weight[:, columns])
+                found.update((k, array.astype(np.float32)) for k, array in zip(keys, solved, strict=True))
     return found
 
 

@@ -128,7 +128,7 @@ class _Choosing:
             interrupted = True
             chosen, reached = self._best_so_far()
         rows = {
-            "calibration": self.made.calibration,
+            **self.made.calibration,
             "sweep": sum(part.rows for part in self.made.divergence.parts[: self.made.sweep_parts]),
             "races": self.made.divergence.rows,
         }
