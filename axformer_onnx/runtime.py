@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,8 @@ def make_session(
     one_arena take the memory of activations on the CPU from the one arena that all such sessions share: for many sessions of
               which few run at a time; each else keeps what its largest run took
 
-    A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence. All else is as
-    ONNX Runtime has it by default, where models are served: on CUDA, float32 products are of TF32 (`NVIDIA_TF32_OVERRIDE=0` in
-    the environment switches that off).
+    A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence. A provider's own
+    options are ONNX Runtime's defaults, with which models are served: on CUDA, products of float32 are taken in TF32.
 
     Raises: ModelError for what ONNX Runtime does not load; UsageError, RuntimeFailure for the provider.
     """
@@ -170,7 +170,7 @@ def _started(content: str | bytes, options: Any, name: str) -> Any:
         if name == _CPU:
             raise
         session = ort.InferenceSession(content, options, providers=[_CPU], **only)
-        setattr(session, _REASON, _one_line(error)[:200])
+        setattr(session, _REASON, _reason(error))
         return session
 
 
@@ -349,6 +349,13 @@ def _float32_twin(model: str | Path | bytes | Detached) -> bytes | None:
         return bytes(widened(model.whole(), BFLOAT16).SerializeToString()) if holds(model.proto) else None
     proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else onnx.load(str(model))
     return bytes(widened(proto, BFLOAT16).SerializeToString()) if holds(proto) else None
+
+
+def _reason(error: Exception) -> str:
+    """Why a provider did not start: of CUDA's errors, which name source files and the host, what failed."""
+    text = " ".join(str(error).split())
+    failure = re.search(r"\w+ failure \d+: [^;]*", text)
+    return failure[0].strip() if failure else text[:200]
 
 
 def _one_line(error: Exception) -> str:
