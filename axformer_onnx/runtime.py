@@ -352,10 +352,10 @@ def _float32_twin(model: str | Path | bytes | Detached) -> bytes | None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a provider did not start: of CUDA's errors, which name source files and the host, what failed."""
-    text = " ".join(str(error).split())
+    """Why a provider did not start, without the source files and the host that its messages name."""
+    text = re.sub(r"^\S+:\d+ .*?\) ", "", " ".join(str(error).split()))
     failure = re.search(r"\w+ failure \d+: [^;]*", text)
-    return failure[0].strip() if failure else text[:200]
+    return (failure[0] if failure else text[:200]).strip().rstrip(".")
 
 
 def _one_line(error: Exception) -> str:

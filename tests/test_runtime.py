@@ -114,8 +114,23 @@ def test_a_fall_back_to_the_cpu_is_said_and_logged(
     assert fallback_note(types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"]), "cuda") is None
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "/src/cuda_call.cc:154 onnxruntime::CudaCall(ERRTYPE, const char*)\n"
+            "CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=there ; expr=cudaSetDevice(0);",
+            "CUDA failure 100: no CUDA-capable device is detected",
+        ),
+        (
+            "/src/state.cc:729 void Register(Options&, const Other&) Please install the libraries.",
+            "Please install the libraries",
+        ),
+        ("no such thing", "no such thing"),
+    ],
+)
 def test_a_provider_that_does_not_start_is_replaced_by_the_cpu_and_its_reason_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str, reason: str
 ) -> None:
     import onnxruntime as ort
 
@@ -124,10 +139,7 @@ def test_a_provider_that_does_not_start_is_replaced_by_the_cpu_and_its_reason_to
     def start(model: bytes, options: object, providers: list[str], **rest: object) -> object:
         assert rest == {"enable_fallback": 0}, "ONNX Runtime's own fallback prints to standard output"
         if providers[0] == "CUDAExecutionProvider":
-            raise RuntimeError(
-                "/src/cuda_call.cc:154 onnxruntime::CudaCall(ERRTYPE, const char*)\n"
-                "CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=there ; expr=cudaSetDevice(0);"
-            )
+            raise RuntimeError(message)
         return real(model, options, providers=providers, **rest)
 
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -135,7 +147,7 @@ def test_a_provider_that_does_not_start_is_replaced_by_the_cpu_and_its_reason_to
     session = make_session(tiny_classifier(TABLE), provider="cuda")
     np.testing.assert_allclose(run_session(session, FEEDS)["logits"], [[6, 7, 8]])
     note = fallback_note(session, "cuda")
-    assert note is not None and "instead (CUDA failure 100: no CUDA-capable device is detected); figures" in note
+    assert note is not None and f"instead ({reason}); figures" in note
     assert capsys.readouterr().out == ""
 
 
