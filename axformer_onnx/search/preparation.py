@@ -142,7 +142,7 @@ class Preparation:
         machine = self.options.machine
         key = {
             "model": given.source.sha256, "readout": self.start.readout,
-            "constants": self.start.constants, "shape": shape, "provider": machine.provider,
+            "constants": self.start.constants, "shape": shape, "provider": given.runs_on or machine.provider,
             "threads": machine.threads, "hard": self._ks(),
         }  # fmt: skip
         return from_json(self.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))

@@ -21,8 +21,9 @@ every layer that reads the same weights (`shared.py`); it is left out where it i
 
 R, K, D rows and columns, however the graph stores its matrix; what is packed in one goes by its first name (`inner.py`).
 What the file does not name stays as in the source. A block that is removed has no entries; one whose heads (neurons) are all
-listed has K = 0, its bias is what it puts out for every token, and it has no inner entries. Layers and not initializers give the names, because layers that share an initializer may each be given weights of their own;
-where "shared_weights" is "together", one layer's entries stand for its group.
+listed has K = 0, its bias is what it puts out for every token, and it has no inner entries. Layers and not initializers give
+the names, because layers that share an initializer may each be given weights of their own; where "shared_weights" is
+"together", one layer's entries stand for its group.
 
 "readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
 left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact but for
