@@ -110,6 +110,23 @@ def refit(
     return solved, mean_target - solved.T @ mean
 
 
+def refit_without_bias(
+    inputs: npt.ArrayLike, cross: npt.ArrayLike, weight: npt.ArrayLike, ridge: float = RIDGE
+) -> FloatArray:
+    """As `refit`, where there is no bias: (Z^T Z + r I) W' = Z^T T + r W.
+
+    inputs   [K+1, K+1] as there
+    cross    [K, D] = Z^T T
+    """
+    held, given = np.asarray(weight, dtype=np.float64), np.asarray(cross, dtype=np.float64)
+    inner = np.asarray(inputs, dtype=np.float64)[:-1, :-1]
+    diagonal = float(np.mean(np.diagonal(inner))) if len(held) else 0.0
+    if diagonal <= 0:
+        return held.copy()
+    r = ridge * diagonal
+    return _solve(_plus_diagonal(inner, r), given + r * held)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Target:
     """What the levels imitate.

@@ -93,6 +93,7 @@ class Given:
     """Everything that the search and the report need: the source, how it reads the task, rows and tokens by role.
 
     narrow   the plan narrows the read-out
+    runs_on  ONNX Runtime's name of the provider that the source ran on, which may not be the one that was asked for
     """
 
     source: Source
@@ -102,6 +103,7 @@ class Given:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     narrow: bool = False
+    runs_on: str = ""
 
 
 def open_source(options: OptimizeOptions) -> Source:
@@ -141,7 +143,7 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
     notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))
-    return Given(source, reading, rows, encoded, notes, warnings)
+    return Given(source, reading, rows, encoded, notes, warnings, runs_on=session.get_providers()[0])
 
 
 def shared_weights(options: OptimizeOptions, anatomy: Anatomy) -> SharedWeights:

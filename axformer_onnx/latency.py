@@ -99,7 +99,7 @@ def _runner(name: str, session: Any, feeds: Feeds) -> Callable[[], None]:
     def on_cpu() -> None:
         session.run(outputs, fitted)
 
-    run = on_cpu if device is None else _bound(session, fitted, outputs, device)
+    run: Callable[[], None] = on_cpu if device is None else Bound(session, fitted, outputs, device)
     try:
         run()
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
@@ -108,20 +108,25 @@ def _runner(name: str, session: Any, feeds: Feeds) -> Callable[[], None]:
     return run
 
 
-def _bound(session: Any, feeds: Feeds, outputs: Sequence[str], device: str) -> Callable[[], None]:
-    import onnxruntime as ort
+class Bound:
+    """Runs of a session on inputs that are on the device, with outputs that stay there; a run ends when the device has finished.
 
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device, 0))
-    for name in outputs:
-        binding.bind_output(name, device)
+    binding   ONNX Runtime's
+    """
 
-    def on_device() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+    def __init__(self, session: Any, feeds: Feeds, outputs: Sequence[str], device: str) -> None:
+        import onnxruntime as ort
 
-    return on_device
+        self._session, self.binding = session, session.io_binding()
+        for name, value in feeds.items():
+            self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device, 0))
+        for name in outputs:
+            self.binding.bind_output(name, device)
+
+    def __call__(self) -> None:
+        """One run."""
+        self._session.run_with_iobinding(self.binding)
+        self.binding.synchronize_outputs()
 
 
 # Providers whose memory is not the CPU's; the others take and give arrays on the CPU.

@@ -219,12 +219,13 @@ def cached_table(key: Mapping[str, Any], units: Sequence[Unit], measure: Callabl
 
 
 def machine_key() -> dict[str, Any]:
-    """What a latency depends on beside the model: processor, cores, ONNX Runtime."""
+    """What a latency depends on beside the model: processor, cores, GPU, ONNX Runtime."""
     hardware, found = describe_hardware(), versions()
     return {
         "format": FORMAT,
         "cpu": hardware["cpu"],
         "cores": hardware["cores_usable"],
+        **({"gpu": hardware["gpu"]} if "gpu" in hardware else {}),
         "versions": {name: found.get(name) for name in ("axformer-onnx", "onnxruntime", "onnxruntime-gpu")},
     }
 

@@ -78,6 +78,12 @@ def read_rows(path: str | Path, task: Task, *, labelled: bool = True) -> Rows:
     return number_labels([draw([Path(path)], task, labelled=labelled)], task)[0]
 
 
+def unlabelled(texts: Sequence[tuple[str, ...]], source: str) -> Rows:
+    """Rows of texts alone; their labels are -1."""
+    labels = np.full(len(texts), -1, dtype=np.int64)
+    return Rows(tuple(texts), labels, source, _digest(texts, labels))
+
+
 def draw(paths: Sequence[Path], task: Task, *, labelled: bool = True) -> Drawn:
     """Read one or several files (shards, in order) as one set of rows.
 

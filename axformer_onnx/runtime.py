@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import difflib
 import functools
+import io
 import logging
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +26,13 @@ logger = logging.getLogger(__name__)
 # short name: ONNX Runtime's name, and what to install for it
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
-    "cuda": ("CUDAExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"),
+    "cuda": (
+        "CUDAExecutionProvider",
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    ),
     "tensorrt": (
         "TensorrtExecutionProvider",
-        "pip uninstall -y onnxruntime && pip install onnxruntime-gpu tensorrt",
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
     ),
     "openvino": (
         "OpenVINOExecutionProvider",
@@ -51,6 +58,10 @@ _SEVERE_ONLY = 3  # ONNX Runtime's log levels: 2 warning, 3 error, 4 fatal
 _SILENT = 4
 _NOTE = "axformer_note"
 """Attribute of a session that is not of the model as it is written: the sentence that says so."""
+_REASON = "axformer_reason"
+"""Attribute of a session whose provider did not start: what it said."""
+_CPU = "CPUExecutionProvider"
+_CUDA = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
 
 
 def provider_name(provider: str) -> str:
@@ -103,7 +114,8 @@ def make_session(
     one_arena take the memory of activations on the CPU from the one arena that all such sessions share: for many sessions of
               which few run at a time; each else keeps what its largest run took
 
-    A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence.
+    A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence. A provider's own
+    options are ONNX Runtime's defaults, with which models are served: on CUDA, products of float32 are taken in TF32.
 
     Raises: ModelError for what ONNX Runtime does not load; UsageError, RuntimeFailure for the provider.
     """
@@ -127,22 +139,54 @@ def make_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if one_arena and _has_shared_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
-    providers = list(dict.fromkeys([name, "CPUExecutionProvider"]))
     try:
-        shared = _attach(options, model) if isinstance(model, Detached) else []
+        shared = _attach(options, model, in_place=name == _CPU) if isinstance(model, Detached) else []
         content = model.content() if isinstance(model, Detached) else model if isinstance(model, bytes) else origin
-        session = ort.InferenceSession(content, options, providers=providers)
+        session = _started(content, options, name)
         session.axformer_weights = shared  # they must live as long as the session
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         twin = _float32_twin(model) if widen and _lacks_kernel(error) else None
         if twin is None:
             raise ModelError(f"{origin}: ONNX Runtime does not load it: {_one_line(error)}") from None
-        session = ort.InferenceSession(twin, options, providers=providers)
+        session = _started(twin, options, name)
         setattr(session, _NOTE, f"{name} lacks bfloat16 kernels: figures are of the same weights in float32 arithmetic")
     note = fallback_note(session, provider)
     if note:
         logger.warning(note)
     return session
+
+
+def _started(content: str | bytes, options: Any, name: str) -> Any:
+    """A session on this provider; on the CPU where the provider cannot start."""
+    import onnxruntime as ort
+
+    if name in _CUDA:
+        _load_cuda()
+    # ONNX Runtime's own fallback prints to standard output, where our JSON goes, and can set in at any run
+    only = {"enable_fallback": 0}
+    try:
+        return ort.InferenceSession(content, options, providers=list(dict.fromkeys([name, _CPU])), **only)
+    except RuntimeError as error:  # what a provider raises; what is wrong with the model is of other types
+        if name == _CPU:
+            raise
+        session = ort.InferenceSession(content, options, providers=[_CPU], **only)
+        setattr(session, _REASON, _reason(error))
+        return session
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from the packages that pip installs, where ONNX Runtime does not look by itself."""
+    import onnxruntime as ort
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            ort.preload_dlls()
+    except Exception as error:  # an ONNX Runtime before 1.21; one that finds nothing says so when the session starts
+        said.write(str(error))
+    if said.getvalue():
+        logger.info("CUDA's libraries: %s", " ".join(said.getvalue().split())[:400])
 
 
 @functools.cache
@@ -159,8 +203,11 @@ def _has_shared_arena() -> bool:
     return True
 
 
-def _attach(options: Any, model: Detached) -> list[Any]:
-    """Tell a session to be made where the weights of `model` are; returns those that it shares with us."""
+def _attach(options: Any, model: Detached, *, in_place: bool) -> list[Any]:
+    """Tell a session to be made where the weights of `model` are; returns those that it shares with us.
+
+    in_place   it reads them where they are; other providers than the CPU's would take their addresses for the device's
+    """
     import onnxruntime as ort
 
     if model.folder is not None:
@@ -175,7 +222,7 @@ def _attach(options: Any, model: Detached) -> list[Any]:
             shared[name] = ort.OrtValue.ortvalue_from_numpy(array)
     if shared:
         options.add_external_initializers(list(shared), list(shared.values()))
-    for name, value in shared.items():
+    for name, value in shared.items() if in_place else ():
         options.add_initializer(name, value)  # without it ONNX Runtime copies what the line before gave it
     return list(shared.values())
 
@@ -188,8 +235,9 @@ def fallback_note(session: Any, provider: str) -> str | None:
     wanted, used = provider_name(provider), session.get_providers()
     if used and used[0] == wanted:
         return getattr(session, _NOTE, None)
+    reason = getattr(session, _REASON, None)
     return (
-        f"ONNX Runtime could not start {wanted} and runs on {', '.join(used)} instead; "
+        f"ONNX Runtime could not start {wanted} and runs on {', '.join(used)} instead{f' ({reason})' if reason else ''}; "
         "figures are those of that provider. Check its driver and libraries"
     )
 
@@ -232,9 +280,10 @@ def run_once(model: bytes | Detached, feeds: Mapping[str, npt.NDArray[Any]]) -> 
 
 
 def describe_hardware() -> dict[str, Any]:
-    """What a figure was measured on: processor, cores, memory, system, Python, ONNX Runtime, providers."""
+    """What a figure was measured on: processor, cores, memory, system, Python, ONNX Runtime, providers, and the GPU of CUDA."""
     import onnxruntime as ort
 
+    gpu = cuda_device()
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -244,7 +293,24 @@ def describe_hardware() -> dict[str, Any]:
         "python": platform.python_version(),
         "onnxruntime": ort.__version__,
         "providers": ort.get_available_providers(),
+        **({"gpu": gpu} if gpu else {}),
     }
+
+
+def cuda_device() -> str | None:
+    """Name of the first GPU that CUDA sees; None where there is none, or this ONNX Runtime has no CUDA."""
+    import onnxruntime as ort
+
+    if not _CUDA.intersection(ort.get_available_providers()):
+        return None
+    name, device = ctypes.create_string_buffer(256), ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+        failed = failed or driver.cuDeviceGetName(name, len(name), device)
+    except (OSError, AttributeError):
+        return None
+    return None if failed else name.value.decode(errors="replace")
 
 
 def versions() -> dict[str, str]:
@@ -283,6 +349,13 @@ def _float32_twin(model: str | Path | bytes | Detached) -> bytes | None:
         return bytes(widened(model.whole(), BFLOAT16).SerializeToString()) if holds(model.proto) else None
     proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else onnx.load(str(model))
     return bytes(widened(proto, BFLOAT16).SerializeToString()) if holds(proto) else None
+
+
+def _reason(error: Exception) -> str:
+    """Why a provider did not start, without the source files and the host that its messages name."""
+    text = re.sub(r"^\S+:\d+ .*?\) ", "", " ".join(str(error).split()))
+    failure = re.search(r"\w+ failure \d+: [^;]*", text)
+    return (failure[0] if failure else text[:200]).strip().rstrip(".")
 
 
 def _one_line(error: Exception) -> str:

@@ -138,3 +138,14 @@ def test_cache_that_cannot_be_written_costs_nothing_but_the_cache(
     monkeypatch.setattr(latency_table, "_cache_folder", lambda: blocked / "latency")
     table = LatencyTable(1, 8, 1.0, tuple(tuple(map(float, u.counts)) for u in UNITS))
     assert cached_table({}, UNITS, lambda: table) == table
+
+
+def test_table_of_one_gpu_is_not_taken_for_that_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path)
+    ms = tuple(tuple(float(n) for n in u.counts) for u in UNITS)
+    plain = latency_table.describe_hardware()
+    for number, gpu in enumerate([None, "a", "b", "a"]):
+        told = {**plain, **({"gpu": gpu} if gpu else {})}
+        monkeypatch.setattr(latency_table, "describe_hardware", lambda told=told: told)
+        found = cached_table({}, UNITS, lambda number=number: LatencyTable(1, 8, float(number + 1), ms))  # type: ignore[misc]
+        assert found.model_ms == (2.0 if number == 3 else number + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from inner_oracle import columns_of, inner_parts
 from test_calibrate import real_tokens
 from weights_oracle import drawn, kept, weighted_outputs
-from zoo import ZooModel, build, unwrapped
+from zoo import ZooModel, build, onnx_outputs, unwrapped
 
 from axformer_onnx.calibrate import Sample
-from axformer_onnx.refit import refit_weights
-from axformer_passes.files import load_model
+from axformer_onnx.refit import Teacher, refit_from, refit_weights
+from axformer_onnx.refit_inner import shapes_of
+from axformer_onnx.runtime import run_once
+from axformer_onnx.search.stages import StageSessions
+from axformer_passes.apply import apply_plan, narrowed
+from axformer_passes.files import load_model, serialized
 from axformer_passes.plan import Plan
 
 Array = npt.NDArray[Any]
@@ -31,8 +37,8 @@ def samples_of(model: ZooModel, count: int = 6) -> list[Sample]:
     return found
 
 
-def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mapping[str, Array]) -> tuple[Array, Array]:
-    """(what a projection of BERT reads, the residual beside it), real tokens alone; `name`: of the module that adds them."""
+def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mapping[str, Array]) -> list[Array]:
+    """What a module of BERT is called with, real tokens alone: what a projection reads; where it adds, the residual beside it."""
     noted: list[Array] = []
     part = unwrapped(model.module).get_submodule(name)
 
@@ -42,7 +48,7 @@ def ends(model: ZooModel, name: str, sample: Sample, plan: Plan, weights: Mappin
     with contextlib.ExitStack() as stack:
         stack.callback(part.register_forward_pre_hook(note).remove)
         weighted_outputs(model, dict(sample.feeds), plan, weights)
-    return noted[0], noted[1]
+    return noted
 
 
 def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], samples: list[Sample]) -> dict[str, Array]:
@@ -50,6 +56,7 @@ def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], sampl
     found = dict(weights)
     for index, record in enumerate(model.records):
         for kind, rows in kept(record, index, plan).items():
+            found.update(torch_refit_inner(model, plan, index, kind, found, samples))
             name = record.output if kind == "attention" else record.down
             dense = unwrapped(model.module).get_submodule(name)
             own, bias = dense.weight.detach().numpy().T.astype(np.float64), dense.bias.detach().numpy()
@@ -62,6 +69,25 @@ def torch_refit(model: ZooModel, plan: Plan, weights: Mapping[str, Array], sampl
             keys = [f"layers.{index}.{kind}.{part}" for part in ("weight", "bias")]
             solved = ridge_towards(np.vstack(z), np.vstack(target), found[keys[0]])
             found.update((k, x.astype(np.float32)) for k, x in zip(keys, solved, strict=True))
+    return found
+
+
+def torch_refit_inner(
+    model: ZooModel, plan: Plan, index: int, kind: str, weights: Mapping[str, Array], samples: list[Sample]
+) -> dict[str, Array]:
+    """Target: the source's own outputs at the columns that stay; nothing where what it reads is as it was."""
+    found = {}
+    for (own, role), name in inner_parts(model, index).items():
+        if own == kind:
+            part = unwrapped(model.module).get_submodule(name)
+            weight, bias = part.weight.detach().numpy().T.astype(np.float64), part.bias.detach().numpy()
+            columns = columns_of(model, plan, index, kind, weight.shape[1])
+            x = np.vstack([ends(model, name, sample, Plan(), {})[0] for sample in samples])
+            moved = np.vstack([ends(model, name, sample, plan, weights)[0] for sample in samples])
+            if columns and np.abs(moved - x).max() > 1e-4:
+                keys = [f"layers.{index}.{kind}.{role}.{what}" for what in ("weight", "bias")]
+                solved = ridge_towards(moved, (x @ weight + bias)[:, columns], weight[:, columns])
+                found.update((k, array.astype(np.float32)) for k, array in zip(keys, solved, strict=True))
     return found
 
 
@@ -120,3 +146,24 @@ def test_layers_whose_shared_weights_go_together_and_quantised_ones_are_left_as_
     found = refit_weights(load_model(albert.path), together, given, samples_of(albert, 2))
     np.testing.assert_array_equal(found["layers.2.attention.bias"], np.ones(32))
     assert refit_weights(load_model(int8.path), Plan(), {}, samples_of(int8, 2)) == {}
+
+
+def test_inner_weights_fit_the_source_where_its_narrowed_read_out_takes_packed_projections_apart() -> None:
+    model = build("gpt2", "torchscript-eager-17", layers=2)
+    source, samples = load_model(model.path), samples_of(model, 12)
+    inner, readout = narrowed(source, run_once)
+    assert readout.nodes
+    plan = Plan().without_heads(0, [1]).without_neurons(0, range(0, model.neurons, 3)).without_neurons(1, range(9))
+    with Teacher(StageSessions(inner, threads=1), samples, known=shapes_of(source)) as teacher:
+        found = refit_from(teacher, plan, {})
+    roles = {key.rsplit(".", 1)[0] for key in found if key.count(".") == 4}
+    assert roles == {
+        "layers.0.feed_forward.up",
+        "layers.1.feed_forward.up",
+    }  # layer 1's queries are apart from its keys
+    written = apply_plan(source, dataclasses.replace(plan, readout="narrow"), run_once, weights=found)
+    bare = apply_plan(source, plan, run_once)
+    feeds = dict(samples[0].feeds)
+    expected = model.logits(feeds)
+    far, near = (np.abs(onnx_outputs(serialized(x), feeds)[0] - expected).mean() for x in (bare, written))
+    assert near < 0.9 * far

@@ -15,6 +15,7 @@ from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
 from axformer_onnx.measure import parameters_and_size
 from axformer_onnx.runtime import (
     PROVIDERS,
+    cuda_device,
     describe_hardware,
     fallback_note,
     make_session,
@@ -23,6 +24,7 @@ from axformer_onnx.runtime import (
     run_session,
     versions,
 )
+from axformer_passes.detached import detached
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 FEEDS = {"input_ids": np.array([[1, 3]]), "attention_mask": np.array([[1, 1]])}
@@ -95,7 +97,7 @@ def test_a_fall_back_to_the_cpu_is_said_and_logged(
     import onnxruntime as ort
 
     class Fallen:
-        def __init__(self, model: bytes, options: object, providers: list[str]) -> None:
+        def __init__(self, model: bytes, options: object, providers: list[str], **rest: object) -> None:
             assert providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
         def get_providers(self) -> list[str]:
@@ -112,11 +114,83 @@ def test_a_fall_back_to_the_cpu_is_said_and_logged(
     assert fallback_note(types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"]), "cuda") is None
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "/src/cuda_call.cc:154 onnxruntime::CudaCall(ERRTYPE, const char*)\n"
+            "CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=there ; expr=cudaSetDevice(0);",
+            "CUDA failure 100: no CUDA-capable device is detected",
+        ),
+        (
+            "/src/state.cc:729 void Register(Options&, const Other&) Please install the libraries.",
+            "Please install the libraries",
+        ),
+        ("no such thing", "no such thing"),
+    ],
+)
+def test_a_provider_that_does_not_start_is_replaced_by_the_cpu_and_its_reason_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str, reason: str
+) -> None:
+    import onnxruntime as ort
+
+    real = ort.InferenceSession
+
+    def start(model: bytes, options: object, providers: list[str], **rest: object) -> object:
+        assert rest == {"enable_fallback": 0}, "ONNX Runtime's own fallback prints to standard output"
+        if providers[0] == "CUDAExecutionProvider":
+            raise RuntimeError(message)
+        return real(model, options, providers=providers, **rest)
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", start)
+    session = make_session(tiny_classifier(TABLE), provider="cuda")
+    np.testing.assert_allclose(run_session(session, FEEDS)["logits"], [[6, 7, 8]])
+    note = fallback_note(session, "cuda")
+    assert note is not None and f"instead ({reason}); figures" in note
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_in_memory_are_shared_with_sessions_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx_ir as ir
+    import onnxruntime as ort
+
+    model = detached(ir.from_proto(onnx.load_from_string(tiny_classifier(np.ones((9000, 3), dtype=np.float32)))))
+    assert model.in_memory
+    shared: list[str] = []
+    real = ort.InferenceSession
+
+    class Options(ort.SessionOptions):  # type: ignore[misc]
+        def add_initializer(self, name: str, value: object) -> None:
+            shared.append(name)
+            super().add_initializer(name, value)
+
+    monkeypatch.setattr(ort, "SessionOptions", Options)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(
+        ort, "InferenceSession", lambda m, o, providers, **rest: real(m, o, providers=["CPUExecutionProvider"], **rest)
+    )
+    for provider, names in (("cuda", []), ("cpu", list(model.in_memory))):
+        shared.clear()
+        assert run_session(make_session(model, provider=provider), FEEDS)["logits"].tolist() == [[1, 1, 1]]
+        assert shared == names
+
+
+def test_no_gpu_is_asked_for_where_onnx_runtime_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime as ort
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail(f"{name} was loaded"))
+    assert cuda_device() is None
+    assert "gpu" not in describe_hardware()
+
+
 def test_hardware_and_versions_say_what_figures_were_measured_on() -> None:
     hardware = describe_hardware()
     assert {"cpu", "cores", "memory_bytes", "system", "python", "onnxruntime", "providers"} <= set(hardware)
     assert hardware["cores"] >= 1
-    assert {"python", "onnx", "onnxruntime", "numpy"} <= set(versions())
+    found = set(versions())
+    assert {"python", "onnx", "numpy"} <= found and found & {"onnxruntime", "onnxruntime-gpu"}
 
 
 def test_parameters_are_the_learned_numbers_and_size_is_the_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from inner_oracle import PLACES, holding
 from torch_oracle import masked_outputs
 from zoo import Feeds, Record, ZooModel, unwrapped
 
@@ -64,6 +65,8 @@ def width_of(model: ZooModel, record: Record, kind: str) -> int:
 def weighted_outputs(model: ZooModel, feeds: Feeds, plan: Plan, weights: Mapping[str, Array]) -> Array:
     """Logits of torch under `plan` with these weights, float32."""
     with contextlib.ExitStack() as stack:
+        if model.family in PLACES:
+            stack.enter_context(holding(model, plan, weights))
         for index, record in enumerate(model.records):
             for kind, rows in kept(record, index, plan).items():
                 given = [weights.get(f"layers.{index}.{kind}.{part}") for part in ("weight", "bias")]

@@ -159,7 +159,7 @@ class CompensationRecord(_Record):
 
     goal          as on the command line; `reached` False: the result is what came nearest
     shape         batch x length at which speed was measured
-    rows          of calibration, sweep and races
+    rows          of calibration (`mixed` of others among them), sweep and races
     evaluations   choices whose divergence was asked for; `hard_asked` of them with hard attention
     work          rows x stages that they took; `plain_work`: of evaluating each of them whole, on all search rows
     """

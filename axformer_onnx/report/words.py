@@ -162,9 +162,10 @@ def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
         if found.work
         else ""
     )
+    mixed = f" ({found.rows['mixed']} mixed of others)" if found.rows.get("mixed") else ""
     text = (
         f"Search compensated, {found.goal}, effort {found.effort}, seed {report.search.seed}: {found.evaluations} choices "
-        f"asked on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows; "
+        f"asked on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows{mixed}; "
         f"{len(found.frontier)} points built"
     )
     if found.hard_asked:

@@ -28,6 +28,7 @@ from axformer_onnx.latency_table import LatencyTable
 from axformer_onnx.parameters import linear_parameters
 from axformer_onnx.records import FloatArray
 from axformer_onnx.refit import Teacher
+from axformer_onnx.refit_inner import shapes_of
 from axformer_onnx.search.allocate import allocate, price_of
 from axformer_onnx.search.divergence import Race
 from axformer_onnx.search.preparation import Preparation, Watch
@@ -104,7 +105,7 @@ def search_budget(
     made = Preparation(options, given, model, sessions, start, journal, watch)
     made.prepare(shelf, folder.parent / ".spool")
     watch("what the source computes", 0, 1)
-    with Teacher(sessions, made.samples) as teacher:
+    with Teacher(sessions, made.samples, known=shapes_of(given.source.model)) as teacher:
         return _Choosing(made, Builder(options, given, made.levels, teacher, start, folder, journal)).found()
 
 
@@ -128,7 +129,7 @@ class _Choosing:
             interrupted = True
             chosen, reached = self._best_so_far()
         rows = {
-            "calibration": self.made.calibration,
+            **self.made.calibration,
             "sweep": sum(part.rows for part in self.made.divergence.parts[: self.made.sweep_parts]),
             "races": self.made.divergence.rows,
         }

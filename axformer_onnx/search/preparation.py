@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from axformer_onnx.calibrate import Sample, text_samples
 from axformer_onnx.errors import UsageError
 from axformer_onnx.frontier import shape_of
 from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.parameters import parameters_by_layer
 from axformer_onnx.records import FloatArray
+from axformer_onnx.search.calibration_rows import calibration_rows
 from axformer_onnx.search.divergence import Divergence, Race, scorer_of, split_rows
 from axformer_onnx.search.elements import TOPK_OPSET
 from axformer_onnx.search.tune import EFFORTS, affordable_tokens, filled, race_rows, sweep_rows, swept_rungs, thinned
@@ -47,7 +46,7 @@ class Preparation:
 
     levels, table, costs       units and the weights of their rungs; what they cost in milliseconds, and in divergence
     divergence, scoring        who scores choices, here and in workers; the first `sweep_parts` parts of rows are the sweep's
-    samples, calibration       of the refit; rows of the second moments
+    samples, calibration       of the refit; rows of the second moments, and how many of them were mixed of others
     evaluations, asked         choices asked about so far, and how many of them the journal had no answer to
     """
 
@@ -89,23 +88,26 @@ class Preparation:
         return self.scoring(tasks)
 
     def _samples(self) -> list[Sample]:
-        """Of the second moments; those of the refit are the first of the same rows."""
-        rows = self.given.rows.get("calibration", self.given.rows["search"])
-        rows = rows.take(np.random.default_rng(self.options.seed).permutation(len(rows)))
-        encoder = self.given.reading.encoder
-        tokens = np.cumsum(encoder.encode(rows).lengths)
-
-        def first(count: int) -> list[Sample]:
-            some = rows.take(np.arange(int(np.searchsorted(tokens, count)) + 1)) if count < tokens[-1] else rows
-            return text_samples(encoder.encode(some), self.sessions.input_names)
-
+        """Of the second moments; the refit's go to `samples`."""
+        given, encoder = self.given.rows, self.given.reading.encoder
         macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
-        found, self.samples = (
-            first(affordable_tokens(count, macs))
-            for count in (self.effort.calibration_tokens, self.effort.refit_tokens)
+
+        def some(tokens: int) -> list[Sample]:
+            rows, mixed = calibration_rows(
+                given["search"],
+                given.get("calibration"),
+                tokens,
+                lambda x: encoder.encode(x).lengths,
+                self.options.seed,
+            )
+            self.calibration = {"calibration": len(rows), "mixed": mixed}
+            return text_samples(encoder.encode(rows), self.sessions.input_names)
+
+        refit, moments = (
+            affordable_tokens(count, macs) for count in (self.effort.refit_tokens, self.effort.calibration_tokens)
         )
-        self.calibration = sum(len(next(iter(one.feeds.values()))) for one in found)
-        return found
+        self.samples = some(refit)
+        return self.samples if refit == moments else some(moments)
 
     def _make_scoring(self, spool: Path) -> None:
         options, search, reading = self.options, self.given.rows["search"], self.given.reading
@@ -141,7 +143,7 @@ class Preparation:
         key = {
             "model": given.source.sha256, "readout": self.start.readout,
             "constants": self.start.constants, "keys_values": self.start.keys_values,
-            "shape": shape, "provider": machine.provider,
+            "shape": shape, "provider": given.runs_on or machine.provider,
             "threads": machine.threads, "hard": self._ks(),
         }  # fmt: skip
         return from_json(self.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))

@@ -156,9 +156,14 @@ class StageSessions:
             self._sessions[key] = self.made(self.staged.detached(stage, form))
         return self._sessions[key]
 
-    def exposing(self, stage: Stage, form: Form, names: Sequence[str]) -> Any:
-        """A session of `stage` in `form` that puts out tensors of its inside, too. It is not kept."""
-        piece = self.staged.detached(stage, form)
+    def exposing(
+        self, stage: Stage, form: Form, names: Sequence[str], tensors: Mapping[str, Array] | None = None
+    ) -> Any:
+        """A session of `stage` in `form` that puts out tensors of its inside, too. It is not kept.
+
+        tensors   other initializers, by name; those that are not the stage's are passed over
+        """
+        piece = _with(self.staged.detached(stage, form), tensors or {})
         known = {output.name for output in piece.proto.graph.output}
         piece.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
         return self.made(piece)
@@ -179,6 +184,14 @@ class StageSessions:
             prepack=self._prepack,
             one_arena=True,
         )
+
+
+def _with(piece: Detached, tensors: Mapping[str, Array]) -> Detached:
+    """The same piece with other initializers, written into its graph."""
+    for stub in piece.proto.graph.initializer:
+        if stub.name in tensors:
+            stub.CopyFrom(onnx.numpy_helper.from_array(tensors[stub.name], stub.name))
+    return Detached(piece.proto, piece.folder, {n: t for n, t in piece.weights.items() if n not in tensors})
 
 
 class StageScorer:

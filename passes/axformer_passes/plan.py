@@ -8,18 +8,22 @@
 All ids count in the source graph. Lists name what is *removed*. "shared_weights": "together" makes heads and neurons count for
 every layer that reads the same weights (`shared.py`); it is left out where it is "separate".
 
-"weights" names a safetensors file beside the plan with new weights of output projections (compensation), float32 or float64:
+"weights" names a safetensors file beside the plan with new weights of projections (compensation), float32 or float64:
 
     layers.<layer>.attention.weight      [K, D]   y = x @ weight + bias, x the K inputs that the plan keeps, in their order
     layers.<layer>.attention.bias        [D]      whether or not the source has a bias there
     layers.<layer>.feed_forward.weight, layers.<layer>.feed_forward.bias          likewise, of the down projection
 
+    layers.<layer>.attention.query.weight [R, K], .query.bias [K]       y = x @ weight + bias, y the K outputs that the plan keeps;
+    and so .key, .value; layers.<layer>.feed_forward.up, .up2           a bias only where the source has one, up2 in gated forms
+
     classifier.<output>.weight [R, C], classifier.<output>.bias [C]      of the last linear layer before that graph output
 
-K, D rows and columns, however the graph stores its matrix. What the file does not name stays as in the source. A block that is
-removed has no entries; one whose heads (neurons) are all listed has K = 0, and its bias is what it puts out for every token.
-Layers and not initializers give the names, because layers that share an initializer may each be given weights of their own;
-where "shared_weights" is "together", one layer's entries stand for its group.
+R, K, D rows and columns, however the graph stores its matrix; what is packed in one goes by its first name (`inner.py`).
+What the file does not name stays as in the source. A block that is removed has no entries; one whose heads (neurons) are all
+listed has K = 0, its bias is what it puts out for every token, and it has no inner entries. Layers and not initializers give
+the names, because layers that share an initializer may each be given weights of their own; where "shared_weights" is
+"together", one layer's entries stand for its group.
 
 "readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
 left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact but for

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from axformer_passes.anatomy import AttentionBlock
+from axformer_passes.anatomy import AttentionBlock, Linear
 from axformer_passes.errors import RecogniseError
 from axformer_passes.labels import Carrier, IntArray, Labelling, anchor
 from axformer_passes.names import find
@@ -96,7 +96,7 @@ def projection(examined: Examined, layer: int, kind: BlockKind) -> Projection:
     """The output projection of a block. Raises: RecogniseError where its weight is no matrix of floats that can be written."""
     block = getattr(examined.anatomy.layers[layer], kind)
     where = f"layer {layer}, {'attention' if isinstance(block, AttentionBlock) else 'feed-forward'}"
-    return _projection_at(examined, projection_of(block)[1], where, gated_block(examined, layer, block).positions)
+    return projection_at(examined, projection_of(block)[1], where, gated_block(examined, layer, block).positions)
 
 
 def classifier(examined: Examined, output: str) -> Projection:
@@ -111,14 +111,18 @@ def classifier(examined: Examined, output: str) -> Projection:
         product = products.get(str(value.name))
         if product is not None and product.rows is not None and product.columns is not None:
             rows = product.rows.size
-            return _projection_at(examined, str(value.name), "the classifier", tuple((i,) for i in range(rows)))
+            return projection_at(examined, str(value.name), "the classifier", tuple((i,) for i in range(rows)))
         through = node is not None and node.op_type in ("Add", "Identity", "Cast", "Reshape", "Squeeze")
         open_inputs = [v for v in node.inputs if v is not None and origin(v) is None] if node and through else []
         value = open_inputs[0] if len(open_inputs) == 1 or (open_inputs and node and node.op_type != "Add") else None
     raise RecogniseError(f"{output}: no linear layer with learned weights stands right before this output")
 
 
-def _projection_at(examined: Examined, output: str, where: str, positions: tuple[tuple[int, ...], ...]) -> Projection:
+def projection_at(examined: Examined, output: str, where: str, positions: tuple[tuple[int, ...], ...]) -> Projection:
+    """The contraction with a weight that makes `output`; `positions`: per head (neuron) its rows.
+
+    Raises: RecogniseError where its weight is no matrix of floats that can be written; `where` names it.
+    """
     labelling = examined.labelling
     node, product = find(labelling.model.graph, output).producer(), labelling.product_at[output]
     assert node is not None and product.rows is not None and product.columns is not None
@@ -132,7 +136,7 @@ def _projection_at(examined: Examined, output: str, where: str, positions: tuple
             f"{where}: {output}: its weight is not a matrix of {product.rows.size} by {product.columns.size}"
         )
     axis = _column_axis(labelling, output, product.columns)
-    spread = spread_rows(product, labelling.of[str(operands(node)[side].name)].ndim)
+    spread = spread_rows(product, np.ndim(labelling.values[str(operands(node)[side].name)]))
     return Projection(
         node=node,
         weight=weight,
@@ -191,7 +195,11 @@ class Inputs:
 def inputs_of(examined: Examined, layer: int, kind: BlockKind) -> Inputs:
     """What the output projection of a block reads. The layout of its tokens is told by the probe."""
     block = getattr(examined.anatomy.layers[layer], kind)
-    linear = block.output if isinstance(block, AttentionBlock) else block.down
+    return inputs_of_linear(examined, block.output if isinstance(block, AttentionBlock) else block.down)
+
+
+def inputs_of_linear(examined: Examined, linear: Linear) -> Inputs:
+    """What one projection reads."""
     labelling, product = examined.labelling, examined.labelling.product_at[linear.output]
     assert product.rows is not None
     shape = np.shape(labelling.values[linear.input])

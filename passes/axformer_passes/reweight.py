@@ -1,9 +1,10 @@
-"""Reweight: write given weights (compensation, METHOD.md 2) into output projections.
+"""Reweight: write given weights (compensation, METHOD.md 2) into the projections of blocks.
 
-Shapes: R rows (input channels of the projection), K rows that a plan keeps, D columns.
+Shapes: R rows (input channels of the projection), D columns, K rows (output projections) or columns (inner ones) that a plan keeps.
 
     y = x @ weight[R, D] (+ bias)   ->   y = x @ given[R, D] + given bias        given: [K, D], zeros at the rows that go
     no bias in the source           ->   an input of the Gemm or Conv, else an Add behind the projection
+    an inner projection             ->   the same, given: [R, K]; columns that go are as they were, biases only where there are some
     Transpose, Cast, Identity       ->   stay; the initializer behind them is written in its own layout and type
     DequantizeLinear                ->   refused, at that node: compensate first, then quantise
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -24,21 +25,28 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import Anatomy, AttentionBlock, Block, Linear
 from axformer_passes.errors import PlanError, RecogniseError
+from axformer_passes.inner import ROLES, Role, gone_classes, inner_projections
 from axformer_passes.plan import Plan
 from axformer_passes.projection import Projection, classifier, give_bias, projection
 from axformer_passes.recognise import Examined
 from axformer_passes.shared import BlockKind, expanded, kind_of, shared_groups
 
 Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
 Weights = Mapping[str, Array]
-"""Arrays by `weight_key`: weight [K, D], bias [D]."""
+"""Arrays by `weight_key`: weight [K, D], bias [D]; of inner projections [R, K], [K]."""
 Part = Literal["weight", "bias"]
-_KEY = re.compile(r"layers\.(0|[1-9]\d{0,8})\.(attention|feed_forward)\.(weight|bias)", re.ASCII)
+PARTS: tuple[Part, Part] = ("weight", "bias")
+Side = Literal["rows", "columns"]
+"""On which a plan takes from a projection: rows of output projections, columns of inner ones."""
+_KEY = re.compile(
+    rf"layers\.(0|[1-9]\d{{0,8}})\.(attention|feed_forward)\.(({'|'.join(ROLES)})\.)?(weight|bias)", re.ASCII
+)
 
 
-def weight_key(layer: int, kind: BlockKind, part: Part) -> str:
-    """For example layers.3.feed_forward.weight."""
-    return f"layers.{layer}.{kind}.{part}"
+def weight_key(layer: int, kind: BlockKind, part: Part, role: Role | None = None) -> str:
+    """For example layers.3.feed_forward.weight, of the output projection; layers.3.feed_forward.up.weight of an inner one."""
+    return f"layers.{layer}.{kind}.{part}" if role is None else f"layers.{layer}.{kind}.{role}.{part}"
 
 
 def classifier_key(output: str, part: Part) -> str:
@@ -47,7 +55,7 @@ def classifier_key(output: str, part: Part) -> str:
 
 
 def weight_shapes(plan: Plan, examined: Examined) -> dict[str, tuple[int, ...]]:
-    """Shape of everything that a weights file of `plan` may hold: output projections of the blocks that stay, classifiers."""
+    """Shape of everything that a weights file of `plan` may hold: projections of the blocks that stay, classifiers."""
     anatomy = examined.anatomy
     plan = expanded(plan, anatomy)
     shapes = _classifier_shapes(examined)
@@ -58,6 +66,18 @@ def weight_shapes(plan: Plan, examined: Examined) -> dict[str, tuple[int, ...]]:
             if layer.index not in removed:
                 shapes[weight_key(layer.index, kind, "weight")] = (_kept_rows(plan, layer.index, block), linear.columns)
                 shapes[weight_key(layer.index, kind, "bias")] = (linear.columns,)
+                shapes.update(_inner_shapes(examined, plan, layer.index, block))
+    return shapes
+
+
+def _inner_shapes(examined: Examined, plan: Plan, layer: int, block: Block) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    gone, kind = gone_classes(examined, plan, layer, block), kind_of(block)
+    for inner in inner_projections(examined, layer, block) if gone is not None else ():
+        columns = len(inner.kept(gone or ()))
+        shapes[weight_key(layer, kind, "weight", inner.role)] = (inner.place.rows.size, columns)
+        if inner.place.bias is not None:
+            shapes[weight_key(layer, kind, "bias", inner.role)] = (columns,)
     return shapes
 
 
@@ -113,13 +133,12 @@ def expanded_weights(weights: Weights, plan: Plan, anatomy: Anatomy) -> dict[str
     groups = shared_groups(anatomy) if plan.shared_weights == "together" else ()
     for group in groups:
         removed = plan.attention_blocks if group.kind == "attention" else plan.feed_forward_blocks
-        for part in ("weight", "bias"):
-            keys = [weight_key(i, group.kind, part) for i in group.layers if i not in removed]
-            given = [key for key in keys if key in weights]
+        starts = [f"layers.{i}.{group.kind}." for i in group.layers if i not in removed]
+        for rest in sorted({key.removeprefix(start) for key in weights for start in starts if key.startswith(start)}):
+            given = [start + rest for start in starts if start + rest in weights]
             if any(not np.array_equal(weights[given[0]], weights[key]) for key in given[1:]):
                 raise PlanError(f"weights: {given[0]!r} and {given[1]!r} differ, but these layers share their weights")
-            if given:
-                found.update(dict.fromkeys(keys, weights[given[0]]))
+            found.update(dict.fromkeys((start + rest for start in starts), weights[given[0]]))
     return found
 
 
@@ -134,40 +153,51 @@ def reweight(examined: Examined, plan: Plan, weights: Weights) -> bool:
     weights = expanded_weights(weights, plan, examined.anatomy)
     plan = expanded(plan, examined.anatomy)
     changes = [
-        _Change.of(examined, plan, layer.index, kind_of(block), weights)
+        change
         for layer in examined.anatomy.layers
         for block in layer.blocks
-        if any(weight_key(layer.index, kind_of(block), part) in weights for part in ("weight", "bias"))
+        for change in _changes(examined, plan, layer.index, block, weights)
     ]
     wanted = any(key.startswith("classifier.") for key in weights)
     for output, place in _classifiers(examined).items() if wanted else ():
-        parts = [weights.get(classifier_key(output, part)) for part in ("weight", "bias")]
+        parts = [weights.get(classifier_key(output, part)) for part in PARTS]
         if any(part is not None for part in parts):
-            changes.append(_Change(place, np.arange(place.rows.size), *parts))
-    written: dict[object, ir.TensorProtocol] = {}
+            changes.append(_Change(place, "rows", np.arange(place.rows.size), *parts))
+    done: dict[object, ir.TensorProtocol] = {}
     for change in changes:
-        change.write(examined, written)
+        change.write(examined, done)
     return bool(changes)
+
+
+def _changes(examined: Examined, plan: Plan, layer: int, block: Block, weights: Weights) -> Iterator[_Change]:
+    """What one block is given."""
+    kind = kind_of(block)
+    own = [weights.get(weight_key(layer, kind, part)) for part in PARTS]
+    if any(part is not None for part in own):
+        place = projection(examined, layer, kind)
+        dropped = (plan.heads if kind == "attention" else plan.neurons).get(layer, frozenset())
+        kept = [row for unit, rows in enumerate(place.positions) if unit not in dropped for row in rows]
+        yield _Change(place, "rows", np.array(sorted(kept), dtype=np.int64), *own)
+    roles = [r for r in ROLES if any(weight_key(layer, kind, part, r) in weights for part in PARTS)]
+    gone = gone_classes(examined, plan, layer, block)
+    for inner in inner_projections(examined, layer, block) if roles else ():
+        if inner.role in roles:
+            given = [weights.get(weight_key(layer, kind, part, inner.role)) for part in PARTS]
+            yield _Change(inner.place, "columns", inner.kept(gone or ()), *given)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Change:
-    """What one projection is given; `kept` int64[K] are the rows that stay. None: as it was."""
+    """What one projection is given; `kept` int64[K] are the rows (columns) that stay. None: as it was."""
 
     projection: Projection
+    side: Side
     kept: npt.NDArray[np.int64]
     weight: Array | None
     bias: Array | None
 
-    @classmethod
-    def of(cls, examined: Examined, plan: Plan, layer: int, kind: BlockKind, weights: Weights) -> _Change:
-        place = projection(examined, layer, kind)
-        dropped = (plan.heads if kind == "attention" else plan.neurons).get(layer, frozenset())
-        kept = [row for unit, rows in enumerate(place.positions) if unit not in dropped for row in rows]
-        weight, bias = (weights.get(weight_key(layer, kind, part)) for part in ("weight", "bias"))
-        change = cls(place, np.array(sorted(kept), dtype=np.int64), weight, bias)
-        change._require_writable()
-        return change
+    def __post_init__(self) -> None:
+        self._require_writable()
 
     def _require_writable(self) -> None:
         place = self.projection
@@ -177,25 +207,61 @@ class _Change:
             if array is not None and value is not None and not np.isfinite(_cast(array, value)).all():
                 raise PlanError(f"{value.name}: the given {what} does not fit its type {value.dtype}")
 
-    def write(self, examined: Examined, written: dict[object, ir.TensorProtocol]) -> None:
-        """`written`: tensors by what they were made of, so that layers which share their weights go on sharing them."""
-        place = self.projection
+    def write(self, examined: Examined, done: dict[object, ir.TensorProtocol]) -> None:
+        """`done`: tensors by what they were made of, so that layers which share their weights go on sharing them."""
+        place, rows = self.projection, self.kept.tobytes()
         if self.weight is not None:
-            full = np.zeros((len(place.order), self.weight.shape[1]))
-            full[self.kept] = self.weight
-            key = id(place.weight.const_value), id(self.weight), self.kept.tobytes()
-            _put(place.weight, lambda: place.laid_out(full), key, written)
+            _put(place.weight, self._laid_out, (id(place.weight.const_value), id(self.weight), rows), done)
         if self.bias is not None:
             value = place.bias or give_bias(examined, place)
-            given, shape = self.bias / place.beta, [int(n) for n in value.const_value.shape]  # type: ignore[union-attr,arg-type]
-            _put(value, lambda: given.reshape(shape), (id(value.const_value), id(self.bias)), written)
+            _put(value, lambda: self._shaped(value), (id(value.const_value), id(self.bias), rows), done)
+
+    def _laid_out(self) -> FloatArray:
+        return self.projection.laid_out(_full_weight(self.projection, self.side, self.kept, self.weight))
+
+    def _shaped(self, value: ir.Value) -> FloatArray:
+        full = _full_bias(self.projection, self.side, self.kept, self.bias) / self.projection.beta
+        assert value.const_value is not None
+        return full.reshape(value.const_value.shape.numpy())
 
 
-def _put(value: ir.Value, make: Any, key: object, written: dict[object, ir.TensorProtocol]) -> None:
-    if key not in written:
-        written[key] = ir.tensor(_cast(make(), value), dtype=value.dtype, name=value.name)
-        written[key, "held"] = value.const_value  # type: ignore[assignment]  # its id stays its own
-    value.const_value = written[key]
+def written(
+    place: Projection, side: Side, kept: npt.NDArray[np.int64], weight: Array, bias: Array | None
+) -> dict[str, Array]:
+    """What the initializers of a projection hold when it is given these weights, by name. It has a bias where one is given."""
+    change = _Change(place, side, kept, weight, bias)
+    found = {str(place.weight.name): _cast(change._laid_out(), place.weight)}
+    if bias is not None and place.bias is not None:
+        found[str(place.bias.name)] = _cast(change._shaped(place.bias), place.bias)
+    return found
+
+
+def _full_weight(place: Projection, side: Side, kept: npt.NDArray[np.int64], given: Any) -> FloatArray:
+    """float64[R, D]: `given` at the kept rows, zeros at the others; or at the kept columns, the source's at the others."""
+    if side == "columns":
+        full = place.weight_matrix()
+        full[:, kept] = given
+    else:
+        full = np.zeros((len(place.order), given.shape[1]))
+        full[kept] = given
+    return full
+
+
+def _full_bias(place: Projection, side: Side, kept: npt.NDArray[np.int64], given: Any) -> FloatArray:
+    """float64[D]: `given`; of an inner projection at the kept columns, the source's at the others."""
+    if side == "rows":
+        return np.asarray(given, dtype=np.float64)
+    full = place.bias_vector()
+    assert full is not None
+    full[kept] = given
+    return full
+
+
+def _put(value: ir.Value, make: Callable[[], Array], key: object, done: dict[object, ir.TensorProtocol]) -> None:
+    if key not in done:
+        done[key] = ir.tensor(_cast(make(), value), dtype=value.dtype, name=value.name)
+        done[key, "held"] = value.const_value  # type: ignore[assignment]  # its id stays its own
+    value.const_value = done[key]
 
 
 def _cast(array: Array, value: ir.Value) -> Array:
@@ -217,6 +283,7 @@ def _kept_rows(plan: Plan, layer: int, block: Block) -> int:
 
 
 __all__ = [
+    "PARTS",
     "Weights",
     "check_entry",
     "check_weights",
@@ -225,4 +292,5 @@ __all__ = [
     "reweight",
     "weight_key",
     "weight_shapes",
+    "written",
 ]
