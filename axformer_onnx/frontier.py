@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,21 @@ class Builder:
             self._points[choice] = self._made(choice, predicted)
         return self._points[choice]
 
+    def speed_of(self, choice: Choice) -> Interval:
+        """The measured speedup of a choice against the source; its weights need no refit for that."""
+        if choice in self._points:
+            return self._points[choice].speedup
+
+        def measured() -> list[float]:
+            with tempfile.TemporaryDirectory(prefix=".speed-", dir=self._folder.parent) as folder:
+                plan, weights = self._plan(choice)
+                path = Path(folder) / "model.onnx"
+                bare = dataclasses.replace(plan, weights=None)
+                save_model(apply_plan(self._given.source.model, bare, run_once, weights=weights or None), path)
+                return self._measured(path)
+
+        return Interval(*self._journal.fact(f"speedup {choice}", measured))
+
     @property
     def points(self) -> list[Point]:
         """All that were built, the slowest prediction first."""
@@ -113,7 +129,8 @@ class Builder:
         plan, model = self._carried_out(choice, folder)
         path = folder / "model.onnx"
         save_model(model, path)
-        scores, latency = self._score(path), self._latency(choice, path)
+        scores = self._score(path)
+        latency = Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
         size = sum(part.stat().st_size for part in folder.glob("model.onnx*"))
         rows, reading = self._given.rows["select"], self._given.reading
         return Point(
@@ -132,22 +149,21 @@ class Builder:
 
     def _carried_out(self, choice: Choice, folder: Path) -> tuple[Plan, ir.Model]:
         """Plan and weights into the folder; the graph."""
-        start = self._start
-        inner = dataclasses.replace(
-            start, readout="whole", constants="kept", keys_values="projected"
-        )  # narrowed already
-        plan, weights = self._levels.plan(choice, inner)
+        written, weights = self._plan(choice)
+        # as the search sees it: narrowed already, nothing folded or absorbed
+        plan = dataclasses.replace(written, readout="whole", constants="kept", keys_values="projected", weights=None)
         if weights:
             weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
         weights = self._with_classifier(plan, weights) if self._options.refit_classifier else weights
         if weights:
             save_weights(weights, folder / WEIGHTS)
-        written = dataclasses.replace(
-            plan, readout=start.readout, constants=start.constants, keys_values=start.keys_values,
-            weights=WEIGHTS if weights else None,
-        )  # fmt: skip
+        written = dataclasses.replace(written, weights=WEIGHTS if weights else None)
         (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
         return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
+
+    def _plan(self, choice: Choice) -> tuple[Plan, Weights]:
+        """The plan of a choice and the weights of its levels."""
+        return self._levels.plan(choice, self._start)
 
     def _with_classifier(self, plan: Plan, weights: Weights) -> dict[str, Array]:
         """`weights` with the classifier refitted on the search rows, where that helps on rows left out."""
@@ -176,9 +192,6 @@ class Builder:
     def _score(self, path: Path) -> Scores:
         given = self._given
         return score_file(path, given.reading, given.encoded["select"], given.rows["select"], self._options.machine)
-
-    def _latency(self, choice: Choice, path: Path) -> Interval:
-        return Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
 
     def _measured(self, path: Path) -> list[float]:
         pair = {"source": self._given.source.path, "point": path}

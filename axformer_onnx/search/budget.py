@@ -4,8 +4,8 @@
 
     --max-drop D   the fastest point whose score on the select rows is at most D points below the source's; two more points
                    are built between the last that passes and the first that does not
-    --speedup S    the point of least divergence that is measured at least S times as fast; where the table was too hopeful,
-                   the budget shrinks by what it was wrong
+    --speedup S    the point of least divergence that is measured at least S times as fast; what the table was wrong is taken
+                   off the budget (or put on it), before any weights are refitted
     --size F       the same for the file: at most F times the source's
 
 What is measured goes to the journal first (`Journal.fact`), so a killed run ends with the same plan.
@@ -55,7 +55,8 @@ FIRST_TUNED = 2.0
 MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth a question."""
 REFINED = 2
-CORRECTIONS = 3
+MEASURED = 6
+"""Choices that are measured to find one that is fast enough."""
 _CLOSE = 0.02
 
 
@@ -285,20 +286,31 @@ class _Choosing:
         if tuned is None:
             raise UsageError(self._out_of_reach(speedup))
         self._harden(tuned, self._milliseconds(wanted))
-        point = self._build(tuned.choice)
-        for _ in range(CORRECTIONS):
-            if point.speedup.value >= speedup:
-                break
-            wanted *= max(1.01, speedup / point.speedup.value)
-            choice = self._choice(tuned, wanted)
-            if choice is None:
-                break
-            point = self._build(choice)
+        self._build(self._fast_enough(tuned, speedup))
         self._ladder(tuned)
         fast = [p for p in self.builder.points if p.speedup.value >= speedup]
         if not fast:
             return max(self.builder.points, key=lambda p: p.speedup.value), False
         return min(fast, key=lambda p: p.divergence), True
+
+    def _fast_enough(self, tuned: Tuned, speedup: float) -> Choice:
+        """The slowest choice that is measured fast enough: what the table promised, corrected by what was measured."""
+        choice, wanted, slow, fast = tuned.choice, speedup, 0.0, dict[float, Choice]()
+        for number in range(MEASURED):
+            self.watch("measuring what was promised", number, MEASURED)
+            found = self.builder.speed_of(choice).value
+            if found >= speedup:
+                fast[wanted] = choice
+            else:
+                slow = max(slow, wanted)
+            if fast and (found <= speedup * (1 + _CLOSE) or (slow and min(fast) / slow < 1 + _CLOSE / 2)):
+                break
+            wanted = float(np.sqrt(slow * min(fast))) if slow and fast else wanted * speedup / found
+            further = self._choice(tuned, wanted)
+            if further is None:
+                break
+            choice = further
+        return fast[min(fast)] if fast else choice
 
     def _at_size(self, part: float) -> tuple[Point, bool]:
         source = self.given.source.path.stat().st_size
