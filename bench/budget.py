@@ -1,7 +1,7 @@
 """Compensated pruning against other ways to the same latency, on the report rows.
 
     python bench/budget.py [MODEL] [--task T] [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
-                           [--effort medium] [--max-search-rows N] [--axformer-rows N] [--json FILE]
+                           [--effort medium] [--max-search-rows N] [--axformer-rows N] [--json FILE] [--keep FOLDER]
 
     python bench/budget.py --show bench/results/budget-*.json > bench/results/budget.md      tables of earlier runs
 
@@ -150,13 +150,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="a new folder for all graphs; without it they go in the end")
     parser.add_argument("--show", type=Path, nargs="+", help="print tables of results, measure nothing")
     a = parser.parse_args()
     if a.show:
         print("\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path in a.show), end="")
         return
+    if a.keep:
+        a.keep.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(a, Path(folder))
+        result = measure(a, a.keep or Path(folder))
     print(json.dumps(result, indent=2))
     if a.json:
         a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -194,7 +197,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         graphs[name] = folder / f"{name}.onnx"
         save_model(apply_plan(source, plan, run_once), graphs[name])
     notes = others(a, folder, options, graphs, machine, shape)
-    return {"command": {k: str(v) for k, v in vars(a).items() if k not in ("model", "json", "data", "search_data")},
+    return {"command": {k: str(v) for k, v in vars(a).items() if k not in ("model", "json", "data", "search_data", "keep")},
             "rows": table_rows(a, graphs, machine, shape), "notes": notes,
             "hardware": describe_hardware(), "versions": versions()}  # fmt: skip
 

@@ -321,8 +321,10 @@ class _Choosing:
             raise UsageError(
                 f"--size {part:g} is out of reach: without any head and neuron the file is {least:.2f} of the source's"
             )
-        self._build(tuned.choice)
+        point = self._build(tuned.choice)
         self._ladder(tuned)
+        if point.size_bytes <= part * source:
+            return point, True  # whatever the ladder has: its points hang on latencies, this answer does not
         small = [p for p in self.builder.points if p.size_bytes <= part * source]
         if not small:
             return min(self.builder.points, key=lambda p: p.size_bytes), False
