@@ -55,6 +55,8 @@ FIRST_TUNED = 2.0
 MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth a question."""
 REFINED = 2
+TEACHER_BYTES = 2**30
+"""Of what the source computes, kept in memory for the refits; the rest is in files."""
 MEASURED = 6
 """Choices that are measured to find one that is fast enough."""
 _CLOSE = 0.02
@@ -106,7 +108,7 @@ def search_budget(
     made = Preparation(options, given, model, sessions, start, journal, watch)
     made.prepare(shelf, folder.parent / ".spool")
     watch("what the source computes", 0, 1)
-    with Teacher(sessions, made.samples, known=shapes_of(given.source.model)) as teacher:
+    with Teacher(sessions, made.samples, TEACHER_BYTES, shapes_of(given.source.model)) as teacher:
         return _Choosing(made, Builder(options, given, made.levels, teacher, start, folder, journal)).found()
 
 
