@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from axformer_onnx.calibrate import MEMORY_BYTES, Sample, real_tokens, with_one
 from axformer_onnx.compensation import RIDGE, refit
+from axformer_onnx.errors import RecogniseError
 from axformer_onnx.refit_inner import Together, read_together, solve_together
 from axformer_onnx.refit_side import Ends, Mask, Side
 from axformer_onnx.runtime import run_once
@@ -63,7 +64,7 @@ class Teacher:
         known: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.sessions, self.samples, self.corrected = sessions, samples, dict[tuple[int, BlockKind], bool]()
-        self.known = known
+        self.known, self._unreadable = known, set[str]()
         self._targets, self._memory = Shelf(memory_bytes), memory_bytes
 
     def __enter__(self) -> Teacher:
@@ -85,7 +86,8 @@ class Teacher:
 
     def read_together(self, sessions: StageSessions, number: int, layer: int, kind: BlockKind) -> list[Together]:
         """Inner projections that may be refitted, here or in a pruned model."""
-        return read_together(sessions, number, layer, kind, self.known)
+        found = read_together(sessions, number, layer, kind, self.known)
+        return [one for one in found if one.inputs.name not in self._unreadable]
 
     def read(self, sample: int, tensor: str) -> Array:
         """float32[real tokens, R]."""
@@ -106,11 +108,20 @@ class Teacher:
         names = list(dict.fromkeys([*(name for one in ends.values() for name in one.names), *reads]))
         for sample, found in enumerate(side.through(number, names, len(self.samples))):
             for name, inputs in reads.items():
-                tokens = real_tokens(inputs, found[name], self.samples[sample].real)
-                self._targets.put(sample, {f"read {name}": tokens.astype(np.float32)})
+                self._note(sample, name, inputs, found[name])
             for block, one in ends.items():
                 target = self._target(block, one, found, self.samples[sample].real, alone=len(ends) == 1)
                 self._targets.put(sample, {f"{block[0]} {block[1]}": target.astype(np.float32)})
+
+    def _note(self, sample: int, name: str, inputs: Inputs, tensor: Array) -> None:
+        """Keep what inner projections read, unless it cannot be told which of its tokens are padding."""
+        if name not in self._unreadable:
+            try:
+                tokens = real_tokens(inputs, tensor, self.samples[sample].real)
+            except RecogniseError:
+                self._unreadable.add(name)
+            else:
+                self._targets.put(sample, {f"read {name}": tokens.astype(np.float32)})
 
     def _target(
         self, block: tuple[int, BlockKind], ends: Ends, found: Mapping[str, Array], real: Mask, *, alone: bool
