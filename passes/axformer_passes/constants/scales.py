@@ -24,13 +24,14 @@ def fold_scales(model: ir.Model) -> int:
     """Edit `model` in place; returns how many factors went."""
     graph = model.graph
     held = Counter(id(v.const_value) for v in graph.initializers.values())
+    shared = frozenset(v for v in graph.initializers.values() if held[id(v.const_value)] > 1)
     count = 0
     for node in list(graph):
         found = _factor(node)
         if found is None or node.outputs[0].is_graph_output():
             continue
         value, factor = found
-        edits = _pulled(value, factor, held)
+        edits = _pulled(value, factor, shared)
         if edits is None:
             continue
         for edit in edits:
@@ -61,7 +62,7 @@ def _has_rank(value: ir.Value, least: int) -> bool:
     return least <= 1 or (value.shape is not None and len(value.shape) >= least)
 
 
-def _pulled(value: ir.Value, factor: float, held: Counter[int]) -> list[Edit] | None:
+def _pulled(value: ir.Value, factor: float, shared: frozenset[ir.Value]) -> list[Edit] | None:
     """What makes `value` that many times as large, where nobody else reads it; None where it cannot be."""
     node = value.producer()
     if node is None or node.domain or len(value.uses()) != 1 or value.is_graph_output():
@@ -69,41 +70,41 @@ def _pulled(value: ir.Value, factor: float, held: Counter[int]) -> list[Edit] | 
     first = node.inputs[0]
     assert first is not None
     if node.op_type in MOVING:
-        return _pulled(first, factor, held)
+        return _pulled(first, factor, shared)
     if node.op_type == "MatMul":
         second = node.inputs[1]
         assert second is not None
         for side in (second, first):
-            edit = _scaled(side, factor, held)
+            edit = _scaled(side, factor, shared)
             if edit is not None:
                 return [edit]
         if origin(first) is not None or origin(second) is not None:
             return None
-        pulled = _pulled(first, factor, held)
-        return pulled if pulled is not None else _pulled(second, factor, held)
+        pulled = _pulled(first, factor, shared)
+        return pulled if pulled is not None else _pulled(second, factor, shared)
     if node.op_type == "Gemm":
         parts = [v for v in node.inputs[1:] if v is not None]
-        edits = [_scaled(v, factor, held) for v in parts]
+        edits = [_scaled(v, factor, shared) for v in parts]
         return None if any(edit is None for edit in edits) else edits  # type: ignore[return-value]
     if node.op_type == "Add":
         for slot in (0, 1):
-            edit, other = _scaled(node.inputs[slot], factor, held), node.inputs[1 - slot]
+            edit, other = _scaled(node.inputs[slot], factor, shared), node.inputs[1 - slot]
             if edit is not None and other is not None:
-                rest = _pulled(other, factor, held)
+                rest = _pulled(other, factor, shared)
                 return None if rest is None else [edit, *rest]
     return None
 
 
-def _scaled(value: ir.Value | None, factor: float, held: Counter[int]) -> Edit | None:
+def _scaled(value: ir.Value | None, factor: float, shared: frozenset[ir.Value]) -> Edit | None:
     """Scale the float32 initializer behind `value`, if no other tensor shares its memory."""
-    found = own(value, held)
+    found = own(value, shared)
     if found is None:
         return None
     return lambda: put(found, np.asarray(found.const_value.numpy(), np.float64) * factor)  # type: ignore[union-attr]
 
 
-def own(value: ir.Value | None, held: Counter[int]) -> ir.Value | None:
-    """The float32 initializer behind `value` (and Transposes), if it is its alone."""
+def own(value: ir.Value | None, shared: frozenset[ir.Value]) -> ir.Value | None:
+    """The float32 initializer behind `value` (and Transposes), if it is its alone; `shared`: whose tensor others hold, too."""
     found = origin(value)
     node = value.producer() if value is not None else None
     while node is not None:
@@ -113,7 +114,7 @@ def own(value: ir.Value | None, held: Counter[int]) -> ir.Value | None:
     if found is None or found.value.const_value is None or found.value.dtype != ir.DataType.FLOAT:
         return None
     one = found.value
-    return one if held[id(one.const_value)] == 1 and len(one.uses()) == 1 and not one.is_graph_output() else None
+    return one if one not in shared and len(one.uses()) == 1 and not one.is_graph_output() else None
 
 
 def put(value: ir.Value, array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:

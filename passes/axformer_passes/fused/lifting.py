@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,7 +34,7 @@ class _Scene:
     graph: ir.Graph
     order: dict[ir.Node, int]
     named: dict[str, ir.Value]
-    joined: dict[tuple[int, ...], ir.TensorProtocol] = dataclasses.field(default_factory=dict)
+    joined: dict[tuple[int, ...], tuple[ir.TensorProtocol, list[Any]]] = dataclasses.field(default_factory=dict)
 
 
 def lift(model: ir.Model) -> int:
@@ -121,7 +122,8 @@ def _joined(scene: _Scene, name: str | None, parts: Mapping[Part, ir.Value | Non
     pieces = [parts[ref] for ref in sorted(parts, key=lambda ref: ref.number)]
     key = tuple(id(piece.const_value) for piece in pieces if piece is not None)
     array = np.concatenate([arrays[ref] for ref in sorted(arrays, key=lambda ref: ref.number)])
-    tensor = scene.joined.setdefault(key, ir.tensor(array, name=name))
+    held = [piece.const_value for piece in pieces if piece is not None]  # so that their ids stay their own
+    tensor = scene.joined.setdefault(key, (ir.tensor(array, name=name), held))[0]
     return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
 
 

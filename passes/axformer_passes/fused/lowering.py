@@ -69,7 +69,7 @@ class Pieces:
     """Pieces of vectors as initializers: those of a vector that several nodes share are uses of one tensor (`prepare.share`)."""
 
     def __init__(self) -> None:
-        self._tensors: dict[tuple[int, int, int], ir.TensorProtocol] = {}
+        self._tensors: dict[tuple[int, int, int], tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
 
     def value(self, graph: ir.Graph, whole: ir.Value | None, ref: Part) -> ir.Value:
         """A new initializer for one use of a piece of `whole`."""
@@ -78,7 +78,8 @@ class Pieces:
         value = initializer(graph, name, ref.array)
         assert value.const_value is not None
         key = id(whole.const_value), ref.number, ref.count
-        value.const_value = self._tensors.setdefault(key, value.const_value)
+        # the whole is held, too: its id stays its own
+        value.const_value = self._tensors.setdefault(key, (value.const_value, whole.const_value))[0]
         value.meta[SHARED_FROM] = name
         return value
 
