@@ -32,8 +32,8 @@ from axformer_onnx.search.stages import StageSessions
 from axformer_onnx.shelf import Shelf
 from axformer_passes.inner import gone_classes
 from axformer_passes.plan import Plan
-from axformer_passes.projection import Inputs, Projection, inputs_of
-from axformer_passes.reweight import PARTS, Weights, expanded_weights, weight_key, written
+from axformer_passes.projection import Inputs, inputs_of
+from axformer_passes.reweight import PARTS, Weights, expanded_weights, kept_rows, weight_key, written
 from axformer_passes.shared import BlockKind, expanded, kind_of, shared_groups
 from axformer_passes.weigh import writable
 
@@ -202,18 +202,11 @@ def _complete(source: StageSessions, plan: Plan, weights: Weights) -> dict[str, 
             removed = plan.attention_blocks if kind == "attention" else plan.feed_forward_blocks
             place = None if layer.index in removed else writable(examined, layer.index, kind)
             if place is not None:
-                matrix = place.weight_matrix()[_kept(place, plan, layer.index, kind)]
+                matrix = place.weight_matrix()[kept_rows(place, plan, layer.index, kind)]
                 given = matrix, _or_zeros(place.bias_vector(), matrix.shape[1])
                 for part, array in zip(PARTS, given, strict=True):
                     found.setdefault(weight_key(layer.index, kind, part), array.astype(np.float32))
     return found
-
-
-def _kept(place: Projection, plan: Plan, layer: int, kind: BlockKind) -> IntArray:
-    """Rows that the plan keeps, ascending."""
-    dropped = (plan.heads if kind == "attention" else plan.neurons).get(layer, frozenset())
-    rows = [row for unit, own in enumerate(place.positions) if unit not in dropped for row in own]
-    return np.array(sorted(rows), dtype=np.int64)
 
 
 @dataclasses.dataclass
@@ -232,7 +225,7 @@ class _Walk:
         for layer, kind in blocks:
             changed.update(self._inner(number, layer, kind, changed))
             own = Ends.of(self.pruned, layer, kind)
-            kept = _kept(own.place, self.plan, layer, kind)
+            kept = kept_rows(own.place, self.plan, layer, kind)
             keys = [weight_key(layer, kind, part) for part in PARTS]
             held = [self.weights[key] for key in keys]
             solved = self._solve(number, (layer, kind), own, kept, held, changed)

@@ -36,10 +36,9 @@ def calibration_rows(own: Rows, given: Rows | None, tokens: int, lengths: Length
         taken.append(_fitting(source, left, lengths))
         left -= int(lengths(taken[-1]).sum()) if len(taken[-1]) else 0
     texts = [text for part in taken for text in part.texts]
-    found = unlabelled(texts, own.source)
     mixed = unlabelled([m for _ in range(MOST_MIXED) for m in mix(texts, rng)] if left > 0 else [], own.source)
     mixed = _fitting(mixed, left, lengths)
-    return unlabelled([*found.texts, *mixed.texts], own.source), len(mixed)
+    return unlabelled([*texts, *mixed.texts], own.source), len(mixed)
 
 
 def mix(texts: list[tuple[str, ...]], rng: np.random.Generator) -> list[tuple[str, ...]]:

@@ -175,15 +175,20 @@ def _changes(examined: Examined, plan: Plan, layer: int, block: Block, weights: 
     own = [weights.get(weight_key(layer, kind, part)) for part in PARTS]
     if any(part is not None for part in own):
         place = projection(examined, layer, kind)
-        dropped = (plan.heads if kind == "attention" else plan.neurons).get(layer, frozenset())
-        kept = [row for unit, rows in enumerate(place.positions) if unit not in dropped for row in rows]
-        yield _Change(place, "rows", np.array(sorted(kept), dtype=np.int64), *own)
+        yield _Change(place, "rows", kept_rows(place, plan, layer, kind), *own)
     roles = [r for r in ROLES if any(weight_key(layer, kind, part, r) in weights for part in PARTS)]
     gone = gone_classes(examined, plan, layer, block)
     for inner in inner_projections(examined, layer, block) if roles else ():
         if inner.role in roles:
             given = [weights.get(weight_key(layer, kind, part, inner.role)) for part in PARTS]
             yield _Change(inner.place, "columns", inner.kept(gone or ()), *given)
+
+
+def kept_rows(place: Projection, plan: Plan, layer: int, kind: BlockKind) -> npt.NDArray[np.int64]:
+    """int64[K]: the rows of an output projection that `plan` keeps, ascending."""
+    dropped = (plan.heads if kind == "attention" else plan.neurons).get(layer, frozenset())
+    rows = [row for unit, own in enumerate(place.positions) if unit not in dropped for row in own]
+    return np.array(sorted(rows), dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,6 +294,7 @@ __all__ = [
     "check_weights",
     "classifier_key",
     "expanded_weights",
+    "kept_rows",
     "reweight",
     "weight_key",
     "weight_shapes",
