@@ -103,7 +103,7 @@ def _stage(
 ) -> list[Moments]:
     """Run all samples through one stage; what later ones read goes to the shelf, the rest leaves it."""
     names = list(dict.fromkeys([*stage.outputs, *(read.name for read in inside)]))
-    session = sessions.exposing(stage, "plain", names)
+    session = sessions.part(stage, "plain", names)
     wanted = [one.name for one in session.get_inputs()]
     sums = [_Sum(read) for read in inside]
 
@@ -165,9 +165,9 @@ def real_tokens(inputs: Inputs, tensor: Array, real: npt.NDArray[np.bool_] | Non
     return np.asarray(flat[mask])
 
 
-def with_one(tokens: Array) -> FloatArray:
-    """float64[tokens, R+1]: a constant 1 behind each."""
-    z = np.ones((len(tokens), tokens.shape[1] + 1))
+def with_one(tokens: Array, dtype: npt.DTypeLike = np.float64) -> Array:
+    """[tokens, R+1]: a constant 1 behind each."""
+    z = np.ones((len(tokens), tokens.shape[1] + 1), dtype)
     z[:, :-1] = tokens
     return z
 

@@ -10,7 +10,7 @@ the level's weights. Before that, its inner projections (queries, keys, values, 
 several blocks, and where something other than the bias stands between projection and addition.
 
 The source's part of T is worked out once (`Teacher`) and serves every plan. Hidden states and targets are kept as in `calibrate`; a
-refit costs two runs of the pruned model.
+refit costs one run of the pruned model (`refit_cut.py`), which stops at what each projection reads and goes on from there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import numpy.typing as npt
 from axformer_onnx.calibrate import MEMORY_BYTES, Sample, real_tokens, with_one
 from axformer_onnx.compensation import RIDGE, refit
 from axformer_onnx.errors import RecogniseError
-from axformer_onnx.refit_inner import Together, read_together, solve_together
+from axformer_onnx.refit_cut import pruned_sessions
+from axformer_onnx.refit_inner import Together, read_together, same_in, solve_together
 from axformer_onnx.refit_side import Ends, Mask, Side
-from axformer_onnx.runtime import run_once
 from axformer_onnx.search.stages import StageSessions
 from axformer_onnx.shelf import Shelf
 from axformer_passes.inner import gone_classes
@@ -79,14 +79,14 @@ class Teacher:
     def __exit__(self, *error: object) -> None:
         self._targets.__exit__(*error)
 
-    def of(self, sample: int, layer: int, kind: BlockKind) -> FloatArray:
-        """float64[real tokens, D]."""
+    def of(self, sample: int, layer: int, kind: BlockKind) -> Array:
+        """float32[real tokens, D]."""
         name = f"{layer} {kind}"
-        return self._targets.get(sample, [name])[name].astype(np.float64)
+        return self._targets.get(sample, [name])[name]
 
-    def read_together(self, sessions: StageSessions, number: int, layer: int, kind: BlockKind) -> list[Together]:
-        """Inner projections that may be refitted, here or in a pruned model."""
-        found = read_together(sessions, number, layer, kind, self.known)
+    def read_together(self, number: int, layer: int, kind: BlockKind) -> list[Together]:
+        """Inner projections that may be refitted."""
+        found = read_together(self.sessions, number, layer, kind, self.known)
         return [one for one in found if one.inputs.name not in self._unreadable]
 
     def read(self, sample: int, tensor: str) -> Array:
@@ -102,9 +102,7 @@ class Teacher:
 
     def _stage(self, side: Side, number: int) -> None:
         ends = {block: Ends.of(side, *block) for block in self.blocks(number)}
-        reads = {
-            one.inputs.name: one.inputs for block in ends for one in self.read_together(self.sessions, number, *block)
-        }
+        reads = {one.inputs.name: one.inputs for block in ends for one in self.read_together(number, *block)}
         names = list(dict.fromkeys([*(name for one in ends.values() for name in one.names), *reads]))
         for sample, found in enumerate(side.through(number, names, len(self.samples))):
             for name, inputs in reads.items():
@@ -171,20 +169,17 @@ def refit_from(
     memory_bytes: int = MEMORY_BYTES,
 ) -> dict[str, Array]:
     """As `refit_weights`, from the targets of a teacher."""
-    from axformer_passes.apply import reweighted
-
     source = teacher.sessions
     anatomy = source.staged.examined.anatomy
     plan.validate(anatomy)
     start = _complete(source, plan, weights)
     tied = {(g.kind, i) for g in shared_groups(anatomy) for i in g.layers if plan.shared_weights == "together"}
     plan = expanded(plan, anatomy)
-    model = reweighted(source.model, plan, start, run_once)
-    pruned = StageSessions(model, provider=source.provider, threads=threads)
+    pruned, rest = pruned_sessions(source, plan, start, threads)
     with Shelf(memory_bytes) as shelf:
-        side = Side(pruned, pruned.settings(plan), shelf)
+        side = Side(pruned, pruned.settings(rest), shelf)
         side.start(teacher.samples)
-        walk = _Walk(teacher, side, plan, ridge, dict(start))
+        walk = _Walk(teacher, side, plan, rest, ridge, dict(start))
         for stage in source.stages:
             blocks = [(layer, kind) for layer, kind in teacher.blocks(stage.index) if (kind, layer) not in tied]
             walk.stage(stage.index, [x for x in blocks if weight_key(*x, "weight") in start])
@@ -211,49 +206,60 @@ def _complete(source: StageSessions, plan: Plan, weights: Weights) -> dict[str, 
 
 @dataclasses.dataclass
 class _Walk:
-    """The pruned model at a stage, and the weights so far."""
+    """The pruned model at a stage, and the weights so far.
+
+    plan, rest   as it is for the source, and what of it the pruned model leaves to gates
+    """
 
     teacher: Teacher
     pruned: Side
     plan: Plan
+    rest: Plan
     ridge: float
     weights: dict[str, Array]
 
     def stage(self, number: int, blocks: list[tuple[int, BlockKind]]) -> None:
         """Refit the blocks of one stage and move on."""
-        changed: dict[str, Array] = {}
+        changed, read = dict[str, Array](), list[str]()
         for layer, kind in blocks:
             changed.update(self._inner(number, layer, kind, changed))
             own = Ends.of(self.pruned, layer, kind)
-            kept = kept_rows(own.place, self.plan, layer, kind)
+            kept = kept_rows(own.place, self.rest, layer, kind)
             keys = [weight_key(layer, kind, part) for part in PARTS]
             held = [self.weights[key] for key in keys]
             solved = self._solve(number, (layer, kind), own, kept, held, changed)
+            read.append(own.inputs.name)
             self.weights.update((k, array.astype(np.float32)) for k, array in zip(keys, solved, strict=True))
             changed.update(written(own.place, "rows", kept, *(self.weights[key] for key in keys)))
-        self.pruned.move(number, len(self.teacher.samples), changed)
+        self.pruned.move(number, len(self.teacher.samples), changed, read)
 
     def _inner(self, number: int, layer: int, kind: BlockKind, changed: Mapping[str, Array]) -> dict[str, Array]:
         """Refit what the block reads the stream with; the initializers that this changes."""
-        examined = self.pruned.sessions.staged.examined
-        gone = gone_classes(examined, self.plan, layer, getattr(examined.anatomy.layers[layer], kind))
-        both = (
-            self.teacher.read_together(side, number, layer, kind)
-            for side in (self.pruned.sessions, self.teacher.sessions)
+        gone, rest = (
+            gone_classes(examined, plan, layer, getattr(examined.anatomy.layers[layer], kind))
+            for examined, plan in (
+                (self.teacher.sessions.staged.examined, self.plan),
+                (self.pruned.sessions.staged.examined, self.rest),
+            )
         )
         tensors: dict[str, Array] = {}
-        for own, source in zip(*both, strict=True) if gone is not None else ():
-            kept = [one.kept(gone or ()) for one in own.members]
+        for source in self.teacher.read_together(number, layer, kind) if gone is not None else ():
+            own = same_in(self.pruned.sessions, source, layer, kind)
+            if own is None:
+                continue
             solved = solve_together(
-                source.members, kept, self._pairs(number, own.inputs, source.inputs, changed), self.ridge
+                source.members,
+                [one.kept(gone or ()) for one in source.members],
+                self._pairs(number, own.inputs, source.inputs, changed),
+                self.ridge,
             )
-            for one, columns in zip(own.members, kept, strict=True):
+            for one in own.members:
                 weight, bias = solved.get(one.role, (None, None))
                 for part, array in zip(PARTS, (weight, bias), strict=True):
                     if array is not None:
                         self.weights[weight_key(layer, kind, part, one.role)] = array.astype(np.float32)
                 if weight is not None:
-                    tensors.update(written(one.place, "columns", columns, weight, bias))
+                    tensors.update(written(one.place, "columns", one.kept(rest or ()), weight, bias))
         return tensors
 
     def _pairs(
@@ -283,11 +289,12 @@ class _Walk:
         for i, after in enumerate(self.pruned.inside(number, names, len(samples), changed)):
             target, real = self.teacher.of(i, *block), samples[i].real
             if corrected:
-                target -= own.stream(after[str(own.residual)], real)
-            z = with_one(real_tokens(own.inputs, after[own.inputs.name], real)[:, kept]).astype(np.float32)
+                target = target - own.stream(after[str(own.residual)], real).astype(np.float32)
+            z = with_one(real_tokens(own.inputs, after[own.inputs.name], real)[:, kept], np.float32)
+            self.pruned.keep(number, i, {own.inputs.name: after[own.inputs.name]})
             if len(z):  # products of one sample in float32, their sum in float64: the ridge is far above that rounding
                 lower += ssyrk(1.0, z.T, lower=1)
-                cross += z.T @ target.astype(np.float32)
+                cross += z.T @ target
         inputs = lower + np.tril(lower, -1).T
         return refit(inputs, cross, held[0], held[1], self.ridge)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from axformer_onnx.calibrate import with_one
 from axformer_onnx.compensation import refit, refit_without_bias
 from axformer_passes.inner import Inner, Role, inner_projections
 from axformer_passes.prepare import prepared
@@ -61,6 +62,17 @@ def read_together(
     return [Together(members[0].inputs, tuple(members)) for members in found.values()]
 
 
+def same_in(sessions: StageSessions, source: Together, layer: int, kind: BlockKind) -> Together | None:
+    """The same projections of a block in another model; None where they are not all there, and do not read the same."""
+    examined = sessions.staged.examined
+    there = {one.role: one for one in inner_projections(examined, layer, getattr(examined.anatomy.layers[layer], kind))}
+    own = tuple(there[one.role] for one in source.members if one.role in there)
+    read = {one.inputs.name: one.inputs for one in own}
+    if len(own) < len(source.members) or len(read) > 1 or own[0].inputs.layout is None:
+        return None
+    return Together(own[0].inputs, own)
+
+
 def shapes_of(model: ir.Model) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights of a model as passes name them."""
     return {str(name): shape_of(value) for name, value in prepared(model).graph.initializers.items()}
@@ -84,9 +96,7 @@ def solve_together(
         if len(after):
             moved = max(moved, float(np.abs(after - before).max()))
             largest = max(largest, float(np.abs(before).max()))
-            z, x = (
-                np.pad(tokens.astype(np.float32), ((0, 0), (0, 1)), constant_values=1) for tokens in (after, before)
-            )
+            z, x = (with_one(tokens, np.float32) for tokens in (after, before))
             own = z.T @ np.hstack([z, x])  # of one sample in float32; the sum in float64
             sums = own.astype(np.float64) if sums is None else sums + own
     if sums is None or moved <= _MOVED * largest:
@@ -108,4 +118,4 @@ def _solve(
     return refit(inputs, cross @ np.vstack([weight, bias[columns]]), weight, bias[columns], ridge)
 
 
-__all__ = ["Together", "read_together", "shapes_of", "solve_together"]
+__all__ = ["Together", "read_together", "same_in", "shapes_of", "solve_together"]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from axformer_passes.shared import BlockKind
 
 Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_] | None
 
 
@@ -39,10 +38,9 @@ class Side:
     def through(self, number: int, names: Sequence[str], samples: int) -> Iterator[dict[str, Array]]:
         """Tensors of one stage as it is, sample by sample, each of which has then moved on."""
         stage, setting = self.sessions.stages[number], self.settings[number]
-        made = self.sessions.staged.made_in(stage)
-        own, earlier = [n for n in names if n in made], [n for n in names if n not in made]
-        session = self.sessions.exposing(stage, setting.form, own)
+        own, earlier = self._where(number, names)
         wanted = list(dict.fromkeys([*own, *stage.outputs]))
+        session = self.sessions.part(stage, setting.form, wanted)
 
         def run(sample: int) -> dict[str, Array]:
             found = run_session(session, self._feeds(session, setting, sample), wanted)
@@ -57,12 +55,11 @@ class Side:
     ) -> Iterator[dict[str, Array]]:
         """Tensors of one stage, sample by sample, with other initializers in it where `tensors` has them.
 
-        Those of earlier stages come from the shelf.
+        No more is computed than they need. Those of earlier stages come from the shelf.
         """
         stage, setting = self.sessions.stages[number], self.settings[number]
-        made = self.sessions.staged.made_in(stage)
-        own, earlier = [n for n in names if n in made], [n for n in names if n not in made]
-        session = self.sessions.exposing(stage, setting.form, own, tensors) if own else None
+        own, earlier = self._where(number, names)
+        session = self.sessions.part(stage, setting.form, own, tensors=tensors) if own else None
 
         def run(sample: int) -> dict[str, Array]:
             found = run_session(session, self._feeds(session, setting, sample), own) if own else {}
@@ -70,16 +67,31 @@ class Side:
 
         yield from side_by_side(self.sessions.workers, samples, run)
 
-    def move(self, number: int, samples: int, tensors: Mapping[str, Array]) -> None:
-        """All samples through a stage, with other initializers in it where `tensors` has them."""
+    def move(self, number: int, samples: int, tensors: Mapping[str, Array], given: Sequence[str] = ()) -> None:
+        """All samples through a stage, with other initializers in it where `tensors` has them.
+
+        given   tensors of its inside that are on the shelf: the stage goes on from them, and then they are dropped
+        """
         stage, setting = self.sessions.stages[number], self.settings[number]
-        session = self.sessions.exposing(stage, setting.form, (), tensors)
+        given = [name for name in given if name not in stage.outputs]
+        session = self.sessions.part(stage, setting.form, stage.outputs, given=given, tensors=tensors)
 
         def run(sample: int) -> dict[str, Array]:
             return run_session(session, self._feeds(session, setting, sample), stage.outputs)
 
         for sample, found in enumerate(side_by_side(self.sessions.workers, samples, run)):
+            self.shelf.drop(sample, given)
             self._put(number, sample, found)
+
+    def keep(self, number: int, sample: int, tensors: Mapping[str, Array]) -> None:
+        """Put tensors of the inside of a stage on the shelf, for `move`."""
+        outputs = self.sessions.stages[number].outputs
+        self.shelf.put(sample, {name: array.copy() for name, array in tensors.items() if name not in outputs})
+
+    def _where(self, number: int, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """(those that a stage makes, those of earlier ones)."""
+        made = self.sessions.staged.made_in(self.sessions.stages[number])
+        return [n for n in names if n in made], [n for n in names if n not in made]
 
     def _put(self, number: int, sample: int, found: Mapping[str, Array]) -> None:
         """Keep what later stages read, forget what none reads any more."""
@@ -112,9 +124,9 @@ class Ends:
     def names(self) -> list[str]:
         return list(dict.fromkeys(n for n in (self.inputs.name, self.branch, self.residual) if n is not None))
 
-    def stream(self, tensor: Array, real: Mask) -> FloatArray:
-        """float64[real tokens, D] of a tensor that lies as the branch does."""
-        flat = tensor.astype(np.float64).reshape(-1, tensor.shape[-1])
+    def stream(self, tensor: Array, real: Mask) -> Array:
+        """[real tokens, D] of a tensor that lies as the branch does."""
+        flat = tensor.reshape(-1, tensor.shape[-1])
         mask = self.inputs.arranged(real) if real is not None else None
         return flat if mask is None else flat[mask]
 

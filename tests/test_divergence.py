@@ -45,13 +45,14 @@ def test_row_divergence_is_the_relative_entropy_of_the_outputs() -> None:
 
 @pytest.mark.parametrize("effect", [-0.1, -0.02, 0.0, 0.02, 0.1, 0.3])
 @pytest.mark.parametrize("tail", ["normal", "lognormal"])
-def test_a_race_says_what_all_rows_say_in_99_of_100_cases(effect: float, tail: str) -> None:
+@pytest.mark.parametrize("rows", [384, 1280])
+def test_a_race_says_what_all_rows_say_in_99_of_100_cases(effect: float, tail: str, rows: int) -> None:
     rng, wrong, cases, shortened = np.random.default_rng(7), 0, 2000, 0
     for _ in range(cases):
-        incumbent = rng.lognormal(-4, 1.5, 768)
-        noise = rng.normal(0, 1, 768) if tail == "normal" else (rng.lognormal(0, 1.2, 768) - math.exp(0.72)) / 3.69
+        incumbent = rng.lognormal(-4, 1.5, rows)
+        noise = rng.normal(0, 1, rows) if tail == "normal" else (rng.lognormal(0, 1.2, rows) - math.exp(0.72)) / 3.69
         candidate = incumbent + incumbent.std() * (effect + noise)
-        lost = next((n for n in range(64, 768, 64) if is_lost(candidate[:n], incumbent[:n])), None)
+        lost = next((n for n in range(64, rows, 64) if is_lost(candidate[:n], incumbent[:n], rows)), None)
         shortened += lost is not None
         wrong += lost is not None and candidate.mean() < incumbent.mean()
     assert wrong <= 0.01 * cases, f"{wrong} of {cases} verdicts differ"
@@ -59,7 +60,14 @@ def test_a_race_says_what_all_rows_say_in_99_of_100_cases(effect: float, tail: s
 
 
 def test_few_rows_decide_nothing() -> None:
-    assert not is_lost(np.full(47, 2.0), np.zeros(47)) and is_lost(np.full(48, 2.0), np.zeros(48))
+    assert not is_lost(np.full(47, 2.0), np.zeros(47), 100) and is_lost(np.full(48, 2.0), np.zeros(48), 100)
+
+
+def test_the_more_rows_were_seen_the_less_it_takes() -> None:
+    rng = np.random.default_rng(0)
+    d = rng.normal(0, 1, 96)
+    d += 2 * d.std(ddof=1) / math.sqrt(96) - d.mean()  # two standard errors behind
+    assert not is_lost(d, np.zeros(96), 960) and is_lost(d, np.zeros(96), 128)
 
 
 @pytest.fixture(params=FAMILIES)

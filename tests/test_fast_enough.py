@@ -37,18 +37,33 @@ STEPS = np.arange(1.0, 6.0, 0.02)
 def test_the_choice_is_fast_enough_and_not_much_faster(promise: float, speedup: float) -> None:
     search, asked = choosing(lambda speed: promise * speed, STEPS)
     first = search._choice(None, speedup)
-    found = search._fast_enough(SimpleNamespace(choice=first), speedup)
+    found = search._fast_enough(SimpleNamespace(choice=first), speedup, speedup)
     assert speedup <= promise * STEPS[found.rungs[0]] <= 1.03 * speedup
     assert len(asked) <= MEASURED
 
 
 def test_a_step_in_what_is_measured_is_met_from_its_fast_side() -> None:
     search, _ = choosing(lambda speed: speed - 0.2 if speed < 2.3 else speed + 0.1, STEPS)
-    found = search._fast_enough(SimpleNamespace(choice=search._choice(None, 2.15)), 2.15)
+    found = search._fast_enough(SimpleNamespace(choice=search._choice(None, 2.15)), 2.15, 2.15)
     assert 2.3 - 1e-9 <= STEPS[found.rungs[0]] <= 2.37
 
 
 def test_what_is_out_of_reach_ends_with_one_faster_than_what_was_measured() -> None:
     search, asked = choosing(lambda speed: min(speed, 1.7), STEPS)
-    found = search._fast_enough(SimpleNamespace(choice=search._choice(None, 2.0)), 2.0)
+    found = search._fast_enough(SimpleNamespace(choice=search._choice(None, 2.0)), 2.0, 2.0)
     assert STEPS[found.rungs[0]] >= max(asked) > 4 and len(asked) <= MEASURED
+
+
+@pytest.mark.parametrize("promise", [0.8, 1.0, 1.3])
+def test_tuning_is_for_what_the_table_must_promise(promise: float) -> None:
+    search, asked = choosing(lambda speed: promise * speed, STEPS)
+    wanted = search._as_promised(2.0)
+    assert wanted == pytest.approx(2.0 / promise, rel=0.02) and len(asked) == 1
+    found = search._fast_enough(SimpleNamespace(choice=search._choice(None, wanted)), 2.0, wanted)
+    assert 2.0 <= promise * STEPS[found.rungs[0]] <= 2.06
+    assert len(asked) <= 3, "nothing is left to correct"
+
+
+def test_what_the_table_cannot_promise_is_tuned_for_what_was_asked() -> None:
+    search, _ = choosing(lambda speed: min(speed, 0.5), STEPS)
+    assert search._as_promised(4.0) == 4.0

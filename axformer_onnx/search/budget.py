@@ -283,21 +283,33 @@ class _Choosing:
 
     def _at_speedup(self, speedup: float) -> tuple[Point, bool]:
         """The budget shrinks by what the table was wrong, until the point is measured fast enough."""
-        wanted = speedup
-        tuned = self._tuned(self.table.prices, self._milliseconds(wanted), f"x{speedup:g}")
-        if tuned is None:
+        if self._choice(None, speedup) is None:
             raise UsageError(self._out_of_reach(speedup))
+        wanted = self._as_promised(speedup)
+        tuned = self._tuned(self.table.prices, self._milliseconds(wanted), f"x{speedup:g}")
+        assert tuned is not None  # something fits
         self._harden(tuned, self._milliseconds(wanted))
-        self._build(self._fast_enough(tuned, speedup))
+        self._build(self._fast_enough(tuned, speedup, wanted))
         self._ladder(tuned)
         fast = [p for p in self.builder.points if p.speedup.value >= speedup]
         if not fast:
             return max(self.builder.points, key=lambda p: p.speedup.value), False
         return min(fast, key=lambda p: p.divergence), True
 
-    def _fast_enough(self, tuned: Tuned, speedup: float) -> Choice:
-        """The slowest choice that is measured fast enough: what the table promised, corrected by what was measured."""
-        choice, wanted, slow, fast = tuned.choice, speedup, 0.0, dict[float, Choice]()
+    def _as_promised(self, speedup: float) -> float:
+        """What to ask of the table for a graph that is measured so fast, by one choice that is not tuned yet."""
+        choice = self._choice(None, speedup)
+        assert choice is not None
+        self.watch("measuring what was promised", 0, MEASURED)
+        wanted = speedup * speedup / self.builder.speed_of(choice).value
+        return wanted if self._choice(None, wanted) is not None else speedup
+
+    def _fast_enough(self, tuned: Tuned, speedup: float, wanted: float) -> Choice:
+        """The slowest choice that is measured fast enough: what the table promised, corrected by what was measured.
+
+        wanted   what the tuned choice was to have by the table
+        """
+        choice, slow, fast = tuned.choice, 0.0, dict[float, Choice]()
         for number in range(MEASURED):
             self.watch("measuring what was promised", number, MEASURED)
             found = self.builder.speed_of(choice).value

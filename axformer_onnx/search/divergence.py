@@ -7,10 +7,13 @@ Choices are scored through stages (`stages.py`): the weights of their rungs are 
 what lies before the first changed block is reused. Rows come in *parts*, drawn at random and of equal size, so that a
 candidate which is clearly worse on the first parts need not be asked on the rest:
 
-    race   with d the row-wise difference from the incumbent on the rows seen so far: lost as soon as mean(d) > z SE(d)
+    race   with d the row-wise difference from the incumbent on n rows seen so far of N: lost as soon as
 
-z = RACE_Z keeps the verdict that of all rows in all but a few of a thousand cases (`tests/test_divergence.py`), because a
-candidate that is z standard errors behind on a part would have to win most of the rest.
+               mean(d) > z SE(d) sqrt(1 - n / N)
+
+The root is the finite population correction: the verdict is about these N rows, and the more of them were seen, the less the rest
+can turn it. z = RACE_Z keeps it that of all rows in all but a few of a thousand cases (`tests/test_divergence.py`), however many
+times it is looked at.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from axformer_passes.gate import Stage
 
 Array = npt.NDArray[Any]
-RACE_Z = 2.5
+RACE_Z = 2.75
 RACE_ROWS = 48
 """Fewest rows on which a race is decided: below, a standard error is not to be trusted."""
 _FEEDS_BYTES = 2**28
@@ -67,12 +70,15 @@ def row_divergence(source: FloatArray, found: FloatArray, *, regression: bool) -
     return kl
 
 
-def is_lost(candidate: FloatArray, incumbent: FloatArray, z: float = RACE_Z) -> bool:
-    """Is the candidate's mean above the incumbent's by more than z standard errors of the paired difference?"""
+def is_lost(candidate: FloatArray, incumbent: FloatArray, rows: int, z: float = RACE_Z) -> bool:
+    """Is the candidate's mean above the incumbent's by more than z standard errors of the paired difference?
+
+    candidate, incumbent   float64[rows seen]; rows: how many there are
+    """
     d = candidate - incumbent
     if len(d) < RACE_ROWS:
         return False
-    mean, error = float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d))
+    mean, error = float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d)) * math.sqrt(1 - len(d) / rows)
     return mean > z * error and mean > 0
 
 
@@ -124,7 +130,7 @@ class Divergence:
             seen.append(self.of(choice, part))
             found = np.concatenate(seen)
             last = part == len(self.parts) - 1
-            if not last and incumbent is not None and is_lost(found, incumbent[: len(found)]):
+            if not last and incumbent is not None and is_lost(found, incumbent[: len(found)], self.rows):
                 return Race(found, False)
         return Race(np.concatenate(seen), True)
 

@@ -83,9 +83,11 @@ class Preparation:
         self.costs = self._sweep()
 
     def ask(self, tasks: Sequence[Task]) -> list[Race]:
-        """Score choices, here or in workers."""
+        """Score choices, here or in workers: neighbours those that are alike up to a stage, since they share what it reads."""
         self.asked += len(tasks)
-        return self.scoring(tasks)
+        order = sorted(range(len(tasks)), key=lambda i: tasks[i].choice.rungs)
+        found = dict(zip(order, self.scoring([tasks[i] for i in order]), strict=True))
+        return [found[i] for i in range(len(tasks))]
 
     def _samples(self) -> list[Sample]:
         """Of the second moments; the refit's go to `samples`."""

@@ -156,17 +156,22 @@ class StageSessions:
             self._sessions[key] = self.made(self.staged.detached(stage, form))
         return self._sessions[key]
 
-    def exposing(
-        self, stage: Stage, form: Form, names: Sequence[str], tensors: Mapping[str, Array] | None = None
+    def part(
+        self,
+        stage: Stage,
+        form: Form,
+        outputs: Sequence[str],
+        *,
+        given: Sequence[str] = (),
+        tensors: Mapping[str, Array] | None = None,
     ) -> Any:
-        """A session of `stage` in `form` that puts out tensors of its inside, too. It is not kept.
+        """A session of what makes `outputs`, tensors of a stage in `form`, of the stage's inputs. It is not kept.
 
+        given     tensors of its inside that are inputs, too: what makes them is left out
         tensors   other initializers, by name; those that are not the stage's are passed over
         """
-        piece = _with(self.staged.detached(stage, form), tensors or {})
-        known = {output.name for output in piece.proto.graph.output}
-        piece.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-        return self.made(piece)
+        between = dataclasses.replace(stage, inputs=(*stage.inputs, *given), outputs=tuple(outputs))
+        return self.made(_with(self.staged.detached(between, form), tensors or {}))
 
     def forget(self) -> None:
         """Close the sessions: each holds its stage's weights. They are made again when they are needed."""
