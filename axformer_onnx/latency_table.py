@@ -6,9 +6,10 @@ units of the class on that rung, and timed interleaved with the unchanged one at
     ms of a rung = ms of a full unit - (model - model with the class on that rung) / units in the class
 
 So a figure holds what a block costs in its place: its multiplications, and its share of norms, softmax, transposes and memory
-traffic. Rungs that are not measured are interpolated. The figures are made non-decreasing in the number of heads (neurons)
-kept (isotonic regression): a kernel may take longer for fewer, and then the wider rung on the fast side of that step is the
-one to take.
+traffic. Savings do not add up: with fewer activations about, what is left fits a cache. So the model without any unit is timed,
+too, and all figures are scaled to make their sum what that saves. Rungs that are not measured are interpolated. The figures are
+made non-decreasing in the number of heads (neurons) kept (isotonic regression): a kernel may take longer for fewer, and then the
+wider rung on the fast side of that step is the one to take.
 
 Tables are kept in the user's cache folder under a key of model, machine, provider, threads, shape and versions.
 """
@@ -40,13 +41,15 @@ if TYPE_CHECKING:
     from axformer_passes.recognise import Examined
 
 logger = logging.getLogger(__name__)
-FORMAT = "axformer-latency/1"
+FORMAT = "axformer-latency/2"
 MEASURED = {"attention": 7, "feed_forward": 9}
 """Rungs of a class that are measured, the full and the empty one among them; of a class of a single unit, fewer."""
 _SINGLE = 4
 _TOGETHER = 3
 """Models timed against the unchanged one at a time: each holds its weights in memory."""
 ROUNDS = 25
+_EMPTY = "empty"
+"""The variant without any unit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +102,12 @@ def measure_table(
     variants: list[tuple[Any, Plan]] = [((c, n), _plan(units, classes[c], n)) for c, n in wanted]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
+    variants.append((_EMPTY, _plan(units, range(len(units)), 0)))
     whole = Plan(constants=constants, keys_values=keys_values)
     variants = [(k, dataclasses.replace(p, constants=constants, keys_values=keys_values)) for k, p in variants]
     unchanged = apply_plan(model, whole, run_once)
     base_ms, ms = _time(model, unchanged, variants, machine, shape, vocabulary, seed, progress)
-    unit_ms = [()] * len(units)  # type: list[tuple[float, ...]]
+    unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
         measured = {
             n: (base_ms - ms[c, n]) / sum(len(units[u].layers) for u in members)
@@ -111,6 +115,7 @@ def measure_table(
         }
         for u in members:
             unit_ms[u] = _by_rung(units[u], measured)
+    unit_ms = _adding_up(unit_ms, base_ms - ms[_EMPTY])
     added = {k: (ms[k] - base_ms) / len(attention) for k in hard if attention}
     return LatencyTable(*shape, base_ms, tuple(unit_ms), added)
 
@@ -144,6 +149,13 @@ def _by_rung(unit: Unit, saved: Mapping[int, float]) -> tuple[float, ...]:
     cost = np.array([saved[int(counts[0])] - saved.get(int(n), 0.0) for n in counts])
     rising = np.maximum(isotonic_regression(cost).x, 0.0)
     return tuple(float(x) for x in np.interp(np.array(unit.counts, dtype=float), counts, rising))
+
+
+def _adding_up(unit_ms: Sequence[tuple[float, ...]], saved: float) -> list[tuple[float, ...]]:
+    """Scaled, so that all full units together are what the model without any of them saves."""
+    whole = sum(ms[0] for ms in unit_ms)
+    factor = max(saved, 0.0) / whole if whole > 0 else 1.0
+    return [tuple(factor * x for x in ms) for ms in unit_ms]
 
 
 def _plan(units: Sequence[Unit], members: Sequence[int], count: int) -> Plan:

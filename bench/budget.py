@@ -1,7 +1,8 @@
 """Compensated pruning against other ways to the same latency, on the report rows.
 
     python bench/budget.py [MODEL] [--task T] [--data F] [--search-data F] [--speedup 2] [--batch 1] [--length 128]
-                           [--effort medium] [--max-search-rows N] [--axformer-rows N] [--json FILE] [--keep FOLDER]
+                           [--effort medium] [--max-search-rows N] [--axformer-rows N | --axformer-graph FILE]
+                           [--json FILE] [--keep FOLDER]
 
     python bench/budget.py --show bench/results/budget-*.json > bench/results/budget.md      tables of earlier runs
 
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument(
         "--axformer-rows", type=int, default=0, help="search rows of the paper's search; 0: leave it out"
     )
+    parser.add_argument("--axformer-graph", type=Path, help="what that search found in an earlier run, instead")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -197,7 +199,8 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         graphs[name] = folder / f"{name}.onnx"
         save_model(apply_plan(source, plan, run_once), graphs[name])
     notes = others(a, folder, options, graphs, machine, shape)
-    return {"command": {k: str(v) for k, v in vars(a).items() if k not in ("model", "json", "data", "search_data", "keep")},
+    paths = ("model", "json", "data", "search_data", "keep", "axformer_graph")
+    return {"command": {k: str(v) for k, v in vars(a).items() if k not in paths},
             "rows": table_rows(a, graphs, machine, shape), "notes": notes,
             "hardware": describe_hardware(), "versions": versions()}  # fmt: skip
 
@@ -213,6 +216,8 @@ def others(
         )
         optimize(paper, Watcher())
         graphs["axformer"] = folder / "axformer" / "model.onnx"
+    elif a.axformer_graph:
+        graphs["axformer"] = a.axformer_graph
     task = get_task(a.task)
     rows = resolve_report(task, model_dir=a.model.parent, data=a.search_data or a.data)
     reading = reading_of(a.model, make_session(a.model), task, rows)

@@ -40,7 +40,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 
 from axformer_onnx.evaluation import Machine
 from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
@@ -48,9 +47,9 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import describe_hardware, make_session, run_once, run_session, versions
 from axformer_onnx.scoring import logits_output
 from axformer_onnx.search import stages
-from axformer_onnx.search.divergence import Race, row_divergence, split_rows
+from axformer_onnx.search.divergence import Race, row_divergence
 from axformer_onnx.search.goal import Goal
-from axformer_onnx.search.preparation import PART_ROWS, Preparation
+from axformer_onnx.search.preparation import Preparation
 from axformer_onnx.search.tune import EFFORTS
 from axformer_onnx.search.units import Choice
 from axformer_onnx.search.workers import Task
@@ -133,11 +132,7 @@ class Listener:
         began = time.perf_counter()
         self.made, self._inner, self.seconds = made, made.scoring, seconds
         self.by_question["source"] = self.stage_rows.total()
-        search = len(made.given.rows["search"])
-        numbers: Any = np.arange(search)  # `split_rows` asks of rows no more than arrays can do
-        self._order: npt.NDArray[np.int64] = np.concatenate(
-            split_rows(numbers, max(1, search // PART_ROWS), made.options.seed)  # type: ignore[arg-type]
-        )
+        self._order, self._weights = made.drawn, np.concatenate(made.divergence.weights)
         self._plain, self._next = PlainLoop(made), int(self._draws.integers(self.every))
         self.aside += time.perf_counter() - began
 
@@ -164,7 +159,8 @@ class Listener:
 
     def _replay(self, choice: Choice, race: Race) -> None:
         seconds, plain = self._plain(choice)
-        same = plain[self._order[: len(race.divergence)]]
+        seen = len(race.divergence)
+        same = self._weights[:seen] * plain[self._order[:seen]]
         differences = float(np.abs(same - race.divergence).max()), abs(float(same.mean()) - race.mean)
         self.replayed.append(Replayed(seconds, len(same), *differences))
         told = f"choice {len(self.asked)}: divergence {race.mean:.5f}, plain loop {same.mean():.5f}"

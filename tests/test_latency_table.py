@@ -97,6 +97,22 @@ def test_table_gives_back_what_blocks_cost(clock: None) -> None:
     assert table.hard_ms == {4: pytest.approx(0.3)}
 
 
+def test_savings_that_do_not_add_up_are_scaled_to_what_the_empty_model_saves(
+    clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = true_ms
+    whole, empty = straight(Plan()), REST + EMPTY * len(UNITS)
+
+    def bent(plan: Plan) -> float:
+        part = (straight(plan) - empty) / (whole - empty)
+        return empty + (whole - empty) * (0.7 * part + 0.3 * part**3)  # the first to go save most
+
+    monkeypatch.setitem(globals(), "true_ms", bent)
+    table = measure_table(Plan(), examined(picked=True), UNITS, Machine(), (1, 8), vocabulary=50)  # type: ignore[arg-type]
+    assert table.model_ms == pytest.approx(whole) and table.rest_ms == pytest.approx(empty)
+    assert sum(ms[0] for ms in table.unit_ms) == pytest.approx(whole - empty)
+
+
 def test_units_of_other_tokens_are_another_class() -> None:
     assert len(latency_table.unit_classes(examined(picked=False), UNITS)) == 2
     assert len(latency_table.unit_classes(examined(picked=True), UNITS)) == 4

@@ -15,7 +15,7 @@ import pytest
 
 from axformer_onnx.errors import RuntimeFailure
 from axformer_onnx.search import workers
-from axformer_onnx.search.divergence import Divergence, Race, scorer_of, split_rows
+from axformer_onnx.search.divergence import Divergence, Race, scorer_of
 from axformer_onnx.search.units import Choice, build_levels
 from axformer_onnx.search.workers import InProcess, Pool, Spool, Task, read_spool, start_ray, write_spool
 from axformer_onnx.shelf import Shelf
@@ -38,12 +38,13 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Divergence,
     rows = resolve(get_task("mnli"), model_dir=folder).search
     reading = reading_of(folder / "model.onnx", make_session(folder / "model.onnx"), get_task("mnli"), rows)
     sessions = StageSessions(load_model(folder / "model.onnx"), threads=1)
-    parts = split_rows(rows, 2, 0)
+    parts = [rows.take(np.arange(len(rows))[i::2]) for i in range(2)]
+    weights = [np.linspace(0.5, 1.5, len(part)) for part in parts]
     with Shelf(2**20) as shelf:
         samples = text_samples(reading.encoder.encode(rows), sessions.input_names)
         levels = build_levels(sessions, samples, shelf)
         scorers = [scorer_of(sessions, part, reading, 2**20) for part in parts]
-        divergence = Divergence(sessions, levels, scorers, regression=False)
+        divergence = Divergence(sessions, levels, scorers, regression=False, weights=weights)
         spool = tmp_path_factory.mktemp("spool")
         write_spool(spool, divergence, reading, parts, False)
         yield divergence, spool

@@ -145,7 +145,7 @@ class _Choosing:
             rows=rows,
             evaluations=self.made.evaluations,
             hard_asked=self.hard_asked,
-            stages_run=self.made.divergence.stages_run,
+            stages_run=self.made.divergence.stages_run + self.made.stages_drawing,
             stages_plain=plain,
             interrupted=interrupted,
         )

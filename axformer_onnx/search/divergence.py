@@ -4,8 +4,9 @@
     regression       squared difference of the outputs
 
 Choices are scored through stages (`stages.py`): the weights of their rungs are run-time inputs, so no graph is edited, and
-what lies before the first changed block is reused. Rows come in *parts*, drawn at random and of equal size, so that a
-candidate which is clearly worse on the first parts need not be asked on the rest:
+what lies before the first changed block is reused. Rows are drawn with weights (`drawing.py`), by which their divergences are
+multiplied. They come in *parts*, drawn at random and of equal size, so that a candidate which is clearly worse on the first parts
+need not be asked on the rest:
 
     race   with d the row-wise difference from the incumbent on n rows seen so far of N: lost as soon as
 
@@ -86,13 +87,21 @@ class Divergence:
     """Scores choices on fixed parts of rows.
 
     parts              one scorer for each part
+    weights            float64[rows] for each part, with mean 1 over all that could be drawn; without: 1 for every row
     stages_elsewhere   stages x rows that workers evaluated for this one
     """
 
     def __init__(
-        self, sessions: StageSessions, levels: Levels, parts: Sequence[StageScorer], *, regression: bool
+        self,
+        sessions: StageSessions,
+        levels: Levels,
+        parts: Sequence[StageScorer],
+        *,
+        regression: bool,
+        weights: Sequence[FloatArray] | None = None,
     ) -> None:
         self.sessions, self.levels, self.parts, self._regression = sessions, levels, tuple(parts), regression
+        self.weights = [np.ones(part.rows) for part in self.parts] if weights is None else list(weights)
         self._unit_at = {(u.kind, i): n for n, u in enumerate(levels.units) for i in u.layers}
         self._feeds: dict[tuple[int, int, int], dict[str, Array]] = {}
         plain = sessions.settings(Plan())
@@ -117,11 +126,11 @@ class Divergence:
         self._feeds.clear()
 
     def of(self, choice: Choice, part: int) -> FloatArray:
-        """float64[rows of the part]."""
+        """float64[rows of the part], weighted."""
         found = self.parts[part].outputs(self.settings(choice))
         if not np.isfinite(found).all():
             return np.full(len(found), _HOPELESS)
-        return row_divergence(self._source[part], found, regression=self._regression)
+        return self.weights[part] * row_divergence(self._source[part], found, regression=self._regression)
 
     def race(self, choice: Choice, incumbent: FloatArray | None = None) -> Race:
         """Part by part, until it is lost against the incumbent's rows (those of all parts, in order) or all were seen."""
@@ -177,16 +186,10 @@ class Divergence:
         return found
 
 
-def split_rows(rows: Rows, parts: int, seed: int) -> list[Rows]:
-    """`rows` in so many random parts of equal size (give or take one)."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows.take(np.sort(chosen)) for chosen in np.array_split(order, max(1, min(parts, len(rows))))]
-
-
 def scorer_of(sessions: StageSessions, rows: Rows, reading: Reading, cache_bytes: int) -> StageScorer:
     """The scorer of one part."""
     anatomy, encoded = sessions.staged.examined.anatomy, reading.encoder.encode(rows)
     return StageScorer(sessions, anatomy, encoded, rows, reading.task, reading.label_map, cache_bytes=cache_bytes)
 
 
-__all__ = ["Divergence", "Race", "is_lost", "row_divergence", "scorer_of", "split_rows"]
+__all__ = ["Divergence", "Race", "is_lost", "row_divergence", "scorer_of"]

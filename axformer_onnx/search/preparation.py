@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from axformer_onnx.calibrate import Sample, text_samples
 from axformer_onnx.errors import UsageError
 from axformer_onnx.frontier import shape_of
@@ -16,9 +18,19 @@ from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, m
 from axformer_onnx.parameters import parameters_by_layer
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.calibration_rows import calibration_rows
-from axformer_onnx.search.divergence import Divergence, Race, scorer_of, split_rows
+from axformer_onnx.search.divergence import Divergence, Race, scorer_of
+from axformer_onnx.search.drawing import MOST, IntArray, drawn_rows, sizes_of
 from axformer_onnx.search.elements import TOPK_OPSET
-from axformer_onnx.search.tune import EFFORTS, affordable_tokens, filled, race_rows, sweep_rows, swept_rungs, thinned
+from axformer_onnx.search.tune import (
+    EFFORTS,
+    LEAST_ROWS,
+    affordable_tokens,
+    filled,
+    race_rows,
+    sweep_rows,
+    swept_rungs,
+    thinned,
+)
 from axformer_onnx.search.units import Choice, build_levels
 from axformer_onnx.search.workers import InProcess, Pool, Scoring, Task, start_ray, write_spool
 from axformer_passes.plan import Plan
@@ -48,6 +60,7 @@ class Preparation:
     divergence, scoring        who scores choices, here and in workers; the first `sweep_parts` parts of rows are the sweep's
     samples, calibration       of the refit; rows of the second moments, and how many of them were mixed of others
     evaluations, asked         choices asked about so far, and how many of them the journal had no answer to
+    drawn, stages_drawing      int64[rows]: the search rows that are asked, part by part; stages x rows that it took to draw them
     """
 
     def __init__(
@@ -62,7 +75,7 @@ class Preparation:
     ) -> None:
         self.options, self.given, self.model, self.sessions = options, given, model, sessions
         self.start, self.journal, self.watch = start, journal, watch
-        self.effort, self.evaluations, self.asked = EFFORTS[options.effort], 0, 0
+        self.effort, self.evaluations, self.asked, self.stages_drawing = EFFORTS[options.effort], 0, 0, 0
 
     def prepare(self, shelf: Shelf, spool: Path) -> None:
         """Moments, levels, latency table, sweep. Raises: UsageError where nothing can be compensated."""
@@ -113,21 +126,35 @@ class Preparation:
 
     def _make_scoring(self, spool: Path) -> None:
         options, search, reading = self.options, self.given.rows["search"], self.given.reading
-        parts = split_rows(search, max(1, len(search) // PART_ROWS), options.seed)
         macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
         tokens_per_row = float(self.given.encoded["search"].lengths.mean())
         self.effort = thinned(self.effort, self.levels.units, macs * tokens_per_row)
         swept = sweep_rows(self.effort, self.levels.units, macs * tokens_per_row)
-        self.sweep_parts = max(1, min(len(parts), round(swept / len(parts[0]))))
         raced = race_rows(self.effort, macs * tokens_per_row)
-        kept = parts[: max(self.sweep_parts, min(len(parts), round(raced / len(parts[0]))))]
+        self.drawn, weights = self._draw(max(swept, raced))
+        at = np.array_split(np.arange(len(self.drawn)), max(1, round(len(self.drawn) / PART_ROWS)))
+        self.sweep_parts = max(1, min(len(at), round(swept / len(at[0]))))
+        kept = [search.take(self.drawn[part]) for part in at]
         scorers = [scorer_of(self.sessions, rows, reading, CACHE_BYTES // len(kept)) for rows in kept]
-        self.divergence = Divergence(self.sessions, self.levels, scorers, regression=reading.task.regression)
+        self.divergence = Divergence(
+            self.sessions, self.levels, scorers, regression=reading.task.regression, weights=[weights[i] for i in at]
+        )
         self.scoring: Scoring = InProcess(self.divergence)
         if options.jobs > 1 or options.backend == "ray":
             jobs = start_ray(options.jobs) if options.backend == "ray" else options.jobs
             write_spool(spool, self.divergence, reading, kept, reading.task.regression)
             self.scoring = Pool(self.divergence, spool, jobs=jobs, backend=options.backend)
+
+    def _draw(self, count: int) -> tuple[IntArray, FloatArray]:
+        """(which search rows are asked, their weights)."""
+        search, reading = self.given.rows["search"], self.given.reading
+        if reading.task.regression:
+            return drawn_rows(np.ones(len(search)), count, self.options.seed)
+        self.watch("what the source is unsure about", 0, 1)
+        whole = scorer_of(self.sessions, search, reading, 0)
+        sizes = sizes_of(whole.outputs(self.sessions.settings(Plan())))
+        self.stages_drawing = whole.stages_run
+        return drawn_rows(sizes, min(count, max(LEAST_ROWS, int(MOST * len(search)))), self.options.seed)
 
     def _table(self) -> LatencyTable:
         given, units = self.given, self.levels.units

@@ -202,7 +202,7 @@ def _with(piece: Detached, tensors: Mapping[str, Array]) -> Detached:
 class StageScorer:
     """A records.PlanScorer over one fixed set of rows.
 
-    cache_bytes   bound on the hidden states that are kept; beyond it only every second, third, ... stage's are
+    cache_bytes   bound on the hidden states that are kept; beyond it only every second, third, ... stage's are; 0: none
     stages_run    stages x rows computed so far (what a plain loop would pay is all stages x rows for every plan)
     """
 
@@ -357,7 +357,9 @@ def logits_name(sessions: StageSessions) -> str:
 
 
 def _kept_stages(stages: tuple[Stage, ...], width: int, parts: list[Batch], cache_bytes: int) -> frozenset[int]:
-    """The prelude, and as many evenly spaced stages as fit the bound with one hidden state each."""
+    """The prelude, and as many evenly spaced stages as fit the bound with one hidden state each; none where it is 0."""
+    if cache_bytes == 0:
+        return frozenset()
     tokens = sum(next(iter(batch.feeds.values())).size for batch in parts if batch.feeds)
     affordable = cache_bytes // max(1, tokens * width * 4)
     inner = range(1, len(stages) - 1)

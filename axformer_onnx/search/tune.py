@@ -51,9 +51,9 @@ class Effort:
 
 
 EFFORTS: dict[Level, Effort] = {
-    "low": Effort(25_000, 12_000, 128, 5, 256, 0),
-    "medium": Effort(80_000, 80_000, 512, 8, 1280, 32),
-    "high": Effort(200_000, 160_000, 1024, 16, 2000, 160),
+    "low": Effort(25_000, 12_000, 96, 5, 192, 0),
+    "medium": Effort(80_000, 80_000, 256, 8, 640, 32),
+    "high": Effort(200_000, 160_000, 640, 16, 1280, 160),
 }
 
 SWEEP_MACS = 8e12
@@ -224,6 +224,7 @@ def chunks(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
 __all__ = [
     "EFFORTS",
     "GENERATION",
+    "LEAST_ROWS",
     "Effort",
     "Evaluate",
     "Level",

@@ -158,7 +158,9 @@ def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Se
         pairs = {rung: divergence.levels.weights(number, rung) for rung in range(1, len(unit.rungs))}
         arrays = {f"{part}{rung}": pair[i] for rung, pair in pairs.items() for i, part in enumerate(("weight", "bias"))}
         np.savez(folder / f"unit{number}.npz", **arrays)  # type: ignore[arg-type]
-    content = {"units": units, "reading": reading, "rows": list(rows), "regression": regression}
+    content = {
+        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights, "regression": regression,
+    }  # fmt: skip
     (folder / _TASKS).write_bytes(pickle.dumps(content))
 
 
@@ -176,7 +178,7 @@ def read_spool(folder: Path, provider: str) -> Divergence:
     assert all(place is not None for place in places.values())
     levels = Levels(units, places, _Npz(folder))  # type: ignore[arg-type]
     parts = [scorer_of(sessions, rows, content["reading"], 2**28) for rows in content["rows"]]
-    return Divergence(sessions, levels, parts, regression=content["regression"])
+    return Divergence(sessions, levels, parts, regression=content["regression"], weights=content["weights"])
 
 
 class _Npz:
