@@ -17,14 +17,15 @@ from axformer_onnx.errors import PlanError, RecogniseError, VerifyError
 from axformer_onnx.runtime import run_once
 from axformer_onnx.search.stages import StageSessions
 from axformer_passes.apply import apply_plan, reweighted
+from axformer_passes.inner import gone_classes
 from axformer_passes.plan import Plan
 from axformer_passes.projection import inputs_of
 from axformer_passes.shared import BlockKind, kind_of
 from axformer_passes.weigh import writable
 
 if TYPE_CHECKING:
-    from axformer_passes.anatomy import Anatomy
     from axformer_passes.gate import Stage
+    from axformer_passes.recognise import Examined
     from axformer_passes.reweight import Weights
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def pruned_sessions(
     plan, weights   as `expanded` and `reweighted` want them
     """
     model = reweighted(source.model, plan, weights, run_once)
-    inside, rest = divided(plan, source.staged.examined.anatomy)
+    inside, rest = divided(plan, source.staged.examined)
     if inside.is_exact:
         return StageSessions(model, provider=source.provider, threads=threads), plan
     try:
@@ -52,20 +53,15 @@ def pruned_sessions(
     return StageSessions(model, provider=source.provider, threads=threads), plan
 
 
-def divided(plan: Plan, anatomy: Anatomy) -> tuple[Plan, Plan]:
+def divided(plan: Plan, examined: Examined) -> tuple[Plan, Plan]:
     """(heads and neurons of blocks that stay and keep some; the rest of the plan)."""
     inside: dict[BlockKind, dict[int, frozenset[int]]] = {"attention": {}, "feed_forward": {}}
-    for layer in anatomy.layers:
+    for layer in examined.anatomy.layers:
         for block in layer.blocks:
-            kind = kind_of(block)
-            removed, units, count = (
-                (plan.attention_blocks, plan.heads, layer.attention.heads if layer.attention else 0)
-                if kind == "attention"
-                else (plan.feed_forward_blocks, plan.neurons, layer.feed_forward.neurons if layer.feed_forward else 0)
-            )
-            gone = units.get(layer.index, frozenset())
-            if layer.index not in removed and 0 < len(gone) < count:
-                inside[kind][layer.index] = gone
+            if gone_classes(examined, plan, layer.index, block):
+                kind = kind_of(block)
+                units = plan.heads if kind == "attention" else plan.neurons
+                inside[kind][layer.index] = units[layer.index]
     heads, neurons = inside["attention"], inside["feed_forward"]
     rest = dataclasses.replace(plan, heads=_without(plan.heads, heads), neurons=_without(plan.neurons, neurons))
     return Plan(heads=heads, neurons=neurons), rest

@@ -5,6 +5,7 @@
                            [--json FILE] [--keep FOLDER]
 
     python bench/budget.py --show bench/results/budget-*.json > bench/results/budget.md      tables of earlier runs
+    python bench/budget.py MODEL --task T --data F --batch B --again --keep FOLDER --json FILE      score and time its graphs anew
 
 Without arguments: the example model.
 
@@ -153,10 +154,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="a new folder for all graphs; without it they go in the end")
+    parser.add_argument(
+        "--again", action="store_true", help="the graphs that an earlier run left in --keep, rows of --json replaced"
+    )
     parser.add_argument("--show", type=Path, nargs="+", help="print tables of results, measure nothing")
     a = parser.parse_args()
     if a.show:
         print("\n".join(table(json.loads(path.read_text(encoding="utf-8"))) for path in a.show), end="")
+        return
+    if a.again:
+        earlier = json.loads(a.json.read_text(encoding="utf-8"))
+        a.json.write_text(json.dumps({**earlier, **again(a, earlier)}, indent=2) + "\n", encoding="utf-8")
         return
     if a.keep:
         a.keep.mkdir(parents=True)
@@ -199,10 +207,23 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         graphs[name] = folder / f"{name}.onnx"
         save_model(apply_plan(source, plan, run_once), graphs[name])
     notes = others(a, folder, options, graphs, machine, shape)
-    paths = ("model", "json", "data", "search_data", "keep", "axformer_graph")
+    paths = ("model", "json", "data", "search_data", "keep", "axformer_graph", "again")
     return {"command": {k: str(v) for k, v in vars(a).items() if k not in paths},
             "rows": table_rows(a, graphs, machine, shape), "notes": notes,
             "hardware": describe_hardware(), "versions": versions()}  # fmt: skip
+
+
+def again(a: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
+    """The graphs of an earlier run, scored and timed."""
+    places = {
+        "source": a.model,
+        "compensated": a.keep / "ours" / "model.onnx",
+        "axformer": a.axformer_graph or a.keep / "axformer" / "model.onnx",
+    }
+    names = [row["graph"] for row in earlier["rows"]]
+    graphs = {name: places.get(name, a.keep / f"{name.replace(' ', '-')}.onnx") for name in names}
+    rows = table_rows(a, graphs, Machine(threads=a.threads), (a.batch, a.length))
+    return {"rows": rows, "hardware": describe_hardware(), "versions": versions()}
 
 
 def others(

@@ -68,8 +68,8 @@ def test_what_cannot_be_cut_is_left_to_gates(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_a_plan_is_divided_without_remainder() -> None:
-    anatomy = StageSessions(load_model(build("bert", "torchscript-eager-17").path), threads=1).staged.examined.anatomy
+    examined = StageSessions(load_model(build("bert", "torchscript-eager-17").path), threads=1).staged.examined
     plan = plan_of(build("bert", "torchscript-eager-17"))
-    inside, rest = divided(plan, anatomy)
+    inside, rest = divided(plan, examined)
     assert {**inside.heads, **rest.heads} == plan.heads and {**inside.neurons, **rest.neurons} == plan.neurons
-    assert divided(Plan().without_attention(0), anatomy) == (Plan(), Plan().without_attention(0))
+    assert divided(Plan().without_attention(0), examined) == (Plan(), Plan().without_attention(0))

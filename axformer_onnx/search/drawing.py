@@ -7,7 +7,8 @@ hardly counts. So rows are drawn without replacement with probabilities in propo
     size = 1 - |p|^2 + FLOOR         inclusion = min(1, c size), c so that they sum to n         weight = n / (N inclusion)
 
 and the mean of weight x divergence over the n rows drawn is the Horvitz-Thompson estimate of the mean over all N, with the noise of
-about twice as many rows drawn evenly (`tests/test_drawing.py`). Regressions draw evenly.
+about twice as many rows drawn evenly (`tests/test_drawing.py`). Where there are far more rows than are wanted, N of them are drawn
+evenly first: the source need not be asked about all. Regressions draw evenly.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ FLOOR = 0.02
 """Size of a row of which the source is certain: such rows move, too, if rarely."""
 MOST = 2 / 3
 """Part of the rows that is drawn at most: the last third hardly counts."""
+POOL = 3
+"""Rows that the source is asked about for each that is wanted."""
 IntArray = npt.NDArray[np.int64]
 
 
@@ -58,4 +61,4 @@ def drawn_rows(sizes: FloatArray, count: int, seed: int) -> tuple[IntArray, Floa
     return chosen, count / (rows * chances[chosen])
 
 
-__all__ = ["FLOOR", "MOST", "drawn_rows", "inclusion", "sizes_of"]
+__all__ = ["FLOOR", "MOST", "POOL", "drawn_rows", "inclusion", "sizes_of"]

@@ -19,7 +19,7 @@ from axformer_onnx.parameters import parameters_by_layer
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.calibration_rows import calibration_rows
 from axformer_onnx.search.divergence import Divergence, Race, scorer_of
-from axformer_onnx.search.drawing import MOST, IntArray, drawn_rows, sizes_of
+from axformer_onnx.search.drawing import MOST, POOL, IntArray, drawn_rows, sizes_of
 from axformer_onnx.search.elements import TOPK_OPSET
 from axformer_onnx.search.tune import (
     EFFORTS,
@@ -151,10 +151,12 @@ class Preparation:
         if reading.task.regression:
             return drawn_rows(np.ones(len(search)), count, self.options.seed)
         self.watch("what the source is unsure about", 0, 1)
-        whole = scorer_of(self.sessions, search, reading, 0)
-        sizes = sizes_of(whole.outputs(self.sessions.settings(Plan())))
-        self.stages_drawing = whole.stages_run
-        return drawn_rows(sizes, min(count, max(LEAST_ROWS, int(MOST * len(search)))), self.options.seed)
+        pool = np.sort(np.random.default_rng(self.options.seed).permutation(len(search))[: POOL * count])
+        asked = scorer_of(self.sessions, search.take(pool), reading, 0)
+        sizes = sizes_of(asked.outputs(self.sessions.settings(Plan())))
+        self.stages_drawing = asked.stages_run
+        rows, weights = drawn_rows(sizes, min(count, max(LEAST_ROWS, int(MOST * len(pool)))), self.options.seed)
+        return pool[rows], weights
 
     def _table(self) -> LatencyTable:
         given, units = self.given, self.levels.units
