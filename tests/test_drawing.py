@@ -12,6 +12,7 @@ from axformer_onnx.search.drawing import FLOOR, drawn_rows, inclusion, sizes_of
 def test_size_is_the_gini_impurity_and_a_floor() -> None:
     p = np.array([[0.5, 0.25, 0.25], [1.0, 1e-12, 1e-12], [1 / 3, 1 / 3, 1 / 3]])
     assert sizes_of(np.log(p)) == pytest.approx([0.625 + FLOOR, FLOOR, 2 / 3 + FLOOR])
+    assert sizes_of(np.array([[np.nan, 0.0], [np.inf, 0.0], [0.0, 0.0]])) == pytest.approx([1, 1, 0.5 + FLOOR])
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 99])

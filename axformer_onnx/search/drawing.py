@@ -28,10 +28,12 @@ IntArray = npt.NDArray[np.int64]
 
 
 def sizes_of(outputs: FloatArray) -> FloatArray:
-    """float64[rows] from logits [rows, classes]."""
+    """float64[rows] from logits [rows, classes]; 1 for a row whose logits are not finite."""
     from scipy.special import softmax
 
-    found: FloatArray = 1.0 - (softmax(outputs, axis=1) ** 2).sum(axis=1) + FLOOR
+    finite = np.isfinite(outputs).all(axis=1)
+    found = np.ones(len(outputs))
+    found[finite] = 1.0 - (softmax(outputs[finite], axis=1) ** 2).sum(axis=1) + FLOOR
     return found
 
 
