@@ -67,7 +67,7 @@ def same_in(sessions: StageSessions, source: Together, layer: int, kind: BlockKi
     examined = sessions.staged.examined
     there = {one.role: one for one in inner_projections(examined, layer, getattr(examined.anatomy.layers[layer], kind))}
     own = tuple(there[one.role] for one in source.members if one.role in there)
-    read = {one.inputs.name: one.inputs for one in own}
+    read = {one.inputs.name for one in own}
     if len(own) < len(source.members) or len(read) > 1 or own[0].inputs.layout is None:
         return None
     return Together(own[0].inputs, own)

@@ -125,3 +125,15 @@ def test_unchanged_choice_does_not_diverge(case: tuple[ZooModel, StageSessions, 
     part = OnePart(sessions, model.feeds(3, 6, seed=1))
     divergence = Divergence(sessions, levels, [part], regression=False)  # type: ignore[list-item]
     assert divergence.of(Choice((0,) * len(levels.units)), 0) == pytest.approx(np.zeros(3), abs=1e-12)
+
+
+def test_divergences_are_multiplied_by_the_weights_of_their_rows(
+    case: tuple[ZooModel, StageSessions, Levels],
+) -> None:
+    model, sessions, levels = case
+    part = OnePart(sessions, model.feeds(3, 6, seed=1))
+    choice, weights = Choice((1,) * len(levels.units)), np.array([0.25, 1.0, 3.0])
+    plain = Divergence(sessions, levels, [part], regression=False).of(choice, 0)  # type: ignore[list-item]
+    weighted = Divergence(sessions, levels, [part], regression=False, weights=[weights])  # type: ignore[list-item]
+    assert plain.min() > 0 and weighted.of(choice, 0) == pytest.approx(weights * plain)
+    assert weighted.race(choice).divergence == pytest.approx(weights * plain)

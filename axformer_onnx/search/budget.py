@@ -283,8 +283,6 @@ class _Choosing:
 
     def _at_speedup(self, speedup: float) -> tuple[Point, bool]:
         """The budget shrinks by what the table was wrong, until the point is measured fast enough."""
-        if self._choice(None, speedup) is None:
-            raise UsageError(self._out_of_reach(speedup))
         wanted = self._as_promised(speedup)
         tuned = self._tuned(self.table.prices, self._milliseconds(wanted), f"x{speedup:g}")
         assert tuned is not None  # something fits
@@ -297,9 +295,13 @@ class _Choosing:
         return min(fast, key=lambda p: p.divergence), True
 
     def _as_promised(self, speedup: float) -> float:
-        """What to ask of the table for a graph that is measured so fast, by one choice that is not tuned yet."""
+        """What to ask of the table for a graph that is measured so fast, by one choice that is not tuned yet.
+
+        Raises: UsageError where it is out of reach.
+        """
         choice = self._choice(None, speedup)
-        assert choice is not None
+        if choice is None:
+            raise UsageError(self._out_of_reach(speedup))
         self.watch("measuring what was promised", 0, MEASURED)
         wanted = speedup * speedup / self.builder.speed_of(choice).value
         return wanted if self._choice(None, wanted) is not None else speedup
