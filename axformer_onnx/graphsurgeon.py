@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from axformer_onnx.errors import ModelError, RuntimeFailure
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io import load_model, serialized
 from axformer_passes.plan import Plan
 
 Graph = Any

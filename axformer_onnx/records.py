@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -89,3 +90,22 @@ class Trial:
     reason: str
     seconds: float = 0.0
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageScore:
+    """A stage on the select rows.
+
+    score, score_noise   the task metric in points; standard error of its difference from stage 0's
+    rise, noise          mean rise of the loss over stage 0's; its standard error
+    """
+
+    score: float
+    rise: float = 0.0
+    noise: float = 0.0
+    score_noise: float = 0.0
+
+
+def plan_digest(plan: Plan) -> str:
+    """16 hexadecimal digits that name a plan: equal plans have equal digests."""
+    return hashlib.sha256(plan.dumps().encode()).hexdigest()[:16]

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from axformer_onnx.optimize import OptimizeOptions, Watcher, optimize
-from axformer_onnx.runtime import describe_hardware, versions
-from axformer_onnx.search.goal import Goal
-from axformer_onnx.tasks import get_task
+from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
+from axformer_onnx.inputs.goal import Goal
+from axformer_onnx.runtime.sessions import describe_hardware, versions
+from axformer_onnx.tasks.definitions import get_task
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REPORT_ROWS = 2000
@@ -57,7 +57,7 @@ def _report_rows(folder: Path) -> Path:
 
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Export, optimize, and say what it took."""
-    from axformer_onnx.export import export
+    from axformer_onnx.exporting import export
 
     path = export(make_checkpoint(folder / "checkpoint"), folder / "model").path
     marks: list[tuple[str, float]] = []

@@ -31,22 +31,22 @@ from typing import Any
 
 import numpy as np
 
-from axformer_onnx.evaluation import Machine, latency_of, reading_of, score_file
-from axformer_onnx.given import MAX_SEARCH_ROWS
-from axformer_onnx.optimize import OptimizeOptions, Watcher, optimize
-from axformer_onnx.report.build import comparison_record
-from axformer_onnx.runtime import describe_hardware, make_session, run_once, versions
-from axformer_onnx.score import resolve_report
-from axformer_onnx.search.goal import Goal
-from axformer_onnx.search.units import ladder
-from axformer_onnx.statistics import compare
-from axformer_onnx.tasks import get_task
+from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
+from axformer_onnx.commands.scores import resolve_report
+from axformer_onnx.inputs.goal import Goal
+from axformer_onnx.inputs.options import MAX_SEARCH_ROWS
+from axformer_onnx.result.report.build import comparison_record
+from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, versions
+from axformer_onnx.scoring.comparison import compare
+from axformer_onnx.scoring.evaluation import Machine, latency_of, reading_of, score_file
+from axformer_onnx.search.compensated.levels import ladder
+from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, save_model
+from axformer_passes.blocks.projections import projection
+from axformer_passes.io.files import load_model, save_model
 from axformer_passes.plan import Plan
-from axformer_passes.projection import projection
-from axformer_passes.recognise import examine
+from axformer_passes.recognise.examination import examine
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini" / "model.onnx"
 
@@ -242,7 +242,7 @@ def others(
     task = get_task(a.task)
     rows = resolve_report(task, model_dir=a.model.parent, data=a.search_data or a.data)
     reading = reading_of(a.model, make_session(a.model), task, rows)
-    from axformer_onnx.text import batches
+    from axformer_onnx.data.encoding import batches
 
     names = [one.name for one in make_session(a.model).get_inputs()]
     encoded = reading.encoder.encode(rows.take(np.arange(min(256, len(rows)))))

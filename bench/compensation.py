@@ -18,20 +18,21 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from axformer_onnx.calibrate import calibrate, text_samples
-from axformer_onnx.compensation import levels
-from axformer_onnx.data import resolve
-from axformer_onnx.evaluation import reading_of
-from axformer_onnx.labels import with_label_names
-from axformer_onnx.refit import refit_weights
-from axformer_onnx.runtime import describe_hardware, make_session, run_once, versions
-from axformer_onnx.search.stages import StageScorer, StageSessions
-from axformer_onnx.tasks import get_task
+from axformer_onnx.compensate.algebra import levels
+from axformer_onnx.compensate.moments import calibrate, text_samples
+from axformer_onnx.compensate.refit_outputs import refit_weights
+from axformer_onnx.data.roles import resolve
+from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, versions
+from axformer_onnx.scoring.evaluation import reading_of
+from axformer_onnx.scoring.stage_scorer import StageScorer
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.labels import with_label_names
 from axformer_passes.apply import reweighted
-from axformer_passes.files import load_model, model_path
+from axformer_passes.blocks.projections import projection
+from axformer_passes.cut.new_weights import Weights, weight_key
+from axformer_passes.io.files import load_model, model_path
 from axformer_passes.plan import Plan
-from axformer_passes.projection import projection
-from axformer_passes.reweight import Weights, weight_key
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -74,7 +75,7 @@ def exported(model: Path, folder: Path) -> Path:
     """The model's file; a checkpoint is exported first."""
     if model.suffix == ".onnx" or (model / "model.onnx").is_file():
         return model_path(model)
-    from axformer_onnx.export import export
+    from axformer_onnx.exporting import export
 
     return export(model, folder).path
 

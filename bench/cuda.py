@@ -36,13 +36,16 @@ from typing import Any
 
 import numpy as np
 
+from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
+from axformer_onnx.commands.scores import resolve_report
+from axformer_onnx.data.encoding import Encoded, batches
+from axformer_onnx.data.rows import Rows
+from axformer_onnx.data.tokenizer_files import read_json
 from axformer_onnx.errors import AxformerError
-from axformer_onnx.evaluation import Machine, reading_of
-from axformer_onnx.latency import Bound, compare_latency, make_feeds
-from axformer_onnx.optimize import OptimizeOptions, Watcher, optimize
+from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.records import FloatArray
-from axformer_onnx.rows import Rows
-from axformer_onnx.runtime import (
+from axformer_onnx.runtime.latency import Bound, compare_latency, make_feeds
+from axformer_onnx.runtime.sessions import (
     PROVIDERS,
     cuda_device,
     describe_hardware,
@@ -51,16 +54,13 @@ from axformer_onnx.runtime import (
     run_session,
     versions,
 )
-from axformer_onnx.score import resolve_report
-from axformer_onnx.scoring import logits_output
-from axformer_onnx.search.goal import Goal
-from axformer_onnx.tasks import get_task
-from axformer_onnx.text import Encoded, batches
-from axformer_onnx.tokenizer_files import read_json
+from axformer_onnx.scoring.evaluation import Machine, reading_of
+from axformer_onnx.scoring.outputs import logits_output
+from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.apply import apply_plan, narrowed
-from axformer_passes.files import load_model, save_model
+from axformer_passes.io.files import load_model, save_model
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini" / "model.onnx"
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

@@ -17,9 +17,9 @@ from typing import Any
 
 from budget import EXAMPLE, table_rows
 
-from axformer_onnx.apply import apply
-from axformer_onnx.evaluation import Machine
-from axformer_onnx.runtime import describe_hardware, versions
+from axformer_onnx.commands.replay import apply
+from axformer_onnx.runtime.sessions import describe_hardware, versions
+from axformer_onnx.scoring.evaluation import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
 

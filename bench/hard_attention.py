@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hard_forms import FORMS, HEADS, KS, WIDTH, Array, scalar
 from small_graphs import Sketch
 
-from axformer_onnx.runtime import describe_hardware, versions
-from axformer_passes.harden import harden
+from axformer_onnx.runtime.sessions import describe_hardware, versions
+from axformer_passes.cut.hard_attention import harden
 from axformer_passes.plan import Hard, Mode
 
 SHAPES = [(b, t, t) for b in (1, 8) for t in (16, 32, 64, 128, 256)] + [(1, 1, 128), (8, 1, 128)]

@@ -34,12 +34,12 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from deep_graphs import Sizes, deep_model, eager, thinned_everywhere
 
-from axformer_onnx.runtime import describe_hardware, run_once, versions
+from axformer_onnx.runtime.sessions import describe_hardware, run_once, versions
 from axformer_passes.apply import apply_plan
-from axformer_passes.detached import Detached
-from axformer_passes.files import load_model
-from axformer_passes.gate import Staged
-from axformer_passes.recognise import examine
+from axformer_passes.io.files import load_model
+from axformer_passes.io.lean_model import Detached
+from axformer_passes.recognise.examination import examine
+from axformer_passes.stages.stages import Staged
 
 STEPS = ("load+save", "examine", "apply", "stages")
 NODES_A_LAYER = 60

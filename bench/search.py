@@ -19,23 +19,24 @@ from typing import Any
 
 import numpy as np
 
-from axformer_onnx.data import resolve
-from axformer_onnx.evaluation import Reading, reading_of
-from axformer_onnx.labels import with_label_names
+from axformer_onnx.data.encoding import Encoded, feeds
+from axformer_onnx.data.roles import resolve
+from axformer_onnx.data.rows import Rows
 from axformer_onnx.records import FloatArray
-from axformer_onnx.rows import Rows
-from axformer_onnx.runtime import describe_hardware, make_session, run_once, run_session, versions
-from axformer_onnx.scoring import evaluate
-from axformer_onnx.search.recalibrate import Recalibrated
-from axformer_onnx.search.robust import fold_rows, robust_judge, robust_order
-from axformer_onnx.search.stages import StageScorer, StageSessions
-from axformer_onnx.search.walk import walk
-from axformer_onnx.tasks import get_task
-from axformer_onnx.text import Encoded, feeds
+from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
+from axformer_onnx.scoring.evaluation import Reading, reading_of
+from axformer_onnx.scoring.outputs import evaluate
+from axformer_onnx.scoring.recalibrate import Recalibrated
+from axformer_onnx.scoring.stage_scorer import StageScorer
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_onnx.search.greedy.robust import fold_rows, robust_judge, robust_order
+from axformer_onnx.search.greedy.walk import walk
+from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.labels import with_label_names
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, model_path, save_model
+from axformer_passes.io.files import load_model, model_path, save_model
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 PLAIN_BATCH = 32
 EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini"

@@ -41,22 +41,22 @@ from unittest import mock
 
 import numpy as np
 
-from axformer_onnx.evaluation import Machine
-from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
+from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, Watcher, optimize
+from axformer_onnx.data.encoding import feeds
+from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime import describe_hardware, make_session, run_once, run_session, versions
-from axformer_onnx.scoring import logits_output
-from axformer_onnx.search import stages
-from axformer_onnx.search.divergence import Race, row_divergence
-from axformer_onnx.search.goal import Goal
-from axformer_onnx.search.preparation import Preparation
-from axformer_onnx.search.tune import EFFORTS
-from axformer_onnx.search.units import Choice
-from axformer_onnx.search.workers import Task
-from axformer_onnx.tasks import get_task
-from axformer_onnx.text import feeds
+from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
+from axformer_onnx.scoring import stage_scorer as stages
+from axformer_onnx.scoring.evaluation import Machine
+from axformer_onnx.scoring.outputs import logits_output
+from axformer_onnx.search.compensated.divergence import Race, row_divergence
+from axformer_onnx.search.compensated.levels import Choice
+from axformer_onnx.search.compensated.preparation import Preparation
+from axformer_onnx.search.compensated.tuning import EFFORTS
+from axformer_onnx.search.compensated.workers import Task
+from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import save_model
+from axformer_passes.io.files import save_model
 
 PLAIN_BATCH = 32
 STEPS = ("surgery", "save", "load", "evaluate")

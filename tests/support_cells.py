@@ -31,17 +31,17 @@ from torch_oracle import random_plan
 from zoo import Feeds, ZooModel, build, onnx_outputs, unwrapped
 from zoo_variant_cases import tolerance
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import AxformerError, VerifyError
-from axformer_passes.files import load_model, serialized
-from axformer_passes.fused.registry import RULES as FUSED
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared
-from axformer_passes.recognise import Examined, examine
-from axformer_passes.unround import unrounded
-from axformer_passes.widen import widened
+from axformer_passes.prepare.recipes.registry import RULES as FUSED
+from axformer_passes.prepare.walkable import prepared
+from axformer_passes.probe.float32_twin import widened
+from axformer_passes.probe.unrounded_twin import unrounded
+from axformer_passes.recognise.examination import Examined, examine
 
 Array = npt.NDArray[Any]
 SHAPES = ((1, 1), (2, 7), (3, 12))

@@ -190,9 +190,12 @@ def _cell(text: str) -> str:
 
 
 def _rules() -> str:
-    from axformer_passes import fused, rules  # noqa: F401  (fill the tables)
-    from axformer_passes.fused.registry import RULES as FUSED
-    from axformer_passes.labels import RULES
+    from axformer_passes import (
+        fused,  # noqa: F401  (fill the tables)
+        operators,  # noqa: F401  (fill the tables)
+    )
+    from axformer_passes.operators.channels import RULES
+    from axformer_passes.prepare.recipes.registry import RULES as FUSED
 
     def listed(names: Iterable[str]) -> str:
         return ", ".join(f"`{name}`" for name in sorted(names, key=lambda n: ("::" in n, n))) + ".\n"

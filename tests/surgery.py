@@ -22,10 +22,10 @@ import torch
 import torch_oracle
 from zoo import Feeds, ZooModel, onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions, setting_of
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions, setting_of
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Hard, Plan
 
 Array = npt.NDArray[Any]

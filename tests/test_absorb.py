@@ -19,13 +19,13 @@ from test_readout import EXPORTERS, POOLED, WHOLE, assert_same, cases
 from weights_oracle import drawn, weighted_outputs
 from zoo import Feeds, ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import PlanError
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 PROJECTED = Plan(readout="narrow", constants="folded")
 ABSORBED = dataclasses.replace(PROJECTED, keys_values="absorbed")

@@ -21,11 +21,11 @@ from test_constants import Drawn
 from test_readout import runner
 from test_readout_rules import assert_answer
 
-from axformer_onnx.runtime import run_once
-from axformer_passes.absorb import Absorbed, absorb
-from axformer_passes.cleanup import Cleanup
-from axformer_passes.prepare import prepared
-from axformer_passes.readout import narrow_readout
+from axformer_onnx.runtime.sessions import run_once
+from axformer_passes.graph.cleanup import Cleanup
+from axformer_passes.prepare.walkable import prepared
+from axformer_passes.readout.narrowing import narrow_readout
+from axformer_passes.simplify.keys_values import Absorbed, absorb
 
 WIDTH = 8
 rng = np.random.default_rng(0)

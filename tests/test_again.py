@@ -8,11 +8,11 @@ from surgery import assert_close
 from torch_oracle import masked_outputs
 from zoo import build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 CASES = [
     ("bert", "torchscript-eager-17"),

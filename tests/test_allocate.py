@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axformer_onnx.search.allocate import STEPS, allocate, exchanges, mutated, price_of
+from axformer_onnx.search.compensated.allocation import STEPS, allocate, exchanges, mutated, price_of
 
 
 def drawn(seed: int, units: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -18,13 +18,13 @@ from surgery import assert_close, removed
 from torch_oracle import masked_outputs, random_plan
 from zoo import CASES, ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import PlanError, VerifyError
-from axformer_passes.files import load_model, save_model, serialized
+from axformer_passes.io.files import load_model, save_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import examine, recognise
-from axformer_passes.trace import trace
+from axformer_passes.probe.tracing import trace
+from axformer_passes.recognise.examination import examine, recognise
 
 SOME = [(f, e) for f, e in CASES if e in ("optimum", "torchscript-sdpa-14", "dynamo-23")]
 

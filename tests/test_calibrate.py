@@ -12,14 +12,14 @@ import pytest
 import torch
 from zoo import FAMILY, VOCAB, Feeds, Record, ZooModel, build, unwrapped
 
-from axformer_onnx.calibrate import Moments, Sample, calibrate, text_samples
+from axformer_onnx.compensate.moments import Moments, Sample, calibrate, text_samples
+from axformer_onnx.data.encoding import Encoded
+from axformer_onnx.data.tokenizer_files import Padding
 from axformer_onnx.errors import DataError, RecogniseError
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
-from axformer_onnx.text import Encoded
-from axformer_onnx.tokenizer_files import Padding
-from axformer_passes.files import load_model
-from axformer_passes.recognise import recognise
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_passes.io.files import load_model
+from axformer_passes.recognise.examination import recognise
 
 Array = npt.NDArray[Any]
 Place = tuple[int, str]

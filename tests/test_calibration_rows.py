@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from axformer_onnx.rows import Rows, unlabelled
-from axformer_onnx.search.calibration_rows import MOST_MIXED, calibration_rows, mix
+from axformer_onnx.data.recombination import MOST_MIXED, calibration_rows, mix
+from axformer_onnx.data.rows import Rows, unlabelled
 
 OWN = unlabelled([(f"a{i} b{i} c{i} d{i}",) for i in range(10)], "own")
 GIVEN = unlabelled([(f"g{i} h{i} j{i}",) for i in range(50)], "given")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from axformer_onnx.classifier_fit import _logistic, _ridge, fit_classifier, losses
+from axformer_onnx.compensate.classifier_fit import _logistic, _ridge, fit_classifier, losses
 
 
 def rows(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from axformer_onnx import cli, optimize
+from axformer_onnx import cli, commands
 from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
@@ -187,7 +187,7 @@ def test_second_ctrl_c_stops_with_130_and_says_how_to_go_on(
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(optimize, "optimize", stop)
+    monkeypatch.setattr(commands, "optimize", stop)
     code, _, err = call("optimize", folder, "--task", "mnli", "-o", tmp_path / "out")
     assert code == 130 and "the same command goes on" in err
 
@@ -196,7 +196,7 @@ def test_bug_is_a_traceback_and_not_hidden(monkeypatch: pytest.MonkeyPatch, fold
     def bug(*args: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(optimize, "optimize", bug)
+    monkeypatch.setattr(commands, "optimize", bug)
     monkeypatch.setattr(sys, "argv", ["axformer-onnx", "optimize", str(folder), "--task", "mnli", "-o", str(tmp_path)])
     with pytest.raises(ZeroDivisionError, match="a bug"):
         cli.main()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from axformer_onnx.compensation import levels, refit
+from axformer_onnx.compensate.algebra import levels, refit
 
 Array = npt.NDArray[np.float64]
 TOKENS, DAMPING = 400, 1e-4

@@ -18,14 +18,14 @@ from surgery import assert_close
 from test_readout import EXPORTERS, POOLED, WHOLE, assert_same, cases, runner
 from zoo import build
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.constants import fold_constants
 from axformer_passes.errors import PlanError
-from axformer_passes.files import load_model
+from axformer_passes.graph.values import constant
+from axformer_passes.io.files import load_model
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import constant
-from axformer_passes.recognise import examine
+from axformer_passes.recognise.examination import examine
+from axformer_passes.simplify.fold import fold_constants
 
 FOLDED = Plan(constants="folded")
 rng = np.random.default_rng(0)

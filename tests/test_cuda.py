@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from axformer_onnx.errors import AxformerError
-from axformer_onnx.evaluation import Machine
-from axformer_onnx.latency import Bound, compare_latency, make_feeds
-from axformer_onnx.runtime import cuda_device, make_session, run_once, run_session
+from axformer_onnx.runtime.latency import Bound, compare_latency, make_feeds
+from axformer_onnx.runtime.sessions import cuda_device, make_session, run_once, run_session
+from axformer_onnx.scoring.evaluation import Machine
 from axformer_passes.apply import apply_plan
-from axformer_passes.detached import detached
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
+from axformer_passes.io.lean_model import detached
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 MODEL = Path(__file__).parents[1] / "models" / "nli-mini" / "model.onnx"
 CUDA = "CUDAExecutionProvider"
@@ -106,10 +106,10 @@ def test_latencies_are_compared_on_cuda() -> None:
 
 @pytest.mark.slow
 def test_optimize_runs_on_cuda_from_the_table_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from axformer_onnx import latency_table
-    from axformer_onnx.optimize import OptimizeOptions, optimize
-    from axformer_onnx.search.goal import Goal
-    from axformer_onnx.tasks import get_task
+    from axformer_onnx.commands.optimization import OptimizeOptions, optimize
+    from axformer_onnx.inputs.goal import Goal
+    from axformer_onnx.search.compensated import latency_table
+    from axformer_onnx.tasks.definitions import get_task
 
     monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path / "cache")
     options = OptimizeOptions(

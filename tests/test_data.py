@@ -17,9 +17,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from axformer_onnx.data import Rows, read_rows, resolve, resolve_report
+from axformer_onnx.data.roles import resolve, resolve_report
+from axformer_onnx.data.rows import Rows, read_rows
 from axformer_onnx.errors import DataError
-from axformer_onnx.tasks import Task, custom_task, get_task
+from axformer_onnx.tasks.definitions import Task, custom_task, get_task
 
 SHARED = Path(__file__).parents[2] / "shared"
 SST2, MNLI, STSB = get_task("sst2"), get_task("mnli"), get_task("stsb")

@@ -11,11 +11,11 @@ from small_graphs import D, H, Sketch, Weights, attend, separate
 from surgery import assert_close
 from zoo import onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import PlanError
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 
 def guarded(test: str, negated: bool) -> draw.Writer:

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from axformer_onnx.search.divergence import Divergence, is_lost, row_divergence
+from axformer_onnx.search.compensated.divergence import Divergence, is_lost, row_divergence
 
 torch = pytest.importorskip("torch", reason="needs the [export] extra (torch, transformers)")
 
 from weights_oracle import weighted_outputs  # noqa: E402
 from zoo import ZooModel, build  # noqa: E402
 
-from axformer_onnx.calibrate import Sample  # noqa: E402
-from axformer_onnx.runtime import run_once  # noqa: E402
-from axformer_onnx.search.stages import StageSessions  # noqa: E402
-from axformer_onnx.search.units import Choice, Levels, build_levels  # noqa: E402
-from axformer_onnx.shelf import Shelf  # noqa: E402
+from axformer_onnx.compensate.moments import Sample  # noqa: E402
+from axformer_onnx.runtime.sessions import run_once  # noqa: E402
+from axformer_onnx.runtime.spill import Shelf  # noqa: E402
+from axformer_onnx.scoring.stage_sessions import StageSessions  # noqa: E402
+from axformer_onnx.search.compensated.levels import Choice, Levels, build_levels  # noqa: E402
 from axformer_passes.apply import narrowed, with_biases  # noqa: E402
-from axformer_passes.files import load_model  # noqa: E402
+from axformer_passes.io.files import load_model  # noqa: E402
 from axformer_passes.plan import Hard, Plan  # noqa: E402
 
 FAMILIES = ("bert", "distilbert", "modernbert", "gpt2", "albert", "mobilebert")

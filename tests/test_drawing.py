@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from axformer_onnx.search.drawing import FLOOR, drawn_rows, inclusion, sizes_of
+from axformer_onnx.search.compensated.row_sampling import FLOOR, drawn_rows, inclusion, sizes_of
 
 
 def test_size_is_the_gini_impurity_and_a_floor() -> None:

@@ -8,12 +8,12 @@ import onnx
 import pytest
 from zoo import build
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.anatomy import AttentionBlock, Block
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 FILES = [
     *(("bert", f"torchscript-eager-17{variant}") for variant in ("", "+int8", "+qdq", "+onnxslim")),

@@ -18,8 +18,8 @@ from zoo_export import HAS_OPTIMUM
 from zoo_export_transformers import HAS_TRANSFORMERS_EXPORTER
 
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError, VerifyError
-from axformer_onnx.export import ExportResult, check, exporters, run
-from axformer_onnx.export import export as export_model
+from axformer_onnx.exporting import ExportResult, check, exporters, run
+from axformer_onnx.exporting import export as export_model
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(95))]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from axformer_onnx.search.budget import MEASURED, _Choosing
-from axformer_onnx.search.units import Choice
+from axformer_onnx.search.compensated.goals import MEASURED, _Choosing
+from axformer_onnx.search.compensated.levels import Choice
 
 
 def choosing(true_of: Any, steps: np.ndarray) -> tuple[Any, list[float]]:

@@ -19,10 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import D
 from zoo import build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.errors import AxformerError, ModelError, RuntimeFailure
-from axformer_passes.files import external_files, load_model, model_path, save_model, serialized, sha256_of
-from axformer_passes.recognise import recognise
+from axformer_passes.io.files import external_files, load_model, model_path, save_model, serialized, sha256_of
+from axformer_passes.recognise.examination import recognise
 
 
 @pytest.fixture
@@ -215,8 +215,8 @@ def test_same_model_gives_the_same_files(limit: int, model: Path, tmp_path: Path
     [
         ("os.replace", 100),
         ("os.replace", 2**31),
-        ("axformer_passes.files.ir.to_proto", 2**31),
-        ("axformer_passes.files.ir.save", 100),
+        ("axformer_passes.io.files.ir.to_proto", 2**31),
+        ("axformer_passes.io.files.ir.save", 100),
     ],
 )
 def test_failed_write_leaves_the_old_file_and_nothing_else(

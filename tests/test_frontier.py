@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from axformer_onnx.frontier import Point, within_drop
-from axformer_onnx.judgement import Drop, drop_of, expected_drop, judged_drop, judged_noise
-from axformer_onnx.labels import LabelMap
 from axformer_onnx.records import Interval, Scores
-from axformer_onnx.scoring import evaluate
-from axformer_onnx.search.units import Choice
-from axformer_onnx.tasks import get_task
+from axformer_onnx.scoring.judgement import Drop, drop_of, expected_drop, judged_drop, judged_noise
+from axformer_onnx.scoring.outputs import evaluate
+from axformer_onnx.search.compensated.levels import Choice
+from axformer_onnx.search.compensated.operating_points import Point, within_drop
+from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
 
 

@@ -14,9 +14,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small_graphs import E, H, Sketch
 
-from axformer_onnx.runtime import run_once
-from axformer_passes.fused import lower
-from axformer_passes.fused.lowering import NOT_LOWERED
+from axformer_onnx.runtime.sessions import run_once
+from axformer_passes.prepare.fused.lowering import NOT_LOWERED, lower
 
 Array = npt.NDArray[Any]
 B, S, T, G = 2, 4, 6, 2

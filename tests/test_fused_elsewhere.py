@@ -11,9 +11,10 @@ import pytest
 from fused_nodes import WIDTH, Array, B, D, E, Fused, H, S
 from scipy.special import erf
 
-from axformer_onnx.runtime import run_once
-from axformer_passes.files import serialized
-from axformer_passes.fused import lift, lower
+from axformer_onnx.runtime.sessions import run_once
+from axformer_passes.io.files import serialized
+from axformer_passes.prepare.fused.lifting import lift
+from axformer_passes.prepare.fused.lowering import lower
 
 RNG = np.random.default_rng(11)
 

@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_graphs import Array
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import serialized
-from axformer_passes.measure import macs
+from axformer_passes.blocks.cost import macs
+from axformer_passes.io.files import serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 B, S, D, H, E, F = 2, 5, 12, 4, 8, 10
 WIDTH, MS = H * E, "com.microsoft"

@@ -13,11 +13,11 @@ from surgery import assert_close, gated_outputs, sessions
 from torch_oracle import masked_outputs
 from zoo import CASES, ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import Setting, StageSessions, setting_of
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import Setting, StageSessions, setting_of
 from axformer_passes.apply import apply_plan
-from axformer_passes.gate import FORMS, NO_K, Staged
 from axformer_passes.plan import Plan
+from axformer_passes.stages.stages import FORMS, NO_K, Staged
 
 SOME = [(f, e) for f, e in CASES if e in ("optimum", "torchscript-sdpa-17", "dynamo-23")]
 

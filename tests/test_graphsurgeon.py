@@ -16,7 +16,7 @@ from zoo import build, onnx_outputs
 
 from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure
 from axformer_onnx.graphsurgeon import apply_to_graphsurgeon, from_graphsurgeon, to_graphsurgeon
-from axformer_passes.files import load_model, save_model, serialized
+from axformer_passes.io.files import load_model, save_model, serialized
 from axformer_passes.plan import Plan
 
 CASES = [("bert", "torchscript-sdpa-17"), ("distilbert", "dynamo-23"), ("gpt2", "dynamo-20")]

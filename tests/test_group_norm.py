@@ -15,11 +15,11 @@ from small_graphs import GAIN, SHIFT, D, E, H, Sketch, group_normed, separate
 from surgery import assert_close
 from zoo import onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import serialized
+from axformer_passes.io.files import serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "adding-an-operator.md"

@@ -22,13 +22,13 @@ from test_matrix import PLANS
 from zoo import ZooModel, build
 from zoo_rewrites import in_bfloat16, retyped
 
-from axformer_onnx.runtime import fallback_note, make_session, run_once
-from axformer_onnx.search.stages import StageSessions
-from axformer_onnx.verify import verify
-from axformer_passes.files import load_model, save_model, serialized
+from axformer_onnx.result.verification import verify
+from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_passes.io.files import load_model, save_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import examine, recognise
-from axformer_passes.widen import BFLOAT16, HALVES, holds, widened
+from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened
+from axformer_passes.recognise.examination import examine, recognise
 
 BASE = "torchscript-eager-17"
 FORMS = ("fp16", "fp16io", "wfp16", "bf16")

@@ -16,13 +16,13 @@ from onnx import TensorProto
 from small_graphs import Sketch
 from zoo import ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import make_session, run_once, run_session
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
-from axformer_passes.harden import harden
+from axformer_passes.cut.hard_attention import harden
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import MODES, Hard, Mode, Plan
-from axformer_passes.prepare import prepared
-from axformer_passes.readout import narrow_readout
+from axformer_passes.prepare.walkable import prepared
+from axformer_passes.readout.narrowing import narrow_readout
 
 Array = npt.NDArray[Any]
 KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}

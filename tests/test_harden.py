@@ -15,11 +15,11 @@ from hypothesis.extra import numpy as hnp
 from small_graphs import D, Sketch
 from zoo import CASES, build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
+from axformer_passes.cut.hard_attention import harden, require_hardenable
 from axformer_passes.errors import PlanError
-from axformer_passes.files import load_model, serialized
-from axformer_passes.harden import harden, require_hardenable
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import MODES, Hard, Mode, Plan
 
 Array = npt.NDArray[Any]

@@ -15,7 +15,7 @@ from hostile_files import CANARY, CASES, Hostile
 
 from axformer_onnx import cli
 from axformer_passes.errors import ModelError
-from axformer_passes.files import load_model
+from axformer_passes.io.files import load_model
 
 PLAN = '{"format": "axformer-plan/1", "feed_forward_blocks": [0]}'
 RUN = Path(__file__).with_name("hostile_run.py")

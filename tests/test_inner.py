@@ -13,15 +13,15 @@ from test_reweight import assert_weights_count, plan_of
 from weights_oracle import drawn, weighted_outputs
 from zoo import FAMILY, ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan, reweighted
+from axformer_passes.blocks.inner import inner_projections
+from axformer_passes.cut.new_weights import weight_shapes
 from axformer_passes.errors import PlanError
-from axformer_passes.files import load_model, serialized
-from axformer_passes.inner import inner_projections
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import examine
-from axformer_passes.reweight import weight_shapes
+from axformer_passes.recognise.examination import examine
 
 EXPORTERS = ("torchscript-eager-17", "dynamo-20", "optimum")
 

@@ -18,13 +18,14 @@ from test_labels import normed_across, normed_neurons, read_by_two, unknown_betw
 from zoo import build
 
 from axformer_onnx import cli
-from axformer_onnx.given import OptimizeOptions, open_source
-from axformer_onnx.inspection import inspect_model
-from axformer_onnx.refusals import placed, where
-from axformer_onnx.runtime import run_once
+from axformer_onnx.commands.inspection import inspect_model
+from axformer_onnx.inputs.given import open_source
+from axformer_onnx.inputs.options import OptimizeOptions
+from axformer_onnx.inputs.refusals import placed, where
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.errors import RecogniseError, RuntimeFailure
-from axformer_passes.files import load_model
-from axformer_passes.recognise import recognise
+from axformer_passes.io.files import load_model
+from axformer_passes.recognise.examination import recognise
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 

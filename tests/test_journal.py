@@ -8,10 +8,10 @@ import pytest
 from search_fake import FakeScorer, MaskModel, anatomy, mask_scorer
 
 from axformer_onnx.errors import UsageError
-from axformer_onnx.search.axformer import search_axformer
+from axformer_onnx.search.greedy.axformer import search_axformer
+from axformer_onnx.search.greedy.robust import search_robust
+from axformer_onnx.search.greedy.walk import SearchResult
 from axformer_onnx.search.journal import open_journal
-from axformer_onnx.search.robust import search_robust
-from axformer_onnx.search.walk import SearchResult
 from axformer_passes.plan import Plan
 
 HEADER = {"source_sha256": "abc", "options": {"seed": 0, "k": 30}}

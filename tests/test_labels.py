@@ -16,13 +16,13 @@ from small_graphs import D, E, F, H, Sketch, Weights, Writer, attend, linear, se
 from surgery import assert_close
 from zoo import onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import ModelError, PlanError
-from axformer_passes.files import serialized
-from axformer_passes.labels import Classes
+from axformer_passes.io.files import serialized
+from axformer_passes.operators.classes import Classes
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 PAIRS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20)
 

@@ -24,16 +24,16 @@ from large_models import write_large
 from small_graphs import D
 from zoo import onnx_outputs
 
-from axformer_onnx.apply import apply
-from axformer_onnx.runtime import make_session, run_once, run_session
-from axformer_onnx.search.stages import StageSessions
-from axformer_onnx.verify import verify
-from axformer_passes import detached as detached_module
-from axformer_passes import files
-from axformer_passes.detached import Detached, detached
-from axformer_passes.files import load_model, save_model
+from axformer_onnx.commands.replay import apply
+from axformer_onnx.result.verification import verify
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_passes.io import files
+from axformer_passes.io import lean_model as detached_module
+from axformer_passes.io.files import load_model, save_model
+from axformer_passes.io.lean_model import Detached, detached
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import examine
+from axformer_passes.recognise.examination import examine
 
 Array = npt.NDArray[Any]
 PLAN = Plan().without_heads(0, [1]).without_neurons(0, [0, 3, 4]).with_hard_attention(0, 2)

@@ -9,9 +9,9 @@ import pytest
 from tiny_classifier import tiny_classifier
 
 from axformer_onnx.errors import DataError, RuntimeFailure
-from axformer_onnx.evaluation import latency_warnings
-from axformer_onnx.latency import LatencyRow, compare_latency, make_feeds
-from axformer_onnx.runtime import make_session
+from axformer_onnx.runtime.latency import LatencyRow, compare_latency, make_feeds
+from axformer_onnx.runtime.sessions import make_session
+from axformer_onnx.scoring.evaluation import latency_warnings
 
 TABLE = np.ones((50, 3), dtype=np.float32)
 NAMES = ["input_ids", "attention_mask"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from axformer_onnx import latency_table
-from axformer_onnx.evaluation import Machine
-from axformer_onnx.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
-from axformer_onnx.search.units import Rung, Unit
+from axformer_onnx.scoring.evaluation import Machine
+from axformer_onnx.search.compensated import latency_table
+from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
+from axformer_onnx.search.compensated.levels import Rung, Unit
 from axformer_passes.plan import Plan
 
 REST, HEAD, NEURON, EMPTY = 2.0, 0.25, 0.01, 0.5

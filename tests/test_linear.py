@@ -13,12 +13,12 @@ import onnx_ir as ir
 import pytest
 from deep_graphs import SPELLINGS, Sizes, contrib, deep_model, eager, thinned_everywhere
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.gate import Staged
-from axformer_passes.measure import shares
-from axformer_passes.recognise import Examined, examine
-from axformer_passes.shared import shared_groups
+from axformer_passes.blocks.cost import shares
+from axformer_passes.blocks.shared import shared_groups
+from axformer_passes.recognise.examination import Examined, examine
+from axformer_passes.stages.stages import Staged
 
 LAYERS = 24
 TWICE = 2.05

@@ -10,12 +10,12 @@ import pytest
 from small_graphs import Sketch
 from zoo import EXPORTERS, ZooModel, build
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model
-from axformer_passes.measure import macs, shares
+from axformer_passes.blocks.cost import macs, shares
+from axformer_passes.io.files import load_model
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 
 def bert_macs(model: ZooModel, batch: int, length: int) -> int:

@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 import pytest
 
-from axformer_onnx import optimize as optimize_module
-from axformer_onnx.apply import apply
+from axformer_onnx.commands import optimization as optimize_module
+from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, Watcher, optimize
+from axformer_onnx.commands.replay import apply
 from axformer_onnx.errors import PlanError, UsageError, VerifyError
-from axformer_onnx.evaluation import Machine, score_warnings
-from axformer_onnx.labels import LabelMap
-from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
 from axformer_onnx.records import Scores, Trial
-from axformer_onnx.report.record import Report
-from axformer_onnx.runtime import make_session
-from axformer_onnx.search import robust
-from axformer_onnx.search.walk import Verdict
-from axformer_onnx.tasks import get_task
+from axformer_onnx.result.report.record import Report
+from axformer_onnx.runtime.sessions import make_session
+from axformer_onnx.scoring.evaluation import Machine, score_warnings
+from axformer_onnx.search.greedy import robust
+from axformer_onnx.search.greedy.walk import Verdict
+from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from axformer_onnx import latency_table
-from axformer_onnx.apply import apply
+from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, Watcher, optimize
+from axformer_onnx.commands.replay import apply
 from axformer_onnx.errors import UsageError
-from axformer_onnx.evaluation import Machine
-from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, Watcher, optimize
-from axformer_onnx.report.record import Report
-from axformer_onnx.runtime import make_session
-from axformer_onnx.search import tune
-from axformer_onnx.search.goal import Goal
-from axformer_onnx.search.units import ladder
-from axformer_onnx.tasks import get_task
+from axformer_onnx.inputs.goal import Goal
+from axformer_onnx.result.report.record import Report
+from axformer_onnx.runtime.sessions import make_session
+from axformer_onnx.scoring.evaluation import Machine
+from axformer_onnx.search.compensated import latency_table
+from axformer_onnx.search.compensated import tuning as tune
+from axformer_onnx.search.compensated.levels import ladder
+from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")

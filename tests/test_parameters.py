@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from search_fake import anatomy, linear
 
-from axformer_onnx.measure import parameters_and_size
-from axformer_onnx.parameters import (
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.search.elements import attention_half, feed_forward_half, halves
+from axformer_passes.anatomy import Anatomy, Layer
+from axformer_passes.apply import apply_plan
+from axformer_passes.blocks.parameters import (
     block_parameters,
     head_parameters,
     neuron_parameters,
     parameters_by_layer,
     removed_parameters,
 )
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.elements import attention_half, feed_forward_half, halves
-from axformer_passes.anatomy import Anatomy, Layer
-from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, save_model
+from axformer_passes.io.file_size import parameters_and_size
+from axformer_passes.io.files import load_model, save_model
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 zoo = pytest.importorskip("zoo", reason="needs the [export] extra (torch, transformers)")
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from axformer_onnx.search import preparation
-from axformer_onnx.search.divergence import Race
-from axformer_onnx.search.preparation import Preparation
-from axformer_onnx.search.units import Choice
-from axformer_onnx.search.workers import Task
+from axformer_onnx.search.compensated import preparation
+from axformer_onnx.search.compensated.divergence import Race
+from axformer_onnx.search.compensated.levels import Choice
+from axformer_onnx.search.compensated.preparation import Preparation
+from axformer_onnx.search.compensated.workers import Task
 
 
 def test_what_is_alike_at_the_bottom_is_asked_one_after_the_other() -> None:

@@ -17,11 +17,11 @@ from small_graphs import D, E, F, H, Heads, Sketch, Weights, Writer, attend, lin
 from surgery import assert_close, gated_outputs
 from zoo import onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 
 def by(project: Callable[..., str]) -> Writer:

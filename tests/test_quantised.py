@@ -25,15 +25,15 @@ from test_matrix import PLANS
 from zoo import ZooModel, build, onnx_outputs
 
 from axformer_onnx import cli
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
-from axformer_onnx.verify import verify
+from axformer_onnx.result.verification import verify
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan
+from axformer_passes.blocks.cost import macs
 from axformer_passes.errors import RecogniseError
-from axformer_passes.files import load_model, save_model, serialized
-from axformer_passes.measure import macs
+from axformer_passes.io.files import load_model, save_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 Array = npt.NDArray[np.generic]
 BASE = "torchscript-eager-17"

@@ -15,15 +15,15 @@ import pytest
 from surgery import assert_close, clear_sample
 from zoo import CASES, FURTHER_CASES, UNEXPORTABLE, Feeds, ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import make_session, run_once, run_session
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_passes.apply import apply_plan
-from axformer_passes.cleanup import Cleanup
-from axformer_passes.files import load_model, serialized
-from axformer_passes.fused import lift
-from axformer_passes.measure import macs
+from axformer_passes.blocks.cost import macs
+from axformer_passes.graph.cleanup import Cleanup
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.readout import Readout, narrow_readout
-from axformer_passes.recognise import examine
+from axformer_passes.prepare.fused.lifting import lift
+from axformer_passes.readout.narrowing import Readout, narrow_readout
+from axformer_passes.recognise.examination import examine
 
 POOLED = (
     "bert", "distilbert", "roberta", "electra", "minilm", "vit", "deit", "albert", "deberta-v2", "mobilebert", "modernbert",

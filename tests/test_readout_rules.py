@@ -33,10 +33,10 @@ from small_graphs import D, H, Sketch, Weights
 from surgery import assert_close
 from zoo import onnx_outputs
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.errors import ModelError
-from axformer_passes.prepare import prepared
-from axformer_passes.readout import Readout, narrow_readout
+from axformer_passes.prepare.walkable import prepared
+from axformer_passes.readout.narrowing import Readout, narrow_readout
 
 SHAPES = ((1, 2), (2, 5), (3, 4))
 

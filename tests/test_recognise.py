@@ -12,13 +12,13 @@ import pytest
 import small_graphs as draw
 from zoo import CASES, FAMILIES, ZooModel, build
 
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock
 from axformer_passes.errors import PlanError
-from axformer_passes.files import load_model
+from axformer_passes.io.files import load_model
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
-from axformer_passes.trace import trace
+from axformer_passes.probe.tracing import trace
+from axformer_passes.recognise.examination import recognise
 
 ACTIVATION = {"gpt2": "gelu_tanh", "gpt2-tokens": "gelu_tanh"}
 

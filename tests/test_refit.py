@@ -16,13 +16,13 @@ from test_calibrate import real_tokens
 from weights_oracle import drawn, kept, weighted_outputs
 from zoo import ZooModel, build, onnx_outputs, unwrapped
 
-from axformer_onnx.calibrate import Sample
-from axformer_onnx.refit import Teacher, refit_from, refit_weights
-from axformer_onnx.refit_inner import shapes_of
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.compensate.moments import Sample
+from axformer_onnx.compensate.refit_inner import shapes_of
+from axformer_onnx.compensate.refit_outputs import Teacher, refit_from, refit_weights
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan, narrowed
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
 
 Array = npt.NDArray[Any]

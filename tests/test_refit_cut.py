@@ -11,11 +11,11 @@ from surgery import assert_close, gated_outputs
 from weights_oracle import drawn, weighted_outputs
 from zoo import FAMILY, ZooModel, build
 
-from axformer_onnx import refit_cut
+from axformer_onnx.compensate import refit_cut
+from axformer_onnx.compensate.refit_cut import divided, pruned_sessions
 from axformer_onnx.errors import RecogniseError
-from axformer_onnx.refit_cut import divided, pruned_sessions
-from axformer_onnx.search.stages import StageSessions
-from axformer_passes.files import load_model
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_passes.io.files import load_model
 from axformer_passes.plan import Plan
 
 FAMILIES = ("bert", "gpt2", "llama", "albert", "distilbert", "t5-encoder", "modernbert", "vit", "deberta-v2")

@@ -10,9 +10,9 @@ from rich.console import Console
 from search_fake import anatomy
 
 from axformer_onnx.errors import AxformerError
-from axformer_onnx.report.layers import bar, head_picture, layer_records
-from axformer_onnx.report.markdown import markdown
-from axformer_onnx.report.record import (
+from axformer_onnx.result.report.layers import bar, head_picture, layer_records
+from axformer_onnx.result.report.markdown_form import markdown
+from axformer_onnx.result.report.record import (
     ComparisonRecord,
     DataRecord,
     IntervalRecord,
@@ -23,8 +23,8 @@ from axformer_onnx.report.record import (
     StageRecord,
     TrialRecord,
 )
-from axformer_onnx.report.terminal import print_report
-from axformer_onnx.report.words import change, count, headline
+from axformer_onnx.result.report.terminal import print_report
+from axformer_onnx.result.report.words import change, count, headline
 from axformer_passes.plan import Hard, Plan
 
 PLAN = Plan(

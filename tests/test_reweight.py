@@ -13,16 +13,16 @@ from torch_oracle import random_plan
 from weights_oracle import drawn, weighted_outputs
 from zoo import FAMILY, ZooModel, build, onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan, reweighted
-from axformer_passes.detached import detached
+from axformer_passes.blocks.projections import classifier, projection
+from axformer_passes.cut.new_weights import Weights, weight_shapes
 from axformer_passes.errors import AxformerError, PlanError, RecogniseError
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
+from axformer_passes.io.lean_model import detached
 from axformer_passes.plan import Plan
-from axformer_passes.projection import classifier, projection
-from axformer_passes.recognise import examine
-from axformer_passes.reweight import Weights, weight_shapes
+from axformer_passes.recognise.examination import examine
 
 BIASED = (
     "bert",

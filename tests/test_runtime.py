@@ -12,8 +12,7 @@ import pytest
 from tiny_classifier import save_classifier, tiny_classifier
 
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
-from axformer_onnx.measure import parameters_and_size
-from axformer_onnx.runtime import (
+from axformer_onnx.runtime.sessions import (
     PROVIDERS,
     cuda_device,
     describe_hardware,
@@ -24,7 +23,8 @@ from axformer_onnx.runtime import (
     run_session,
     versions,
 )
-from axformer_passes.detached import detached
+from axformer_passes.io.file_size import parameters_and_size
+from axformer_passes.io.lean_model import detached
 
 TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 FEEDS = {"input_ids": np.array([[1, 3]]), "attention_mask": np.array([[1, 1]])}

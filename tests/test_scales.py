@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, numpy_helper
 
-from axformer_onnx.runtime import run_once
-from axformer_passes.constants import fold_constants
-from axformer_passes.files import serialized
+from axformer_onnx.runtime.sessions import run_once
+from axformer_passes.io.files import serialized
+from axformer_passes.simplify.fold import fold_constants
 
 
 def two_factors(shared: bool) -> onnx.ModelProto:

@@ -12,14 +12,14 @@ from scipy import stats
 from sklearn import metrics as oracle
 from tiny_classifier import tiny_classifier
 
-from axformer_onnx.data import Rows
+from axformer_onnx.data.encoding import Encoded
+from axformer_onnx.data.rows import Rows
+from axformer_onnx.data.tokenizer_files import Padding
 from axformer_onnx.errors import DataError, RuntimeFailure
-from axformer_onnx.labels import LabelMap, match_labels
-from axformer_onnx.runtime import make_session
-from axformer_onnx.scoring import evaluate, logits_output, score_session
-from axformer_onnx.tasks import Task, custom_task, get_task
-from axformer_onnx.text import Encoded
-from axformer_onnx.tokenizer_files import Padding
+from axformer_onnx.runtime.sessions import make_session
+from axformer_onnx.scoring.outputs import evaluate, logits_output, score_session
+from axformer_onnx.tasks.definitions import Task, custom_task, get_task
+from axformer_onnx.tasks.labels import LabelMap, match_labels
 
 
 def identity(classes: int) -> LabelMap:

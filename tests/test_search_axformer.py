@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from search_fake import FakeScorer, MaskModel, Masks, anatomy, mask_scorer, masks_of
 
-from axformer_onnx.search.axformer import judge_axformer, search_axformer
 from axformer_onnx.search.elements import attention_half
+from axformer_onnx.search.greedy.axformer import judge_axformer, search_axformer
 
 
 def authors_loop(model: MaskModel) -> tuple[Masks, list[float]]:
-    """METHOD.md 1.2 as straight-line code: masks are set, looked at, and put back."""
+    """docs/method.md 1.2 as straight-line code: masks are set, looked at, and put back."""
     layers, heads, neurons = model.shape
     masks = Masks.ones(layers, heads, neurons)
     l0 = model.losses(masks)

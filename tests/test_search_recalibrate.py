@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from axformer_onnx.labels import LabelMap
 from axformer_onnx.records import FloatArray, Scores
-from axformer_onnx.search.recalibrate import Recalibrated, recalibrated_losses
+from axformer_onnx.scoring.recalibrate import Recalibrated, recalibrated_losses
+from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
 
 

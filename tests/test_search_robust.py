@@ -7,7 +7,7 @@ from search_fake import FakeScorer, MaskModel, anatomy, mask_scorer
 
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.elements import attention_half, hard_attention
-from axformer_onnx.search.robust import (
+from axformer_onnx.search.greedy.robust import (
     STAGES_SCORED,
     choose_stage,
     fold_rows,

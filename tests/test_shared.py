@@ -16,14 +16,14 @@ from onnx import TensorProto
 from search_fake import anatomy
 from shared_fake import TOGETHER, tied
 
-from axformer_onnx.measure import parameters_and_size
-from axformer_onnx.parameters import parameters_by_layer, removed_parameters
-from axformer_onnx.runtime import run_once
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import save_model
+from axformer_passes.blocks.parameters import parameters_by_layer, removed_parameters
+from axformer_passes.blocks.shared import SharedGroup, expanded, linears, ranges, shared_groups
+from axformer_passes.io.file_size import parameters_and_size
+from axformer_passes.io.files import save_model
 from axformer_passes.plan import Plan, SharedWeights
-from axformer_passes.recognise import recognise
-from axformer_passes.shared import SharedGroup, expanded, linears, ranges, shared_groups
+from axformer_passes.recognise.examination import recognise
 
 MODES: tuple[SharedWeights, ...] = ("separate", "together")
 
@@ -270,7 +270,7 @@ def test_albert_cut_separately_is_torch_with_the_parts_zero_in_the_layers_that_a
 def test_albert_together_shrinks_the_file_by_what_was_counted_and_separately_grows_it(
     exporter: str, tmp_path: Path
 ) -> None:
-    from axformer_passes.files import load_model
+    from axformer_passes.io.files import load_model
 
     model = zoo.build("albert", exporter)
     source = load_model(model.path)
@@ -292,7 +292,7 @@ def test_albert_together_shrinks_the_file_by_what_was_counted_and_separately_gro
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_albert_cut_together_holds_every_projection_once(exporter: str) -> None:
-    from axformer_passes.files import load_model
+    from axformer_passes.io.files import load_model
 
     plan = dataclasses.replace(PLAN, hard_attention={})
     result = apply_plan(load_model(zoo.build("albert", exporter).path), plan, run_once)
@@ -301,7 +301,7 @@ def test_albert_cut_together_holds_every_projection_once(exporter: str) -> None:
 
 
 def test_albert_that_was_cut_together_still_shares() -> None:
-    from axformer_passes.files import load_model
+    from axformer_passes.io.files import load_model
 
     plan = dataclasses.replace(PLAN, hard_attention={})
     result = apply_plan(load_model(zoo.build("albert", "torchscript-eager-17").path), plan, run_once)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from axformer_onnx.apply import apply
-from axformer_onnx.evaluation import Machine
-from axformer_onnx.inspection import inspect_model
-from axformer_onnx.measure import parameters_and_size
-from axformer_onnx.optimize import OptimizeOptions, OptimizeResult, optimize
-from axformer_onnx.tasks import get_task
+from axformer_onnx.commands.inspection import inspect_model
+from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, optimize
+from axformer_onnx.commands.replay import apply
+from axformer_onnx.scoring.evaluation import Machine
+from axformer_onnx.tasks.definitions import get_task
+from axformer_passes.io.file_size import parameters_and_size
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 
@@ -77,7 +77,7 @@ def test_inspect_names_the_layers_that_share_and_counts_their_weights_once(folde
 def test_the_command_line_prints_who_shares(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from click.testing import CliRunner
 
-    from axformer_onnx.cli import cli
+    from axformer_onnx.cli.entry import cli
 
     out = CliRunner().invoke(cli, ["inspect", str(folder), "--length", "16"]).output
     assert "layers 0-1 share the weights of their attention blocks; they are counted in layer 0" in out

@@ -11,16 +11,16 @@ from search_fake import FakeScorer, MaskModel, mask_scorer, masks_of
 from shared_fake import TOGETHER, tied
 
 from axformer_onnx.errors import UsageError
-from axformer_onnx.parameters import removed_parameters
-from axformer_onnx.report.layers import layer_records
-from axformer_onnx.search.axformer import search_axformer
+from axformer_onnx.result.report.layers import layer_records
 from axformer_onnx.search.control import random_plan
 from axformer_onnx.search.elements import attention_half, feed_forward_half
+from axformer_onnx.search.greedy.axformer import search_axformer
+from axformer_onnx.search.greedy.robust import search_robust
 from axformer_onnx.search.journal import open_journal
-from axformer_onnx.search.robust import search_robust
 from axformer_passes.anatomy import Anatomy
+from axformer_passes.blocks.parameters import removed_parameters
+from axformer_passes.blocks.shared import expanded
 from axformer_passes.plan import Plan
-from axformer_passes.shared import expanded
 
 
 def test_a_group_has_one_element_for_a_head_and_each_layer_one_for_its_block() -> None:

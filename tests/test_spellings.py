@@ -14,11 +14,11 @@ from small_graphs import D, E, H, Heads, Sketch, Weights, linear, separate
 from surgery import assert_close, gated_outputs
 from zoo import onnx_outputs
 
-from axformer_onnx.runtime import run_once
-from axformer_onnx.search.stages import StageSessions
+from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared
+from axformer_passes.prepare.walkable import prepared
 
 PLANS = (
     Plan().without_heads(0, [1]),

@@ -9,18 +9,19 @@ import pytest
 from torch_oracle import random_plan
 from zoo import LABELS, VOCAB, ZooModel, build
 
-from axformer_onnx.labels import LabelMap
-from axformer_onnx.rows import Rows
-from axformer_onnx.runtime import make_session, run_once
-from axformer_onnx.scoring import evaluate, score_session
-from axformer_onnx.search.stages import StageScorer, StageSessions
-from axformer_onnx.tasks import Task
-from axformer_onnx.text import Encoded
-from axformer_onnx.tokenizer_files import Padding
+from axformer_onnx.data.encoding import Encoded
+from axformer_onnx.data.rows import Rows
+from axformer_onnx.data.tokenizer_files import Padding
+from axformer_onnx.runtime.sessions import make_session, run_once
+from axformer_onnx.scoring.outputs import evaluate, score_session
+from axformer_onnx.scoring.stage_scorer import StageScorer
+from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_onnx.tasks.definitions import Task
+from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise import recognise
+from axformer_passes.recognise.examination import recognise
 
 ROWS = 37
 TASK = Task("custom", ("text",), "label", (), "accuracy", ("accuracy", "mcc"))

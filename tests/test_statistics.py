@@ -13,21 +13,20 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as oracle
 
-from axformer_onnx.labels import LabelMap
 from axformer_onnx.records import Scores
-from axformer_onnx.scoring import evaluate
-from axformer_onnx.statistics import (
+from axformer_onnx.scoring.comparison import compare, metric_noise
+from axformer_onnx.scoring.outputs import evaluate
+from axformer_onnx.statistics.paired import (
     _correlation,
     _midranks,
     bootstrap_classes,
     bootstrap_mean,
     bootstrap_numbers,
-    compare,
     mcnemar_exact,
-    metric_noise,
     ratio_of_medians,
 )
-from axformer_onnx.tasks import get_task
+from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.labels import LabelMap
 
 THREE = LabelMap((0, 1, 2), ("a", "b", "c"), "")
 

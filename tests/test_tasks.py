@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from axformer_onnx.errors import DataError, UsageError
-from axformer_onnx.labels import match_labels, model_label_names, with_label_names
-from axformer_onnx.tasks import GLUE, custom_task, get_task, with_columns
+from axformer_onnx.tasks.definitions import GLUE, custom_task, get_task, with_columns
+from axformer_onnx.tasks.labels import match_labels, model_label_names, with_label_names
 
 # Written down from the hub's data set card of nyu-mll/glue, independently of tasks.py.
 GLUE_CARD = {

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from axformer_onnx.data import Rows, read_rows
+from axformer_onnx.data.encoding import Encoder, batches
+from axformer_onnx.data.rows import Rows, read_rows
+from axformer_onnx.data.tokenizer_files import Padding, length_limit
 from axformer_onnx.errors import DataError, RuntimeFailure, UsageError
-from axformer_onnx.tasks import get_task
-from axformer_onnx.text import Encoder, batches
-from axformer_onnx.tokenizer_files import Padding, length_limit
+from axformer_onnx.tasks.definitions import get_task
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "A", "B"]]

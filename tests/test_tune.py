@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from axformer_onnx.records import FloatArray
-from axformer_onnx.search.allocate import allocate, price_of
-from axformer_onnx.search.divergence import Race
-from axformer_onnx.search.tune import (
+from axformer_onnx.search.compensated.allocation import allocate, price_of
+from axformer_onnx.search.compensated.divergence import Race
+from axformer_onnx.search.compensated.levels import Choice, Rung, Unit
+from axformer_onnx.search.compensated.tuning import (
     EFFORTS,
     FEWEST_RUNGS,
     GENERATION,
@@ -24,7 +25,6 @@ from axformer_onnx.search.tune import (
     thinned,
     tune,
 )
-from axformer_onnx.search.units import Choice, Rung, Unit
 
 UNITS, RUNGS = 6, 5
 PRICES = [np.linspace(1.0, 0.0, RUNGS)] * UNITS

@@ -13,10 +13,10 @@ from torch_oracle import random_plan
 from zoo import CASES, build
 
 from axformer_onnx.errors import AxformerError, VerifyError
-from axformer_onnx.runtime import run_once
-from axformer_onnx.verify import verify
+from axformer_onnx.result.verification import verify
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, save_model
+from axformer_passes.io.files import load_model, save_model
 from axformer_passes.plan import Plan
 
 SOME = [(f, e) for f, e in CASES if e in ("torchscript-eager-17", "dynamo-23")]

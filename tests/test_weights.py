@@ -15,13 +15,13 @@ from surgery import assert_close
 from weights_oracle import drawn, weighted_outputs
 from zoo import ZooModel, build, onnx_outputs
 
-from axformer_onnx.apply import apply
+from axformer_onnx.commands.replay import apply
+from axformer_onnx.compensate.weights import WEIGHTS, load_weights, save_weights
 from axformer_onnx.errors import PlanError, VerifyError
-from axformer_onnx.runtime import run_once
-from axformer_onnx.verify import verify
-from axformer_onnx.weights import WEIGHTS, load_weights, save_weights
+from axformer_onnx.result.verification import verify
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, save_model
+from axformer_passes.io.files import load_model, save_model
 from axformer_passes.plan import Plan
 
 PLAN = Plan(weights=WEIGHTS).without_heads(0, [1]).without_neurons(1, range(0, 50, 2)).without_attention(2)

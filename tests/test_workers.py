@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from axformer_onnx.errors import RuntimeFailure
-from axformer_onnx.search import workers
-from axformer_onnx.search.divergence import Divergence, Race, scorer_of
-from axformer_onnx.search.units import Choice, build_levels
-from axformer_onnx.search.workers import InProcess, Pool, Spool, Task, read_spool, start_ray, write_spool
-from axformer_onnx.shelf import Shelf
+from axformer_onnx.runtime.spill import Shelf
+from axformer_onnx.search.compensated import workers
+from axformer_onnx.search.compensated.divergence import Divergence, Race, scorer_of
+from axformer_onnx.search.compensated.levels import Choice, build_levels
+from axformer_onnx.search.compensated.workers import InProcess, Pool, Spool, Task, read_spool, start_ray, write_spool
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 
@@ -26,13 +26,13 @@ tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extr
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Divergence, Path]]:
     """A tiny model with its levels, and the spool of it."""
-    from axformer_onnx.calibrate import text_samples
-    from axformer_onnx.data import resolve
-    from axformer_onnx.evaluation import reading_of
-    from axformer_onnx.runtime import make_session
-    from axformer_onnx.search.stages import StageSessions
-    from axformer_onnx.tasks import get_task
-    from axformer_passes.files import load_model
+    from axformer_onnx.compensate.moments import text_samples
+    from axformer_onnx.data.roles import resolve
+    from axformer_onnx.runtime.sessions import make_session
+    from axformer_onnx.scoring.evaluation import reading_of
+    from axformer_onnx.scoring.stage_sessions import StageSessions
+    from axformer_onnx.tasks.definitions import get_task
+    from axformer_passes.io.files import load_model
 
     folder = tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model", search=160)
     rows = resolve(get_task("mnli"), model_dir=folder).search

@@ -17,12 +17,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from axformer_onnx.rows import Rows
-from axformer_onnx.runtime import make_session, run_once, run_session
-from axformer_onnx.tasks import get_task
-from axformer_onnx.text import Encoder, batches
-from axformer_passes.files import load_model
-from axformer_passes.recognise import recognise
+from axformer_onnx.data.encoding import Encoder, batches
+from axformer_onnx.data.rows import Rows
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
+from axformer_onnx.tasks.definitions import get_task
+from axformer_passes.io.files import load_model
+from axformer_passes.recognise.examination import recognise
 
 USELESS = ((2, [1, 2], range(14)), (0, [3], range(28, 42)))
 """(layer, heads, neurons): whole neuron groups of the 56 neurons in 4."""

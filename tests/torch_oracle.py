@@ -1,4 +1,4 @@
-"""What a plan means, said by torch: the original model with the same activations zeroed (METHOD.md 1.1).
+"""What a plan means, said by torch: the original model with the same activations zeroed (docs/method.md 1.1).
 
 Independent of the passes: forward hooks on the torch module, nothing of the graph. Shared is one record, Plan.
 

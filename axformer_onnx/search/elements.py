@@ -2,7 +2,7 @@
 
 Names are layer numbers and ids of the source graph. "layer 3 head 5" is one element, so is "layer 3
 attention block". A block that cannot be taken out of its residual stream (its `sum` is None) is no element;
-its heads or neurons are. Neuron groups: METHOD.md 1.2 takes head size x 4 neurons, 256 of 3072 and in
+its heads or neurons are. Neuron groups: docs/method.md 1.2 takes head size x 4 neurons, 256 of 3072 and in
 general as many groups as there are heads.
 
 Where layers share weights and the plan says `together`, a head or neuron group of all of them is one element, "layers 0-11 head 5",
@@ -16,10 +16,17 @@ import itertools
 from collections.abc import Iterator
 from typing import Literal
 
-from axformer_onnx.parameters import block_parameters, head_parameters, neuron_parameters, removed_parameters
 from axformer_passes.anatomy import Anatomy
+from axformer_passes.blocks import (
+    BlockKind,
+    block_parameters,
+    head_parameters,
+    neuron_parameters,
+    ranges,
+    removed_parameters,
+    sharing,
+)
 from axformer_passes.plan import Hard, Mode, Plan, SharedWeights
-from axformer_passes.shared import BlockKind, ranges, sharing
 
 Kind = Literal["head", "neurons", "attention", "feed_forward", "hard_attention"]
 
@@ -118,7 +125,7 @@ def attention_half(anatomy: Anatomy, layer: int, shared: SharedWeights = "separa
 
 
 def halves(anatomy: Anatomy, layer: int, shared: SharedWeights = "separate") -> tuple[Half, Half]:
-    """Feed-forward half, then attention half: the order in which METHOD.md 1.2 prunes a layer."""
+    """Feed-forward half, then attention half: the order in which docs/method.md 1.2 prunes a layer."""
     return feed_forward_half(anatomy, layer, shared), attention_half(anatomy, layer, shared)
 
 

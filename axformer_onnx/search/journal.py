@@ -21,8 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from axformer_onnx.errors import RuntimeFailure, UsageError
-from axformer_onnx.records import Trial
-from axformer_onnx.search.walk import StageScore, plan_digest
+from axformer_onnx.records import StageScore, Trial, plan_digest
 from axformer_passes.plan import Plan
 
 FORMAT = "axformer-journal/1"

@@ -10,25 +10,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.absorb import absorb, keep_apart
-from axformer_passes.cleanup import Cleanup
-from axformer_passes.constants import fold_constants
-from axformer_passes.decided import take_decided
-from axformer_passes.detached import detached
+from axformer_passes.blocks import expanded, kind_of
+from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, reweight, weight_key
 from axformer_passes.errors import PlanError, VerifyError
-from axformer_passes.fused import lift
-from axformer_passes.harden import Harden, require_hardenable
+from axformer_passes.graph import Cleanup
+from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared
-from axformer_passes.prune import Prune
-from axformer_passes.reading import first_line
+from axformer_passes.prepare import prepared, take_decided
+from axformer_passes.prepare.fused import lift
+from axformer_passes.probe import Runner, widening
 from axformer_passes.readout import Readout, narrow_readout
 from axformer_passes.recognise import Examined, examine
-from axformer_passes.reweight import Weights, reweight, weight_key
-from axformer_passes.shared import expanded, kind_of
-from axformer_passes.trace import Runner
-from axformer_passes.weigh import writable
-from axformer_passes.widen import widening
+from axformer_passes.simplify import absorb, fold_constants, keep_apart
+from axformer_passes.stages import writable
 
 
 def apply_plan(

@@ -63,7 +63,7 @@ _KEYS = {
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Hard:
-    """Hard attention in one layer: per query row the k largest probabilities stay (METHOD.md 1.1)."""
+    """Hard attention in one layer: per query row the k largest probabilities stay (docs/method.md 1.1)."""
 
     k: int
     mode: Mode = "truncated"

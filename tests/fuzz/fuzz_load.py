@@ -19,11 +19,11 @@ import numpy as np
 import onnx
 
 with atheris.instrument_imports(include=["axformer_passes", "onnx_ir"]):
-    from axformer_passes.detached import Detached
     from axformer_passes.errors import AxformerError, ModelError
-    from axformer_passes.files import load_model
-    from axformer_passes.labels import label
-    from axformer_passes.prepare import prepared
+    from axformer_passes.io.files import load_model
+    from axformer_passes.io.lean_model import Detached
+    from axformer_passes.prepare.walkable import prepared
+    from axformer_passes.recognise.labelling import label
 
 from mutate import mutated
 

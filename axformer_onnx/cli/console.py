@@ -1,0 +1,190 @@
+"""What the command line shows: tables on stdout, steps and the search's progress bar on stderr. Nothing is computed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from axformer_onnx.errors import printable
+from axformer_onnx.inputs import NOTHING, left_whole, placed
+from axformer_onnx.result.report import count, megabytes, paired, speed
+from axformer_passes.blocks import words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from axformer_onnx.commands import Inspection, ScoreResult, Watcher
+    from axformer_onnx.inputs import Placed
+    from axformer_onnx.records import Trial
+    from axformer_passes.anatomy import Layer
+
+_WIDTH = 120  # where stdout is no terminal
+
+
+def console() -> Console:
+    """A console on stdout; wide enough for the tables where stdout is a pipe or a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, soft_wrap=False)
+
+
+def print_inspection(found: Inspection, out: Console) -> None:
+    """The anatomy as a table, what was not recognised marked in its place; then the reasons, in the order of the graph."""
+    anatomy = found.anatomy
+    table = plain_table("layer", ">heads", ">neurons", "activation", ">parameters", ">share of compute")
+    for cells in _layer_rows(found):
+        table.add_row(*cells)
+    rest = [found.parameters - sum(x.parameters for x in found.layers), found.macs - sum(x.macs for x in found.layers)]
+    table.add_row("rest", "", "", "embeddings, norms, head", count(rest[0]), _percent(rest[1], found.macs), style="dim")
+    table.add_row("all", str(anatomy.heads), str(anatomy.neurons), "", count(found.parameters), "100 %")
+    _say(
+        out,
+        f"{found.path}: opset {anatomy.opset}, {anatomy.exporter_hint or 'unknown exporter'}, "
+        f"{megabytes(found.size_bytes)}, {count(found.macs)} multiply-accumulates at 1 x {found.length}",
+    )
+    out.print(table)
+    for line in _remarks(found):
+        _say(out, line)
+
+
+def _remarks(found: Inspection) -> list[str]:
+    anatomy = found.anatomy
+    if not anatomy.layers and not anatomy.refused:
+        return [NOTHING[0].upper() + NOTHING[1:]]
+    lines = [
+        f"layer {layer.index}: a block cannot be taken out as a whole: {block.why}"
+        for layer in anatomy.layers
+        for block in layer.blocks
+        if block.why
+    ]
+    lines += [f"{words(group)}; they are counted in layer {group.layers[0]}" for group in found.shared_weights]
+    if anatomy.refused:
+        lines += [
+            "Not recognised (?), left as it is:",
+            *(f"  {x}" for x in left_whole(anatomy)),
+        ]
+    return lines
+
+
+def _layer_rows(found: Inspection) -> list[tuple[str, ...]]:
+    """The cells of each layer; "?" for a part that was not recognised, in a row of its own where nothing of its layer was."""
+    refusals, rows = placed(found.anatomy), list[tuple[str, ...]]()
+    missing = {(x.layer, x.part) for x in refusals}
+    for layer, cost in zip(found.anatomy.layers, found.layers, strict=True):
+        rows += _lost_rows(refusals, layer.index)
+        absent = ["?" if (layer.index, part) in missing else "-" for part in ("heads", "neurons")]
+        share = _percent(cost.macs, found.macs)
+        rows.append((*_anatomy_cells(layer, *absent), count(cost.parameters), share))
+    return rows + _lost_rows(refusals, len(found.anatomy.layers))
+
+
+def _lost_rows(refusals: list[Placed], before: int) -> list[tuple[str, ...]]:
+    """A row for each attention block, and for feed-forward blocks alone, of which no layer is left."""
+    rows: list[list[str]] = []
+    for x in refusals:
+        if x.refusal.before != before or x.layer is not None or not x.part:
+            continue
+        if x.part == "heads" or not rows:
+            rows.append(["?", "", "", "", "", ""])
+        rows[-1][1 if x.part == "heads" else 2] = "?"
+    return [tuple(row) for row in rows]
+
+
+def _anatomy_cells(layer: Layer, no_heads: str, no_neurons: str) -> tuple[str, str, str, str]:
+    attention, feed_forward = layer.attention, layer.feed_forward
+    heads = f"{attention.heads} x {attention.head_size}" if attention else no_heads
+    if feed_forward is None:
+        return str(layer.index), heads, no_neurons, ""
+    return str(layer.index), heads, str(feed_forward.neurons), feed_forward.activation
+
+
+def print_scores(result: ScoreResult, out: Console) -> None:
+    """One column a model, then the paired test and the warnings."""
+    table = plain_table("", *(f">{name}" for name in result.models))
+    records = list(result.models.values())
+    for name in records[0].metrics:
+        table.add_row(name, *(f"{record.metrics[name]:.2f}" for record in records))
+    table.add_row("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records))
+    for shape in dict.fromkeys((row.batch, row.length) for row in result.latency):
+        rows = [row for row in result.latency if (row.batch, row.length) == shape]
+        name = f"{shape[0]} x {shape[1]}"
+        table.add_row(f"latency p50, {name}", *(f"{row.p50_ms:.2f} ms" for row in rows))
+        table.add_row(f"latency p95, {name}", *(f"{row.p95_ms:.2f} ms" for row in rows))
+        if len(rows) == 2 and rows[1].ratio is not None:
+            table.add_row(f"speed, {name}", "1.00x", speed(rows[1].ratio))
+    table.add_row("file size", *(megabytes(record.size_bytes) for record in records))
+    table.add_row("parameters", *(count(record.parameters) for record in records))
+    table.add_row(f"multiply-accumulates, {result.macs_shape}", *(count(record.macs) for record in records))
+    _say(out, f"{result.task}: {result.rows} rows of {result.source}")
+    out.print(table)
+    if result.comparison:
+        _say(out, f"{result.metric}, second against first: {paired(result.comparison)}")
+    if result.majority_rate is not None:
+        _say(out, f"Always answering the most frequent label scores {result.majority_rate:.2f} in accuracy.")
+    for line in (*result.labels, *(f"Note: {note}" for note in result.notes)):
+        _say(out, line)
+    for warning in result.warnings:
+        _say(out, f"Warning: {warning}", "yellow")
+
+
+def plain_table(*columns: str) -> Table:
+    """A table with one rule under its header; a column that starts with '>' is aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Watcher]:
+    """Steps as lines and the search as a bar with time left, on stderr; without a terminal the steps alone."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from axformer_onnx.commands import Watcher
+
+    error = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[element]}"),
+    )
+    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as bar:
+        task = bar.add_task("search", total=None, visible=False, element="")
+
+        def step(text: str) -> None:
+            bar.update(task, visible=False)
+            error.print(f"[dim]{text} ...[/dim]")
+
+        def trial(done: Trial, left: int) -> None:
+            accepted = done.stage + done.accepted
+            bar.update(
+                task,
+                visible=True,
+                completed=done.index + 1,
+                total=done.index + 1 + left,
+                element=f"{accepted} accepted, {done.element}",
+            )
+
+        def part(what: str, done: int, of: int) -> None:
+            bar.update(task, visible=True, completed=done, total=of, description=what, element="")
+
+        yield Watcher(step, trial, part)
+
+
+def _say(out: Console, text: str, style: str = "") -> None:
+    from rich.text import Text
+
+    out.print(Text(printable(text.replace("\n", " ")), style=style))
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"

@@ -1,0 +1,10 @@
+"""What each command does, without the terminal: optimize, apply, score, inspect."""
+
+from __future__ import annotations
+
+from axformer_onnx.commands.inspection import Inspection, inspect_model
+from axformer_onnx.commands.optimization import Watcher, optimize
+from axformer_onnx.commands.replay import apply
+from axformer_onnx.commands.scores import ScoreOptions, ScoreResult, score
+
+__all__ = ["Inspection", "ScoreOptions", "ScoreResult", "Watcher", "apply", "inspect_model", "optimize", "score"]

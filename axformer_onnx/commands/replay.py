@@ -1,0 +1,119 @@
+"""Replay a plan: plan and source in, the same graph out every time."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from axformer_onnx.compensate import load_weights, weights_path
+from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
+from axformer_onnx.result import MODEL, copy_companions, staging
+from axformer_onnx.runtime import run_once
+from axformer_passes.io import load_model, model_path, read_regular, sha256_of
+from axformer_passes.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+PLAN_BYTES = 2**28
+"""A plan is not longer: it names at most every neuron of a model."""
+
+
+def apply(plan_path: Path, model: Path, output: Path, *, overwrite: bool = False) -> Path:
+    """Apply the plan at `plan_path` to `model`; returns the graph's path.
+
+    output  a file name that ends in .onnx, or a folder: then the graph is model.onnx in it, with the plan and the
+            tokenizer and config files of the source
+
+    Raises: PlanError for a plan of another model, UsageError for an output that exists, VerifyError for a graph that
+    failed its check; then nothing was written.
+    """
+    source = model_path(model)
+    plan = read_plan(plan_path, source)
+    single = output.suffix == ".onnx"
+    folder = output.parent if single else output
+    _require_free(output, source, overwrite)
+    with _staged(folder) as staging:
+        path = staging / (output.name if single else MODEL)
+        weights = weights_path(plan_path, plan.weights)
+        write_planned(source, load_model(source), plan, path, weights)
+        if not single:
+            shutil.copyfile(plan_path, staging / "plan.json")
+            if weights is not None:
+                shutil.copyfile(weights, staging / weights.name)
+            copy_companions(source.parent, staging)
+    return folder / path.name
+
+
+def read_plan(path: Path, source: Path) -> Plan:
+    """The plan at `path`, which must be a plan for the model file `source` (or for none in particular).
+
+    Raises: PlanError.
+    """
+    try:
+        text = read_regular(path, PLAN_BYTES).decode("utf-8")
+    except ModelError as error:
+        raise PlanError(str(error)) from None
+    except UnicodeDecodeError:
+        raise PlanError(f"{path}: not a plan: not UTF-8 text") from None
+    plan, found = Plan.loads(text, str(path)), sha256_of(source)
+    if plan.source_sha256 not in ("", found):
+        raise PlanError(
+            f"{path}: a plan for another model (sha256 {plan.source_sha256[:12]}...), but {source} has {found[:12]}...; "
+            "give the model that the plan was made for"
+        )
+    return plan
+
+
+def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path, weights_file: Path | None = None) -> None:
+    """Write the graph of `plan` to `path`, verified against `source`. Raises: PlanError, VerifyError.
+
+    weights_file   where the weights that the plan names lie
+    """
+    from axformer_onnx.result import verify
+    from axformer_passes.apply import apply_plan
+    from axformer_passes.blocks import expanded
+    from axformer_passes.cut import expanded_weights, weight_shapes
+    from axformer_passes.io import save_model
+    from axformer_passes.recognise import examine
+
+    examined = examine(model, run_once)
+    plan.validate(examined.anatomy)
+    weights = load_weights(weights_file, weight_shapes(plan, examined)) if weights_file else None
+    weights = expanded_weights(weights, plan, examined.anatomy) if weights else weights
+    plan = expanded(plan, examined.anatomy)
+    save_model(apply_plan(model, plan, run_once, examined=examined, weights=weights), path)
+    del examined  # it holds the weights that were cut
+    verify(source, path, plan, weights=weights)
+
+
+def _require_free(output: Path, source: Path, overwrite: bool) -> None:
+    if source.resolve() in (output.resolve(), (output / MODEL).resolve()):
+        raise UsageError(f"{output}: is the model to apply the plan to; the input is never modified. Use another -o")
+    occupied = output.is_file() or (output.is_dir() and any(output.iterdir()))
+    if occupied and not overwrite:
+        raise UsageError(f"{output}: exists. Use another -o, or --overwrite")
+
+
+@contextlib.contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """As `staging`; a folder that was made for it goes again if the block fails."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder).cleanup()
+    except OSError as error:
+        raise RuntimeFailure(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        with staging(folder) as hidden:
+            yield hidden
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise

@@ -1,0 +1,145 @@
+"""Score one graph, or two against each other, on the report rows of a task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from axformer_onnx.data import Encoded, Rows, resolve_report
+from axformer_onnx.errors import UsageError
+from axformer_onnx.records import Scores
+from axformer_onnx.result.report import ComparisonRecord, ModelRecord, comparison_record, model_record
+from axformer_onnx.runtime import LatencyRow, run_once
+from axformer_onnx.scoring import (
+    Machine,
+    Reading,
+    compare,
+    default_shapes,
+    latency_of,
+    latency_warnings,
+    provider_warnings,
+    reading_of,
+    score_session,
+    score_warnings,
+    truncation_notes,
+)
+from axformer_onnx.tasks import Task
+from axformer_passes.io import load_model, model_path
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """One or two models, and the rows. shapes: (batch, length) of the latency table; None: from the data."""
+
+    models: tuple[Path, ...]
+    task: Task
+    data: str | None = None
+    machine: Machine = dataclasses.field(default_factory=Machine)
+    shapes: tuple[tuple[int, int], ...] | None = None
+    max_length: int | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreResult:
+    """Figures by model, in the order given; `comparison` is the second against the first."""
+
+    task: str
+    metric: str
+    rows: int
+    source: str
+    models: dict[str, ModelRecord]
+    comparison: ComparisonRecord | None
+    majority_rate: float | None
+    latency: tuple[LatencyRow, ...]
+    macs_shape: str
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists."""
+        return {
+            "format": "axformer-score/1",
+            **vars(self),
+            "models": {name: record.model_dump(mode="json") for name, record in self.models.items()},
+            "comparison": self.comparison and self.comparison.model_dump(mode="json"),
+            "latency": [dataclasses.asdict(row) for row in self.latency],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    path: Path
+    reading: Reading
+    encoded: Encoded
+    scores: Scores
+    warnings: tuple[str, ...]
+
+
+def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None) -> ScoreResult:
+    """Score each model on the report rows, the second against the first by a paired test, latency interleaved.
+
+    A model whose folder has no tokenizer is read with the first one's. Raises: AxformerError (errors.py).
+    """
+    paths = [model_path(model) for model in options.models]
+    if len({path.resolve() for path in paths}) != len(paths):
+        raise UsageError(f"{paths[0]}: given twice; name two different models")
+    step("reading the rows")
+    rows = resolve_report(options.task, model_dir=paths[0].parent, data=options.data)
+    scored = []
+    for path in paths:
+        step(f"scoring {path}")
+        scored.append(_score_one(options, path, paths[0].parent, rows))
+    step("measuring latency")
+    shapes = options.shapes or default_shapes(scored[0].encoded)
+    latency = latency_of(
+        {str(path): path for path in paths}, shapes, scored[0].reading.vocabulary, options.machine, options.seed
+    )
+    return _result(options, rows, scored, latency)
+
+
+def _score_one(options: ScoreOptions, path: Path, first: Path, rows: Rows) -> _Scored:
+    session = options.machine.session(path)
+    folder = path.parent if (path.parent / "tokenizer.json").is_file() else first
+    reading = reading_of(path, session, options.task, rows, folder=folder, max_length=options.max_length)
+    encoded = reading.encoder.encode(rows)
+    scores = score_session(session, encoded, rows, reading.task, reading.label_map)
+    warnings = (
+        *provider_warnings(session, options.machine.provider),
+        *score_warnings(scores, reading.label_map, str(path)),
+    )
+    return _Scored(path, reading, encoded, scores, warnings)
+
+
+def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latency: Sequence[LatencyRow]) -> ScoreResult:
+    from axformer_passes.blocks import macs
+
+    first = scored[0]
+    batch, length = default_shapes(first.encoded)[0]
+    comparison = None
+    if len(scored) == 2:
+        task, a, b = first.reading.task, first.reading.label_map, scored[1].reading.label_map
+        compared = compare(first.scores, scored[1].scores, rows.labels, task, a, options.seed, label_map_b=b)
+        comparison = comparison_record(compared)
+    return ScoreResult(
+        task=first.reading.task.name,
+        metric=first.reading.task.metric,
+        rows=len(rows),
+        source=rows.source,
+        models={
+            str(one.path): model_record(
+                one.path, one.scores, one.reading.label_map, macs(load_model(one.path), run_once, batch, length)
+            )
+            for one in scored
+        },
+        comparison=comparison,
+        majority_rate=first.scores.majority_rate,
+        latency=tuple(latency),
+        macs_shape=f"{batch} x {length}",
+        labels=tuple(dict.fromkeys(one.reading.label_map.note for one in scored)),
+        notes=tuple(dict.fromkeys(note for one in scored for note in truncation_notes([("report", one.encoded)]))),
+        warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
+    )

@@ -1,0 +1,28 @@
+"""Rows of text with their labels, from files or the hub, kept apart by role, and as the tokens that a graph asks for.
+
+Takes `--data` and a task; gives `Rows` by role and `Encoded` batches.
+"""
+
+from __future__ import annotations
+
+from axformer_onnx.data.encoding import Batch, Encoded, Encoder, batches, check_input, feeds
+from axformer_onnx.data.recombination import calibration_rows
+from axformer_onnx.data.roles import DataRoles, resolve, resolve_report
+from axformer_onnx.data.rows import Rows
+from axformer_onnx.data.tokenizer_files import length_limit, read_json
+
+__all__ = [
+    "Batch",
+    "DataRoles",
+    "Encoded",
+    "Encoder",
+    "Rows",
+    "batches",
+    "calibration_rows",
+    "check_input",
+    "feeds",
+    "length_limit",
+    "read_json",
+    "resolve",
+    "resolve_report",
+]

@@ -1,0 +1,166 @@
+"""Tokens in length buckets: rows of text to the integer tensors that a graph asks for.
+
+B rows of a batch, S tokens of its longest row. Padding is done here, per batch, so that a batch is as long as
+its longest row; truncation is at the model's limit, the longest text of a pair first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from axformer_onnx.data.rows import Rows
+from axformer_onnx.data.tokenizer_files import Padding, length_limit, load_tokenizer, padding_of, read_json
+from axformer_onnx.errors import DataError, UsageError
+
+IntArray = npt.NDArray[np.int64]
+
+# How graphs call their inputs; the names on the left are those of old TensorFlow-born exports.
+_SAME_INPUT = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Rows as tokens, one after the other.
+
+    ids, types   int64[tokens]: token ids and token type ids of all rows
+    offsets      int64[rows + 1]: row i is ids[offsets[i]:offsets[i + 1]]
+    truncated    number of rows that were longer than `max_length` tokens
+    """
+
+    ids: IntArray
+    types: IntArray
+    offsets: IntArray
+    truncated: int
+    max_length: int
+    padding: Padding
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """int64[rows]: tokens of each row, special tokens included."""
+        return np.diff(self.offsets)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """rows: int64[B], which rows these are; feeds: int64[B, S] by input name."""
+
+    rows: IntArray
+    feeds: dict[str, IntArray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A tokenizer with the model's limit and padding."""
+
+    tokenizer: Any
+    max_length: int
+    padding: Padding
+    truncation_side: str = "right"
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, max_length: int | None = None) -> Encoder:
+        """The tokenizer of a model folder: tokenizer.json, tokenizer_config.json and config.json.
+
+        max_length  truncate at so many tokens; without it at the model's limit (`length_limit`)
+
+        Raises: DataError for a folder without a tokenizer or with a broken one, RuntimeFailure where a slow
+        tokenizer needs the [export] extra to be converted, UsageError for a max_length beyond the limit.
+        """
+        folder = Path(folder)
+        settings = read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "config.json")
+        tokenizer = load_tokenizer(folder, settings)
+        limit = length_limit(settings, config)
+        if max_length is not None and not 3 <= max_length <= limit:
+            raise UsageError(f"--max-length is {max_length}; {folder} takes 3 to {limit} tokens")
+        tokenizer.no_padding()
+        side = "left" if settings.get("truncation_side") == "left" else "right"
+        return cls(tokenizer, max_length or limit, padding_of(tokenizer, settings, config), side)
+
+    def encode(self, rows: Rows) -> Encoded:
+        """Tokens of every row, special tokens included, cut at `max_length`."""
+        texts = [row if len(row) == 2 else row[0] for row in rows.texts]
+        self.tokenizer.no_truncation()
+        encodings = self.tokenizer.encode_batch_fast(texts)
+        long = [i for i, encoding in enumerate(encodings) if len(encoding) > self.max_length]
+        if long:
+            self.tokenizer.enable_truncation(self.max_length, strategy="longest_first", direction=self.truncation_side)
+            cut = self.tokenizer.encode_batch_fast([texts[i] for i in long])
+            for i, encoding in zip(long, cut, strict=True):
+                encodings[i] = encoding
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        return Encoded(
+            ids=np.array([i for encoding in encodings for i in encoding.ids], dtype=np.int64),
+            types=np.array([i for encoding in encodings for i in encoding.type_ids], dtype=np.int64),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            truncated=len(long),
+            max_length=self.max_length,
+            padding=self.padding,
+        )
+
+
+def batches(
+    encoded: Encoded, input_names: Sequence[str], *, batch_size: int = 32, max_tokens: int | None = None
+) -> list[Batch]:
+    """Rows sorted by length, cut into batches. Only the inputs in `input_names` are fed.
+
+    batch_size  rows of a batch, at most; max_tokens: tokens of a batch, padding included, at most
+
+    Raises: DataError naming an input that is none of input_ids, attention_mask, token_type_ids, position_ids.
+    """
+    lengths = encoded.lengths
+    order = np.argsort(lengths, kind="stable")
+    groups: list[list[int]] = []
+    for row in order.tolist():
+        length, count = lengths[row], len(groups[-1]) + 1 if groups else 1
+        full = count > batch_size or (max_tokens is not None and count * length > max_tokens)
+        other = encoded.padding.id is None and groups and length != lengths[groups[-1][0]]
+        if not groups or full or other:
+            groups.append([row])
+        else:
+            groups[-1].append(row)
+    return [Batch(np.array(group, dtype=np.int64), feeds(encoded, group, input_names)) for group in groups]
+
+
+def feeds(encoded: Encoded, rows: Sequence[int], input_names: Sequence[str]) -> dict[str, IntArray]:
+    """int64[B, S] tensors of these rows, in their order, padded to the longest of them.
+
+    position_ids count the real tokens from 0. Raises: DataError for an unknown input name.
+    """
+    lengths = encoded.lengths[np.asarray(rows, dtype=np.int64)]
+    width = int(lengths.max())
+    padding = encoded.padding
+    column = np.arange(width)
+    left = padding.side == "left"
+    mask = column >= width - lengths[:, None] if left else column < lengths[:, None]
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0) if left else np.tile(column, (len(rows), 1))
+    source = np.concatenate([np.arange(encoded.offsets[row], encoded.offsets[row + 1]) for row in rows])
+    known = {
+        "input_ids": np.full(mask.shape, padding.id or 0, dtype=np.int64),
+        "attention_mask": mask.astype(np.int64),
+        "token_type_ids": np.full(mask.shape, padding.type_id, dtype=np.int64),
+        "position_ids": positions,
+    }
+    known["input_ids"][mask] = encoded.ids[source]
+    known["token_type_ids"][mask] = encoded.types[source]
+    return {name: known[check_input(name)] for name in input_names}
+
+
+def check_input(name: str) -> str:
+    """Which of the four text inputs `name` is. Raises: DataError naming an input that is none of them."""
+    same = _SAME_INPUT.get(name, name)
+    if same not in ("input_ids", "attention_mask", "token_type_ids", "position_ids"):
+        raise DataError(
+            f"the graph asks for the input {name!r}; text gives input_ids, attention_mask, token_type_ids "
+            "and position_ids. Export a sequence classification model without past key values"
+        )
+    return same

@@ -1,0 +1,123 @@
+"""What a run of optimize is given: options, the source model, rows and tokens by role."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from axformer_onnx.data import DataRoles, Encoded, Rows, resolve
+from axformer_onnx.errors import RecogniseError
+from axformer_onnx.inputs.options import OptimizeOptions
+from axformer_onnx.inputs.refusals import NOTHING, left_whole
+from axformer_onnx.runtime import run_once
+from axformer_onnx.scoring import Reading, provider_warnings, reading_of, truncation_notes
+from axformer_passes.anatomy import Anatomy
+from axformer_passes.blocks import shared_groups, words
+from axformer_passes.io import load_model, model_path, sha256_of
+from axformer_passes.plan import SharedWeights
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The model to optimize."""
+
+    path: Path
+    sha256: str
+    model: ir.Model
+    anatomy: Anatomy
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Everything that the search and the report need: the source, how it reads the task, rows and tokens by role.
+
+    narrow   the plan narrows the read-out
+    runs_on  ONNX Runtime's name of the provider that the source ran on, which may not be the one that was asked for
+    """
+
+    source: Source
+    reading: Reading
+    rows: Mapping[str, Rows]
+    encoded: Mapping[str, Encoded]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    narrow: bool = False
+    runs_on: str = ""
+
+
+def open_source(options: OptimizeOptions) -> Source:
+    """Load and recognise. Raises: ModelError, RecogniseError."""
+    from axformer_passes.recognise import recognise
+
+    path = model_path(options.model)
+    model = load_model(path)
+    anatomy = recognise(model, run_once)
+    if not anatomy.layers:
+        raise RecogniseError(f"{path}: {'; '.join(left_whole(anatomy)) or NOTHING}")
+    return Source(path, sha256_of(path), model, anatomy)
+
+
+def read_rows(options: OptimizeOptions, source: Source) -> Given:
+    """Find the rows of every role and encode them. Raises: DataError, UsageError."""
+    roles = resolve(
+        options.task,
+        model_dir=source.path.parent,
+        data=options.data,
+        search_data=options.search_data,
+        calibration=options.calibration,
+        seed=options.seed,
+        max_search_rows=options.max_search_rows,
+    )
+    session = options.machine.session(source.path)
+    reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
+    rows = _rows_by_role(roles, options)
+    encoded = {role: reading.encoder.encode(part) for role, part in rows.items()}
+    used = options.search == "compensated" or not options.calibration
+    unused = [] if used else [f"the calibration rows are not used by --search {options.search}"]
+    shared = _shared_notes(options, source.anatomy)
+    if options.refit_classifier:
+        unused.append(
+            "the classifier was refitted with the labels of the search rows, where that helped (--refit-classifier)"
+        )
+    left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
+    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
+    warnings = tuple(provider_warnings(session, options.machine.provider))
+    return Given(source, reading, rows, encoded, notes, warnings, runs_on=session.get_providers()[0])
+
+
+def shared_weights(options: OptimizeOptions, anatomy: Anatomy) -> SharedWeights:
+    """What the plan says of weights that layers share; `separate` where no layers do."""
+    return (options.shared_weights or "together") if shared_groups(anatomy) else "separate"
+
+
+def _shared_notes(options: OptimizeOptions, anatomy: Anatomy) -> list[str]:
+    consequence = {
+        "together": "heads and neurons go in all of them at once (--shared-weights together)",
+        "separate": "each is cut by itself and then needs a copy, so the file may grow (--shared-weights separate)",
+    }[shared_weights(options, anatomy)]
+    return [f"{words(group)}: {consequence}" for group in shared_groups(anatomy)]
+
+
+def _rows_by_role(roles: DataRoles, options: OptimizeOptions) -> dict[str, Rows]:
+    """The authors' search chooses no stage, so its trials see the select rows too; calibration rows are for compensation."""
+    if options.search != "axformer":
+        three = {"search": roles.search, "select": roles.select, "report": roles.report}
+        spare = roles.calibration if options.search == "compensated" else None
+        return three if spare is None else {**three, "calibration": spare}
+    first, second = roles.search, roles.select
+    joined = Rows(
+        texts=first.texts + second.texts,
+        labels=np.concatenate([first.labels, second.labels]),
+        source=first.source.removesuffix(" (search part)"),
+        sha256=hashlib.sha256((first.sha256 + second.sha256).encode()).hexdigest(),
+        label_names=first.label_names,
+    )
+    return {"search": joined, "report": roles.report}

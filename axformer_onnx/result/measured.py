@@ -1,0 +1,145 @@
+"""What came out: source, result and control measured on the report rows, as a report.
+
+This is the only place that scores the report rows, and it runs after every decision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from axformer_onnx.inputs import Given, OptimizeOptions
+from axformer_onnx.records import Scores
+from axformer_onnx.result.report import (
+    ComparisonRecord,
+    CompensationRecord,
+    ModelRecord,
+    Report,
+    SearchRecord,
+    comparison_record,
+    data_records,
+    hardware_record,
+    latency_records,
+    layer_records,
+    model_record,
+)
+from axformer_onnx.runtime import LatencyRow, describe_hardware, run_once, versions
+from axformer_onnx.scoring import compare, default_shapes, latency_of, latency_warnings, score_file, score_warnings
+from axformer_onnx.search import random_plan
+from axformer_passes.io import load_model, save_model
+from axformer_passes.plan import Plan
+
+Step = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """One graph on the report rows; `against_source` is None for the source itself."""
+
+    scores: Scores
+    record: ModelRecord
+    against_source: ComparisonRecord | None
+
+
+def outcome(
+    options: OptimizeOptions,
+    given: Given,
+    plan: Plan,
+    candidate: Path,
+    search: SearchRecord,
+    compensation: CompensationRecord | None = None,
+    *,
+    step: Step,
+) -> Report:
+    """Measure the graph at `candidate`, which carries out `plan`, against the source."""
+    step("scoring the source on the report rows")
+    source = _judge(options, given, given.source.path, None)
+    step("scoring the result on the report rows")
+    judged = _judge(options, given, candidate, source.scores)
+    control = _control(options, given, plan, source.scores, candidate.parent, step)
+    step("measuring latency")
+    latency = _latency(options, given, candidate)
+    assert judged.against_source is not None
+    return Report(
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        task=given.reading.task.name,
+        metric=given.reading.task.metric,
+        labels=given.reading.label_map.note,
+        model=str(options.model),
+        majority_rate=source.scores.majority_rate,
+        source=source.record,
+        candidate=judged.record,
+        comparison=judged.against_source,
+        control=control.record if control else None,
+        control_comparison=control.against_source if control else None,
+        control_seed=options.seed if control else None,
+        latency=latency_records(latency),
+        macs_shape=f"{_macs_shape(given)[0]} x {_macs_shape(given)[1]}",
+        layers=layer_records(given.source.anatomy, plan),
+        search=search,
+        compensation=compensation,
+        data=data_records(given.rows),
+        notes=[*given.notes, *_control_notes(judged, control)],
+        warnings=[*given.warnings, *_score_warnings(given, source, judged), *latency_warnings(latency)],
+        provider=options.machine.provider,
+        threads=options.machine.threads,
+        versions=versions(),
+        hardware=hardware_record(describe_hardware()),
+    )
+
+
+def _judge(options: OptimizeOptions, given: Given, path: Path, source: Scores | None) -> _Judged:
+    from axformer_passes.blocks import macs
+
+    rows, reading = given.rows["report"], given.reading
+    scores = score_file(path, reading, given.encoded["report"], rows, options.machine)
+    batch, length = _macs_shape(given)
+    record = model_record(path, scores, reading.label_map, macs(load_model(path), run_once, batch, length))
+    if source is None:
+        return _Judged(scores, record, None)
+    compared = compare(source, scores, rows.labels, reading.task, reading.label_map, options.seed)
+    return _Judged(scores, record, comparison_record(compared))
+
+
+def _control(
+    options: OptimizeOptions, given: Given, plan: Plan, source: Scores, beside: Path, step: Step
+) -> _Judged | None:
+    """A random plan of equal size, built, scored and thrown away; None where nothing was removed."""
+    from axformer_passes.apply import apply_plan
+
+    if plan.is_exact:
+        return None
+    step("scoring a random plan of equal size")
+    control = random_plan(given.source.anatomy, plan, options.seed)
+    with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".writing-control-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(apply_plan(given.source.model, control, run_once), path)
+        return _judge(options, given, path, source)
+
+
+def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRow]:
+    shapes = options.shapes or default_shapes(given.encoded["report"])
+    pair = {"source": given.source.path, "result": candidate}
+    return latency_of(pair, shapes, given.reading.vocabulary, options.machine, options.seed)
+
+
+def _macs_shape(given: Given) -> tuple[int, int]:
+    """One row at the median length of the report rows."""
+    return default_shapes(given.encoded["report"])[0]
+
+
+def _control_notes(judged: _Judged, control: _Judged | None) -> list[str]:
+    if control is None or control.scores.value < judged.scores.value:
+        return []
+    return ["the random plan of equal size scores as well as the result: which parts go hardly matters here"]
+
+
+def _score_warnings(given: Given, source: _Judged, judged: _Judged) -> list[str]:
+    label_map = given.reading.label_map
+    return [
+        *score_warnings(source.scores, label_map, "the source"),
+        *score_warnings(judged.scores, label_map, "the result"),
+    ]

@@ -1,0 +1,42 @@
+"""The report of one run: a record (report.json), and its Markdown and terminal forms."""
+
+from __future__ import annotations
+
+from axformer_onnx.result.report.build import (
+    comparison_record,
+    compensated_record,
+    compensation_record,
+    data_records,
+    hardware_record,
+    latency_records,
+    model_record,
+    search_record,
+)
+from axformer_onnx.result.report.layers import layer_records
+from axformer_onnx.result.report.markdown_form import markdown
+from axformer_onnx.result.report.record import ComparisonRecord, CompensationRecord, ModelRecord, Report, SearchRecord
+from axformer_onnx.result.report.terminal import print_report
+from axformer_onnx.result.report.words import count, megabytes, paired, speed
+
+__all__ = [
+    "ComparisonRecord",
+    "CompensationRecord",
+    "ModelRecord",
+    "Report",
+    "SearchRecord",
+    "comparison_record",
+    "compensated_record",
+    "compensation_record",
+    "count",
+    "data_records",
+    "hardware_record",
+    "latency_records",
+    "layer_records",
+    "markdown",
+    "megabytes",
+    "model_record",
+    "paired",
+    "print_report",
+    "search_record",
+    "speed",
+]

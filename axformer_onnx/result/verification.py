@@ -1,0 +1,170 @@
+"""Promise 1: a graph gets its name only after the full checker, ONNX Runtime, and a comparison with the source under the plan.
+
+The comparison does not share code with the cut: the oracle is the source itself, run through gates (`search/stages.py`), whose
+removed parts are zeroed and not cut out. Hard attention and new weights are written by the same code in both: the tests hold that
+against torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from axformer_onnx.errors import VerifyError
+from axformer_passes.cut import Weights
+from axformer_passes.io import detached, load_model
+from axformer_passes.plan import Plan
+from axformer_passes.prepare import prepared
+from axformer_passes.probe import HALVES, holds, probe_feeds, probed, unrounded, widened
+
+logger = logging.getLogger(__name__)
+Array = npt.NDArray[Any]
+TOLERANCE = 1e-3
+"""Largest difference of an output, relative to the largest value of that output on the probe. float32 sums in another order stay
+below 1e-5."""
+_ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+_SHAPES = ((1, 3), (2, 9), (3, 5))
+
+
+def verify(
+    source: str | Path, candidate: str | Path, plan: Plan, *, provider: str = "cpu", weights: Weights | None = None
+) -> float:
+    """Check `candidate` = `source` with `plan` and its `weights` carried out; returns the largest relative difference.
+
+    Raises: VerifyError with the first thing that is wrong.
+    """
+    from axformer_onnx.runtime import make_session, run_once, run_session
+    from axformer_passes.apply import reweighted
+
+    complaint = _complaint(candidate)
+    if complaint is not None:
+        if _complaint(source) is None:
+            raise VerifyError(f"{candidate}: the ONNX checker refuses it: {complaint}")
+        logger.warning(
+            "%s: the ONNX checker refuses the source as it is (%s), so the result is held to ONNX Runtime and to the "
+            "comparison with the source alone", source, complaint,
+        )  # fmt: skip
+    model, result = load_model(source), load_model(candidate)
+    _same_face(model, result)
+    model = reweighted(model, plan, weights, run_once) if weights else model
+    fine, finer = _smooth(model), _smooth(result)
+    session = make_session(candidate, provider=provider, prepack=False)
+    if fine is not model:
+        logger.info("%s: compared with the source in float32 arithmetic, activations not rounded", candidate)
+        _runs(model, session)
+        session = make_session(detached(finer), provider=provider, optimize=False, prepack=False)
+    trials = _trials(fine)
+    found = [run_session(session, feeds) for feeds in trials]
+    del session  # before the source's sessions are made: each maps all of its weights
+    return _compare(_Oracle(fine, plan, optimize=fine is model), trials, found)
+
+
+def _complaint(path: str | Path) -> str | None:
+    """What the full checker says against a file; None: nothing. ONNX Runtime's own tools write operators that it does not know."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker's two kinds of error share no base
+        return _first_line(error)
+    return None
+
+
+def _smooth(model: ir.Model) -> ir.Model:
+    """The twin that computes the same without rounding to half precision or integers; the model itself where it rounds nothing.
+
+    Rounding makes a large difference of a small one, so that only the twins show whether a graph is cut right. ONNX Runtime
+    would round again where weights are quantised: its rewrites stay off.
+    """
+    graph = detached(prepared(model))
+    halves = holds(graph.proto, HALVES)
+    if not halves and not any(node.op_type in _ROUNDING for node in graph.proto.graph.node):
+        return model
+    proto = graph.whole()
+    twin = unrounded(widened(proto) if halves else proto)
+    return model if twin is proto else ir.from_proto(twin)
+
+
+def _runs(model: ir.Model, session: Any) -> None:
+    """The candidate itself runs on the source's probe."""
+    from axformer_onnx.runtime import run_once, run_session
+
+    feeds, values = probed(model, run_once)
+    for name, array in run_session(session, feeds).items():
+        if array.shape != values[name].shape:
+            raise VerifyError(f"output {name!r} has shape {array.shape}, expected {values[name].shape}")
+
+
+def _same_face(source: ir.Model, result: ir.Model) -> None:
+    """Opset, IR version, input and output names, types and dynamic axes are the source's."""
+
+    def face(model: ir.Model) -> dict[str, object]:
+        values = [(v.name, str(v.dtype), str(v.shape)) for v in (*model.graph.inputs, *model.graph.outputs)]
+        return {"opset": dict(model.opset_imports), "IR version": model.ir_version, "inputs and outputs": values}
+
+    before, after = face(source), face(result)
+    for what, value in before.items():
+        if after[what] != value:
+            raise VerifyError(f"{what} changed from {value} to {after[what]}")
+
+
+def _trials(model: ir.Model) -> list[dict[str, Array]]:
+    from axformer_onnx.runtime import run_once
+
+    feeds, _ = probed(model, run_once)
+    open_length = any(not isinstance(d, int) for v in model.graph.inputs for d in list(v.shape or ())[1:])
+    numbers = any(v.dtype is not None and v.dtype.is_floating_point() for v in model.graph.inputs)  # images, sound
+    return [feeds] if numbers or not open_length else [probe_feeds(model, b, s, seed=s) for b, s in _SHAPES]
+
+
+def _compare(oracle: _Oracle, trials: list[dict[str, Array]], found: list[dict[str, Array]]) -> float:
+    worst = 0.0
+    for feeds, outputs in zip(trials, found, strict=True):
+        for name, array in oracle(feeds).items():
+            worst = max(worst, _difference(name, array, outputs[name]))
+    return worst
+
+
+def _difference(name: str, expected: Array, found: Array) -> float:
+    if expected.shape != found.shape:
+        raise VerifyError(f"output {name!r} has shape {found.shape}, expected {expected.shape}")
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
+    difference = float(np.abs(expected.astype(np.float64) - found).max(initial=0.0)) / scale
+    if not difference <= TOLERANCE:
+        raise VerifyError(
+            f"output {name!r} differs from the source under the plan by {difference:.1e} of its largest value"
+        )
+    return difference
+
+
+class _Oracle:
+    """The source under a plan, through gates."""
+
+    def __init__(self, model: ir.Model, plan: Plan, optimize: bool) -> None:
+        from axformer_onnx.scoring import StageSessions
+
+        self.sessions = StageSessions(model, optimize=optimize, prepack=False)
+        self.settings = self.sessions.settings(plan)
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        tensors = dict(feeds)
+        for stage, setting in zip(self.sessions.stages, self.settings, strict=True):
+            session = self.sessions.session(stage, setting.form)
+            given = {**tensors, **setting.feeds}
+            outputs = session.run(list(stage.outputs), {i.name: given[i.name] for i in session.get_inputs()})
+            tensors.update(zip(stage.outputs, outputs, strict=True))
+        return {name: tensors[name] for name in self.sessions.staged.graph_outputs}
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else type(error).__name__
+
+
+__all__ = ["TOLERANCE", "verify"]

@@ -1,0 +1,32 @@
+"""ONNX Runtime: sessions, providers, hardware, latency.
+
+The one place that makes sessions. Takes files or graphs and feeds; gives arrays and milliseconds, and errors in one line.
+"""
+
+from __future__ import annotations
+
+from axformer_onnx.runtime.latency import LatencyRow, compare_latency, make_feeds
+from axformer_onnx.runtime.sessions import (
+    describe_hardware,
+    fallback_note,
+    make_session,
+    provider_name,
+    run_once,
+    run_session,
+    versions,
+)
+from axformer_onnx.runtime.spill import Shelf
+
+__all__ = [
+    "LatencyRow",
+    "Shelf",
+    "compare_latency",
+    "describe_hardware",
+    "fallback_note",
+    "make_feeds",
+    "make_session",
+    "provider_name",
+    "run_once",
+    "run_session",
+    "versions",
+]

@@ -1,0 +1,53 @@
+"""A model on rows of a task: outputs, losses, metrics, stage by stage or whole, alone or against another.
+
+Takes sessions and encoded rows; gives `Scores` and comparisons of them.
+"""
+
+from __future__ import annotations
+
+from axformer_onnx.scoring.comparison import Comparison, compare
+from axformer_onnx.scoring.evaluation import (
+    Machine,
+    Reading,
+    default_shapes,
+    latency_of,
+    latency_warnings,
+    provider_warnings,
+    reading_of,
+    score_file,
+    score_warnings,
+    truncation_notes,
+)
+from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, judged_drop, judged_noise
+from axformer_onnx.scoring.outputs import logits_output, score_session
+from axformer_onnx.scoring.recalibrate import Recalibrated
+from axformer_onnx.scoring.stage_scorer import StageScorer
+from axformer_onnx.scoring.stage_sessions import BATCH_SIZE, BATCH_TOKENS, Setting, StageSessions
+
+__all__ = [
+    "BATCH_SIZE",
+    "BATCH_TOKENS",
+    "ROUNDING",
+    "Comparison",
+    "Drop",
+    "Machine",
+    "Reading",
+    "Recalibrated",
+    "Setting",
+    "StageScorer",
+    "StageSessions",
+    "compare",
+    "default_shapes",
+    "drop_of",
+    "judged_drop",
+    "judged_noise",
+    "latency_of",
+    "latency_warnings",
+    "logits_output",
+    "provider_warnings",
+    "reading_of",
+    "score_file",
+    "score_session",
+    "score_warnings",
+    "truncation_notes",
+]

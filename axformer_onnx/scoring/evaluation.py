@@ -1,0 +1,148 @@
+"""A model on a task: how its folder's tokenizer reads the rows, which logit is which label, how it scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from axformer_onnx.data import Encoded, Encoder, Rows, read_json
+from axformer_onnx.records import Scores
+from axformer_onnx.runtime import LatencyRow, compare_latency, fallback_note, make_feeds, make_session
+from axformer_onnx.scoring.outputs import logits_output, score_session
+from axformer_onnx.tasks import LabelMap, Task, match_labels, with_label_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_UNSTEADY = 2.0
+_VOCABULARY = 1000  # where config.json does not say; latency does not depend on which tokens there are
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where sessions run. threads None: ONNX Runtime's choice."""
+
+    provider: str = "cpu"
+    threads: int | None = None
+
+    def session(self, path: Path) -> Any:
+        """A session on the model at `path`."""
+        return make_session(path, provider=self.provider, threads=self.threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How one model reads a task. `task` has its label names, from config.json or from the data."""
+
+    task: Task
+    label_map: LabelMap
+    encoder: Encoder
+    vocabulary: int
+
+
+def reading_of(
+    model: Path,
+    session: Any,
+    task: Task,
+    rows: Rows,
+    *,
+    folder: Path | None = None,
+    max_length: int | None = None,
+) -> Reading:
+    """Match the task's labels with the model's logits, and load the tokenizer of its folder (or of `folder`).
+
+    Raises: DataError for a tokenizer that is missing or labels that do not match, UsageError for max_length.
+    """
+    folder = folder or model.parent
+    config = read_json(folder / "config.json")
+    task = with_label_names(task, config)
+    if rows.label_names and not task.labels:
+        task = dataclasses.replace(task, labels=rows.label_names)
+    _, logits = logits_output(session)
+    vocabulary = config.get("vocab_size")
+    return Reading(
+        task=task,
+        label_map=match_labels(task, config or None, logits),
+        encoder=Encoder.from_folder(folder, max_length),
+        vocabulary=vocabulary if isinstance(vocabulary, int) and vocabulary > 1 else _VOCABULARY,
+    )
+
+
+def score_file(
+    path: Path,
+    reading: Reading,
+    encoded: Encoded,
+    rows: Rows,
+    machine: Machine,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """Scores of the graph at `path` with a session of its own."""
+    return score_session(machine.session(path), encoded, rows, reading.task, reading.label_map, progress=progress)
+
+
+def default_shapes(encoded: Encoded) -> tuple[tuple[int, int], ...]:
+    """(batch, length): one row at the median and at the 95th percentile of the rows' lengths."""
+    median, high = np.percentile(encoded.lengths, [50, 95], method="nearest")
+    return tuple((1, int(length)) for length in dict.fromkeys((int(median), int(high))))
+
+
+def latency_of(
+    models: Mapping[str, Path],
+    shapes: Iterable[tuple[int, int]],
+    vocabulary: int,
+    machine: Machine,
+    seed: int,
+) -> list[LatencyRow]:
+    """Latency of the graphs at these paths, interleaved; the first is the baseline."""
+    sessions = {name: machine.session(path) for name, path in models.items()}
+    names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
+    feeds = [
+        (batch, length, make_feeds(names, batch, length, vocab_size=vocabulary, seed=seed)) for batch, length in shapes
+    ]
+    return compare_latency(sessions, feeds, seed=seed)
+
+
+def latency_warnings(rows: Iterable[LatencyRow]) -> list[str]:
+    """A sentence for each shape at which a model's 95th percentile lies far above its median: something else ran."""
+    unsteady = {
+        f"{row.batch} x {row.length}": row.p95_ms / row.p50_ms for row in rows if row.p95_ms > _UNSTEADY * row.p50_ms
+    }
+    return [
+        f"latency at {shape} is unsteady (its 95th percentile is {times:.1f} times its median): was the machine busy? "
+        "Measure again on a free one (axformer-onnx score SOURCE RESULT ...)"
+        for shape, times in unsteady.items()
+    ]
+
+
+def provider_warnings(session: Any, provider: str) -> list[str]:
+    """The sentence where ONNX Runtime fell back to another provider; none otherwise."""
+    note = fallback_note(session, provider)
+    return [note] if note else []
+
+
+def score_warnings(scores: Scores, label_map: LabelMap, who: str) -> list[str]:
+    """What a reader must know of these scores: one class for all rows, no better than the most frequent label."""
+    found = []
+    if scores.single_class is not None:
+        name = label_map.names[scores.single_class]
+        found.append(f"{who} gives every row the class {name!r}: its score is that of a constant answer")
+    accuracy = scores.metrics.get("accuracy")
+    if accuracy is not None and scores.majority_rate is not None and accuracy <= scores.majority_rate:
+        found.append(
+            f"{who} is right in {accuracy:.2f} % of the rows, no more than always answering the most frequent "
+            f"label ({scores.majority_rate:.2f} %)"
+        )
+    return found
+
+
+def truncation_notes(parts: Sequence[tuple[str, Encoded]]) -> list[str]:
+    """A sentence for each set of rows with rows longer than the limit."""
+    return [
+        f"{encoded.truncated} of {len(encoded)} {role} rows were truncated at {encoded.max_length} tokens"
+        for role, encoded in parts
+        if encoded.truncated
+    ]

@@ -1,0 +1,266 @@
+"""What every rung of every unit costs on this machine: milliseconds measured through ONNX Runtime, on real graphs.
+
+Units that are alike (same widths, same tokens) are one class. For some rungs of a class the whole model is built with all
+units of the class on that rung, and timed interleaved with the unchanged one at the wanted batch and length:
+
+    ms of a rung = ms of a full unit - (model - model with the class on that rung) / units in the class
+
+So a figure holds what a block costs in its place: its multiplications, and its share of norms, softmax, transposes and memory
+traffic. Savings do not add up: with fewer activations about, what is left fits a cache. So the model without any unit is timed,
+too, and all figures are scaled to make their sum what that saves. Rungs that are not measured are interpolated. The figures are
+made non-decreasing in the number of heads (neurons) kept (isotonic regression): a kernel may take longer for fewer, and then the
+wider rung on the fast side of that step is the one to take.
+
+Tables are kept in the user's cache folder under a key of model, machine, provider, threads, shape and versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from axformer_onnx.records import FloatArray
+from axformer_onnx.runtime import compare_latency, describe_hardware, make_feeds, make_session, run_once, versions
+from axformer_onnx.scoring import Machine
+from axformer_onnx.search.compensated.levels import Unit
+from axformer_passes.apply import apply_plan
+from axformer_passes.io import detached
+from axformer_passes.plan import Constants, Hard, KeysValues, Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from axformer_passes.recognise import Examined
+
+logger = logging.getLogger(__name__)
+FORMAT = "axformer-latency/2"
+MEASURED = {"attention": 7, "feed_forward": 9}
+"""Rungs of a class that are measured, the full and the empty one among them; of a class of a single unit, fewer."""
+_SINGLE = 4
+_TOGETHER = 3
+"""Models timed against the unchanged one at a time: each holds its weights in memory."""
+ROUNDS = 25
+_EMPTY = "empty"
+"""The variant without any unit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyTable:
+    """p50 in milliseconds at one batch and length.
+
+    model_ms    the model that the search works on: read-out narrowed where that is legal; constants, keys and values as plans say
+    unit_ms     by unit: of every rung, the empty one 0; non-decreasing in what is kept
+    hard_ms     by k: what hard attention with that k adds to one attention block; empty where it was not asked for
+    """
+
+    batch: int
+    length: int
+    model_ms: float
+    unit_ms: tuple[tuple[float, ...], ...]
+    hard_ms: Mapping[int, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def prices(self) -> list[FloatArray]:
+        """float64[rungs] by unit."""
+        return [np.array(ms) for ms in self.unit_ms]
+
+    @property
+    def rest_ms(self) -> float:
+        """What is left with every unit empty."""
+        return self.model_ms - sum(ms[0] for ms in self.unit_ms)
+
+
+def measure_table(
+    model: ir.Model,
+    examined: Examined,
+    units: Sequence[Unit],
+    machine: Machine,
+    shape: tuple[int, int],
+    *,
+    vocabulary: int,
+    hard: Sequence[int] = (),
+    constants: Constants = "kept",
+    keys_values: KeysValues = "projected",
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, left: None,
+) -> LatencyTable:
+    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `constants`, `keys_values`: as in
+    the plans to come.
+
+    Raises: RuntimeFailure where a session does not run.
+    """
+    classes = unit_classes(examined, units)
+    wanted = [(c, n) for c, members in classes.items() for n in _measured_counts(units, members)]
+    variants: list[tuple[Any, Plan]] = [((c, n), _plan(units, classes[c], n)) for c, n in wanted]
+    attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
+    variants += [(k, _hardened(attention, k)) for k in hard if attention]
+    variants.append((_EMPTY, _plan(units, range(len(units)), 0)))
+    whole = Plan(constants=constants, keys_values=keys_values)
+    variants = [(k, dataclasses.replace(p, constants=constants, keys_values=keys_values)) for k, p in variants]
+    unchanged = apply_plan(model, whole, run_once)
+    base_ms, ms = _time(model, unchanged, variants, machine, shape, vocabulary, seed, progress)
+    unit_ms: list[tuple[float, ...]] = [()] * len(units)
+    for c, members in classes.items():
+        measured = {
+            n: (base_ms - ms[c, n]) / sum(len(units[u].layers) for u in members)
+            for n in _measured_counts(units, members)
+        }
+        for u in members:
+            unit_ms[u] = _by_rung(units[u], measured)
+    unit_ms = _adding_up(unit_ms, base_ms - ms[_EMPTY])
+    added = {k: (ms[k] - base_ms) / len(attention) for k in hard if attention}
+    return LatencyTable(*shape, base_ms, tuple(unit_ms), added)
+
+
+def unit_classes(examined: Examined, units: Sequence[Unit]) -> dict[str, list[int]]:
+    """Units that cost the same, by a name that says what they have in common."""
+    found: dict[str, list[int]] = {}
+    for number, unit in enumerate(units):
+        block = getattr(examined.anatomy.layers[unit.layers[0]], unit.kind)
+        last = block.output if unit.kind == "attention" else block.down
+        tokens = np.shape(examined.labelling.values[last.input])[:-1]
+        name = f"{unit.kind} {unit.size} of {last.rows} to {last.columns}, {list(tokens)}"
+        found.setdefault(name, []).append(number)
+    return found
+
+
+def _measured_counts(units: Sequence[Unit], members: Sequence[int]) -> list[int]:
+    """Which rungs of a class are measured beside the full one: evenly spaced in what they keep, the empty one among them."""
+    unit = units[members[0]]
+    most = MEASURED[unit.kind] if sum(len(units[u].layers) for u in members) > 1 else _SINGLE
+    targets = np.linspace(0, unit.size, most)[:-1]
+    counts = np.array(unit.counts[1:])
+    return sorted({int(counts[np.abs(counts - target).argmin()]) for target in targets})
+
+
+def _by_rung(unit: Unit, saved: Mapping[int, float]) -> tuple[float, ...]:
+    """ms of every rung from what the measured ones save against the full one."""
+    from scipy.optimize import isotonic_regression
+
+    counts = np.array([*sorted(saved), unit.size], dtype=float)
+    cost = np.array([saved[int(counts[0])] - saved.get(int(n), 0.0) for n in counts])
+    rising = np.maximum(isotonic_regression(cost).x, 0.0)
+    return tuple(float(x) for x in np.interp(np.array(unit.counts, dtype=float), counts, rising))
+
+
+def _adding_up(unit_ms: Sequence[tuple[float, ...]], saved: float) -> list[tuple[float, ...]]:
+    """Scaled, so that all full units together are what the model without any of them saves."""
+    whole = sum(ms[0] for ms in unit_ms)
+    factor = max(saved, 0.0) / whole if whole > 0 else 1.0
+    return [tuple(factor * x for x in ms) for ms in unit_ms]
+
+
+def _plan(units: Sequence[Unit], members: Sequence[int], count: int) -> Plan:
+    plan = Plan()
+    for u in members:
+        for layer in units[u].layers:
+            without = plan.without_heads if units[u].kind == "attention" else plan.without_neurons
+            plan = without(layer, range(count, units[u].size))
+    return plan
+
+
+def _hardened(layers: Sequence[int], k: int) -> Plan:
+    plan = Plan()
+    for layer in layers:
+        plan = plan.with_hard_attention(layer, k, Hard(k).mode)
+    return plan
+
+
+def _time(
+    model: ir.Model,
+    whole: ir.Model,
+    variants: Sequence[tuple[Any, Plan]],
+    machine: Machine,
+    shape: tuple[int, int],
+    vocabulary: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> tuple[float, dict[Any, float]]:
+    """(ms of `whole`, ms of every variant of `model` as its ratio to that in the same rounds)."""
+
+    def session(one: ir.Model) -> Any:
+        return make_session(detached(one), provider=machine.provider, threads=machine.threads)
+
+    base, ratios, base_ms = session(whole), dict[Any, float](), list[float]()
+    names = [one.name for one in base.get_inputs()]
+    feeds = [(*shape, make_feeds(names, *shape, vocab_size=vocabulary, seed=seed))]
+    for start in range(0, len(variants), _TOGETHER):
+        some = variants[start : start + _TOGETHER]
+        sessions = {"model": base, **{str(key): session(apply_plan(model, plan, run_once)) for key, plan in some}}
+        rows = compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=seed)
+        base_ms.append(rows[0].p50_ms)
+        ratios.update({key: row.p50_ms / rows[0].p50_ms for (key, _), row in zip(some, rows[1:], strict=True)})
+        progress(min(start + _TOGETHER, len(variants)), len(variants))
+    ms = float(np.median(base_ms))
+    return ms, {key: ratio * ms for key, ratio in ratios.items()}
+
+
+# -- cache ------------------------------------------------------------------------------------------------------------
+
+
+def cached_table(key: Mapping[str, Any], units: Sequence[Unit], measure: Callable[[], LatencyTable]) -> LatencyTable:
+    """The table of this key from the user's cache folder; measured, and written there, where it is not.
+
+    A folder that cannot be written costs the cache, not the run.
+    """
+    whole = {**key, "units": [[u.kind, list(u.layers), list(u.counts)] for u in units], **machine_key()}
+    path = _cache_folder() / f"{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    try:
+        known = from_json(json.loads(path.read_text(encoding="utf-8")))
+        if [len(ms) for ms in known.unit_ms] == [len(u.rungs) for u in units]:
+            return known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    found = measure()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".writing")
+        beside.write_text(json.dumps({**to_json(found), "key": whole}), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        logger.info("the latency table is not cached: %s", error)
+    return found
+
+
+def machine_key() -> dict[str, Any]:
+    """What a latency depends on beside the model: processor, cores, GPU, ONNX Runtime."""
+    hardware, found = describe_hardware(), versions()
+    return {
+        "format": FORMAT,
+        "cpu": hardware["cpu"],
+        "cores": hardware["cores_usable"],
+        **({"gpu": hardware["gpu"]} if "gpu" in hardware else {}),
+        "versions": {name: found.get(name) for name in ("axformer-onnx", "onnxruntime", "onnxruntime-gpu")},
+    }
+
+
+def to_json(table: LatencyTable) -> dict[str, Any]:
+    """Plain dictionaries and lists."""
+    return {**dataclasses.asdict(table), "hard_ms": {str(k): ms for k, ms in table.hard_ms.items()}}
+
+
+def from_json(data: Mapping[str, Any]) -> LatencyTable:
+    """Inverse of `to_json`."""
+    return LatencyTable(
+        batch=int(data["batch"]),
+        length=int(data["length"]),
+        model_ms=float(data["model_ms"]),
+        unit_ms=tuple(tuple(float(x) for x in ms) for ms in data["unit_ms"]),
+        hard_ms={int(k): float(ms) for k, ms in data["hard_ms"].items()},
+    )
+
+
+def _cache_folder() -> Path:
+    from platformdirs import user_cache_path
+
+    return Path(user_cache_path("axformer-onnx", appauthor=False)) / "latency"
+
+
+__all__ = ["LatencyTable", "cached_table", "from_json", "measure_table", "to_json", "unit_classes"]

@@ -1,0 +1,188 @@
+"""What a compensated search chooses from: blocks, each with a ladder of levels and the weights of every level.
+
+    unit    one attention or feed-forward block; where layers share their weights and a plan says `together`, all of them at once
+    rung    so many heads (neurons) kept, and which; rung 0 is the block as it is, the last one keeps its mean output alone
+    choice  a rung for every unit, and hard attention for some layers
+
+The weights come from `compensation.levels` on calibration moments, one block at a time, and go to a shelf (`shelf.py`): in
+memory up to a bound, beyond it in files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from axformer_onnx.compensate import Moments, Sample, calibrate, levels
+from axformer_onnx.runtime import Shelf
+from axformer_passes.blocks import BlockKind, shared_groups
+from axformer_passes.cut import weight_key
+from axformer_passes.plan import Hard, Plan, SharedWeights
+from axformer_passes.stages import writable
+
+if TYPE_CHECKING:
+    from axformer_onnx.scoring import StageSessions
+    from axformer_passes.blocks import Projection
+
+Array = npt.NDArray[Any]
+_SHRINK = 0.88
+"""From one rung of neurons to the next."""
+_STEPS = ((768, 32), (256, 16), (64, 8))
+"""(neurons from which on, multiple): kernels work on whole vectors, so widths between two multiples cost as the next one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """kept: heads (neurons) that stay, ascending. error: mean over the calibration tokens of |y' - y|^2, y the block's output."""
+
+    kept: tuple[int, ...]
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One block (of several layers that share it) with its ladder; `rungs[0]` keeps all `size` heads or neurons."""
+
+    kind: BlockKind
+    layers: tuple[int, ...]
+    size: int
+    rungs: tuple[Rung, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Heads (neurons) kept, by rung: descending."""
+        return tuple(len(rung.kept) for rung in self.rungs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A rung for every unit, and hard attention by layer, ascending."""
+
+    rungs: tuple[int, ...]
+    hard: tuple[tuple[int, Hard], ...] = ()
+
+    def with_rung(self, unit: int, rung: int) -> Choice:
+        """The same with another rung for one unit."""
+        return dataclasses.replace(self, rungs=(*self.rungs[:unit], rung, *self.rungs[unit + 1 :]))
+
+    def with_hard(self, layer: int, hard: Hard) -> Choice:
+        """The same with hard attention in one more layer."""
+        return dataclasses.replace(self, hard=tuple(sorted({**dict(self.hard), layer: hard}.items())))
+
+
+def ladder(kind: BlockKind, size: int) -> tuple[int, ...]:
+    """How many heads or neurons the rungs keep: descending from `size` to 0."""
+    if kind == "attention" and size <= 16:
+        return tuple(range(size, -1, -1))
+    step = next((multiple for least, multiple in _STEPS if size >= least), 1) if kind == "feed_forward" else 1
+    wanted = {round(size * _SHRINK**i / step) * step for i in range(40)}
+    return tuple(sorted({size, 0, *(n for n in wanted if 0 < n < size)}, reverse=True))
+
+
+class Levels:
+    """The units of a model and the weights of their rungs."""
+
+    def __init__(self, units: Sequence[Unit], places: Mapping[tuple[BlockKind, int], Projection], shelf: Shelf) -> None:
+        self.units = tuple(units)
+        self._places, self._shelf = places, shelf
+
+    def place(self, unit: int) -> Projection:
+        """The projection of a unit (of its first layer)."""
+        one = self.units[unit]
+        return self._places[one.kind, one.layers[0]]
+
+    def weights(self, unit: int, rung: int) -> tuple[Array, Array]:
+        """(weight[K, D], bias[D]) of a rung, float32; of rung 0 the source's own."""
+        if rung == 0:
+            place = self.place(unit)
+            bias = place.bias_vector()
+            own = place.weight_matrix().astype(np.float32)
+            return own, np.zeros(own.shape[1], np.float32) if bias is None else bias.astype(np.float32)
+        found = self._shelf.get(_number(unit, rung), ["weight", "bias"])
+        return found["weight"], found["bias"]
+
+    def full_weight(self, unit: int, rung: int) -> tuple[Array, Array]:
+        """(weight[R, D] with zeros at the rows that go, bias[D])."""
+        weight, bias = self.weights(unit, rung)
+        place = self.place(unit)
+        rows = sorted(row for i in self.units[unit].rungs[rung].kept for row in place.positions[i])
+        full = np.zeros((len(place.order), weight.shape[1]), np.float32)
+        full[rows] = weight
+        return full, bias
+
+    def plan(self, choice: Choice, start: Plan) -> tuple[Plan, dict[str, Array]]:
+        """`start` with a choice carried out, and the weights that go with it (`reweight.weight_key`)."""
+        plan, weights = start, dict[str, Array]()
+        for number, (unit, rung) in enumerate(zip(self.units, choice.rungs, strict=True)):
+            if rung == 0:
+                continue
+            gone = set(range(unit.size)) - set(unit.rungs[rung].kept)
+            layers = unit.layers[:1] if start.shared_weights == "together" else unit.layers
+            for layer in layers:
+                without = plan.without_heads if unit.kind == "attention" else plan.without_neurons
+                plan = without(layer, gone)
+                weight, bias = self.weights(number, rung)
+                weights[weight_key(layer, unit.kind, "weight")] = weight
+                weights[weight_key(layer, unit.kind, "bias")] = bias
+        for layer, hard in choice.hard:
+            plan = plan.with_hard_attention(layer, hard.k, hard.mode)
+        return plan, weights
+
+
+def build_levels(
+    sessions: StageSessions,
+    samples: Sequence[Sample],
+    shelf: Shelf,
+    *,
+    shared: SharedWeights = "separate",
+    progress: Callable[[str], None] = lambda text: None,
+) -> Levels:
+    """Calibrate, and solve every rung of every block whose projection can be written.
+
+    Raises: DataError, RecogniseError as `calibrate`.
+    """
+    units, places = list[Unit](), dict[tuple[BlockKind, int], Any]()
+    for layers, kind, matrix in _moments(sessions, samples, shared):
+        place = writable(sessions.staged.examined, layers[0], kind)
+        if place is None or place.bias is None:
+            continue
+        progress(f"layer {layers[0]}, {kind.replace('_', '-')}")
+        counts = ladder(kind, len(place.positions))
+        solved = levels(place.weight_matrix(), place.bias_vector(), matrix, place.positions, counts[1:])
+        for rung, level in enumerate(solved, start=1):
+            pair = {"weight": level.weight.astype(np.float32), "bias": level.bias.astype(np.float32)}
+            shelf.put(_number(len(units), rung), pair)
+        rungs = (Rung(tuple(range(counts[0])), 0.0), *(Rung(level.kept, level.cost) for level in solved))
+        units.append(Unit(kind, layers, counts[0], rungs))
+        places[kind, layers[0]] = place
+    return Levels(units, places, shelf)
+
+
+def _moments(
+    sessions: StageSessions, samples: Sequence[Sample], shared: SharedWeights
+) -> Iterator[tuple[tuple[int, ...], BlockKind, Array]]:
+    """(layers, kind, H) of every unit; H of layers that share their weights is the sum over them."""
+    groups = shared_groups(sessions.staged.examined.anatomy) if shared == "together" else ()
+    group_of = {(group.kind, layer): group for group in groups for layer in group.layers}
+    sums: dict[tuple[BlockKind, tuple[int, ...]], list[Moments]] = {}
+    for found in calibrate(sessions, samples):
+        group = group_of.get((found.kind, found.layer))
+        if group is None:
+            yield (found.layer,), found.kind, found.matrix
+            continue
+        waiting = sums.setdefault((group.kind, group.layers), [])
+        waiting.append(found)
+        if len(waiting) == len(group.layers):
+            yield group.layers, group.kind, np.sum([one.matrix for one in waiting], axis=0)
+            waiting.clear()
+
+
+def _number(unit: int, rung: int) -> int:
+    return unit * 1000 + rung
+
+
+__all__ = ["Choice", "Levels", "Rung", "Unit", "build_levels", "ladder"]

@@ -1,0 +1,262 @@
+"""Score choices in other processes, on this machine or on a Ray cluster, through joblib.
+
+    --jobs 1               in this process, batches side by side on its threads
+    --jobs N               N local processes (joblib's loky)
+    --backend ray          the machines of the cluster that RAY_ADDRESS names, else a local one
+
+What a worker needs is written once to a *spool* folder: the model that is searched on, weights of all rungs, rows. A worker
+loads it at its first task; one on another machine gets it from Ray's object store. Batches run on one thread each in every
+case, so the numbers are the same bits however many processes there are. A task is a pure function of its arguments: where a
+worker is lost, its tasks and those not yet begun are given out again, in the end to this process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import os
+import pickle
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from axformer_onnx.errors import RuntimeFailure
+from axformer_onnx.inputs import Backend
+from axformer_onnx.records import FloatArray
+from axformer_onnx.search.compensated.divergence import Divergence, Race
+from axformer_onnx.search.compensated.levels import Choice, Levels
+
+if TYPE_CHECKING:
+    from axformer_onnx.data import Rows
+    from axformer_onnx.scoring import Reading
+    from axformer_onnx.search.compensated.levels import Unit
+
+logger = logging.getLogger(__name__)
+RETRIES = 3
+"""Times that lost tasks are given to a new pool before this process does them itself."""
+_MODEL, _TASKS = "model.onnx", "spool.pickle"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Mean divergence over the first `parts` parts (a sweep), or a race against `incumbent`."""
+
+    choice: Choice
+    parts: int | None = None
+    incumbent: FloatArray | None = None
+
+
+class Scoring(Protocol):
+    """Answers tasks, in order."""
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
+        """A race for each task; of a sweep the rows of its parts."""
+
+
+def answer(divergence: Divergence, task: Task) -> Race:
+    """One task."""
+    if task.parts is None:
+        return divergence.race(task.choice, task.incumbent)
+    return Race(np.concatenate([divergence.of(task.choice, i) for i in range(task.parts)]), True)
+
+
+@dataclasses.dataclass(frozen=True)
+class InProcess:
+    """Answers here."""
+
+    divergence: Divergence
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
+        """One after the other."""
+        return [answer(self.divergence, task) for task in tasks]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spool:
+    """What workers load. `remote`: a reference to the packed folder in Ray's object store, for other machines."""
+
+    folder: str
+    key: str
+    provider: str
+    remote: Any = None
+
+
+class Pool:
+    """Answers in other processes; `divergence` does here what workers could not."""
+
+    def __init__(self, divergence: Divergence, folder: Path, *, jobs: int, backend: Backend) -> None:
+        self._divergence, self._jobs, self._backend = divergence, jobs, backend
+        self.lost = 0
+        provider = divergence.sessions.provider
+        spool = Spool(str(folder), uuid.uuid4().hex, provider)
+        self._spool = dataclasses.replace(spool, remote=_stored(folder)) if backend == "ray" else spool
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
+        """Spread over the workers; what is lost is given out again."""
+        found: dict[int, Race] = {}
+        for _ in range(RETRIES):
+            left = [i for i in range(len(tasks)) if i not in found]
+            if not left:
+                break
+            try:
+                for i, (race, work) in zip(left, self._run([tasks[i] for i in left]), strict=True):
+                    found[i] = race
+                    self._divergence.stages_elsewhere += work
+            except Exception as error:
+                if not _is_lost_worker(error):
+                    raise
+                self.lost += 1
+                logger.warning("a worker was lost (%s); its tasks are given out again", type(error).__name__)
+        return [found[i] if i in found else answer(self._divergence, tasks[i]) for i in range(len(tasks))]
+
+    def _run(self, tasks: Sequence[Task]) -> Iterator[tuple[Race, int]]:
+        import joblib
+
+        name = "loky" if self._backend == "local" else "ray"
+        with joblib.parallel_config(backend=name, n_jobs=self._jobs):
+            parallel = joblib.Parallel(return_as="generator" if name == "loky" else "list", batch_size=1)
+            yield from parallel(joblib.delayed(_remote)(self._spool, task) for task in tasks)
+
+
+def _remote(spool: Spool, task: Task) -> tuple[Race, int]:
+    """In a worker: (the answer, stages x rows that it took)."""
+    held = spool.key in _HELD  # what loading it took counts, too
+    divergence = _loaded(spool)
+    before = divergence.stages_run if held else 0
+    race = answer(divergence, task)
+    return race, divergence.stages_run - before
+
+
+_HELD: dict[str, Divergence] = {}
+
+
+def _loaded(spool: Spool) -> Divergence:
+    """The spool's model and rows, loaded once in a process."""
+    if spool.key not in _HELD:
+        _HELD.clear()
+        folder = Path(spool.folder)
+        if spool.remote is not None and not (folder / _TASKS).is_file():
+            folder = _unpacked(spool)
+        _HELD[spool.key] = read_spool(folder, spool.provider)
+    return _HELD[spool.key]
+
+
+def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Sequence[Rows], regression: bool) -> None:
+    """Write what a worker needs: model, units with the weights of all rungs, rows by part."""
+    from axformer_passes.io import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(divergence.sessions.model, folder / _MODEL)
+    units = divergence.levels.units
+    for number, unit in enumerate(units):
+        pairs = {rung: divergence.levels.weights(number, rung) for rung in range(1, len(unit.rungs))}
+        arrays = {f"{part}{rung}": pair[i] for rung, pair in pairs.items() for i, part in enumerate(("weight", "bias"))}
+        np.savez(folder / f"unit{number}.npz", **arrays)  # type: ignore[arg-type]
+    content = {
+        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights, "regression": regression,
+    }  # fmt: skip
+    (folder / _TASKS).write_bytes(pickle.dumps(content))
+
+
+def read_spool(folder: Path, provider: str) -> Divergence:
+    """Inverse of `write_spool`."""
+    from axformer_onnx.scoring import StageSessions
+    from axformer_onnx.search.compensated.divergence import scorer_of
+    from axformer_passes.io import load_model
+    from axformer_passes.stages import writable
+
+    content = pickle.loads((folder / _TASKS).read_bytes())
+    sessions = StageSessions(load_model(folder / _MODEL), provider=provider, threads=1)
+    units: Sequence[Unit] = content["units"]
+    places = {(u.kind, u.layers[0]): writable(sessions.staged.examined, u.layers[0], u.kind) for u in units}
+    assert all(place is not None for place in places.values())
+    levels = Levels(units, places, _Npz(folder))  # type: ignore[arg-type]
+    parts = [scorer_of(sessions, rows, content["reading"], 2**28) for rows in content["rows"]]
+    return Divergence(sessions, levels, parts, regression=content["regression"], weights=content["weights"])
+
+
+class _Npz:
+    """The weights of a spool, as `Levels` asks a shelf for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {int(p.stem[4:]): np.load(p) for p in folder.glob("unit*.npz")}
+
+    def get(self, number: int, names: Sequence[str]) -> dict[str, Any]:
+        unit, rung = divmod(number, 1000)
+        return {name: self._files[unit][f"{name}{rung}"] for name in names}
+
+
+# -- Ray --------------------------------------------------------------------------------------------------------------
+
+
+def start_ray(jobs: int) -> int:
+    """Join the cluster that RAY_ADDRESS names, else start a local one for so many processes, and tell joblib.
+
+    Returns how many processes it has room for, at most `jobs`. Raises: RuntimeFailure.
+    """
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise RuntimeFailure("--backend ray needs the extra: pip install 'axformer-onnx[ray]'") from None
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            ray.init(
+                address=address, num_cpus=None if address else jobs, log_to_driver=False, logging_level=logging.ERROR,
+                include_dashboard=False,
+            )  # fmt: skip
+        except Exception as error:  # Ray's own kinds, or the network's
+            where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray cluster"
+            raise RuntimeFailure(f"{where} cannot be reached: {' '.join(str(error).split())[:200]}") from None
+    register_ray()
+    room = int(ray.cluster_resources().get("CPU", 1))
+    if room < jobs:
+        logger.warning("the Ray cluster has %d CPUs: --jobs %d becomes %d", room, jobs, max(1, room))
+    return max(1, min(jobs, room))
+
+
+def _stored(folder: Path) -> Any:
+    import ray
+
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(folder, arcname=".")
+    return [ray.put(packed.getvalue())]
+
+
+def _unpacked(spool: Spool) -> Path:
+    import ray
+
+    folder = Path(tempfile.mkdtemp(prefix="axformer-spool-"))
+    with tarfile.open(fileobj=io.BytesIO(ray.get(spool.remote[0]))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def _is_lost_worker(error: Exception) -> bool:
+    """Is it the death of a process, not an error of a task?"""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(
+        names & {"TerminatedWorkerError", "BrokenProcessPool", "RayActorError", "WorkerCrashedError", "RaySystemError"}
+    )
+
+
+__all__ = [
+    "Backend",
+    "InProcess",
+    "Pool",
+    "Scoring",
+    "Spool",
+    "Task",
+    "answer",
+    "read_spool",
+    "start_ray",
+    "write_spool",
+]

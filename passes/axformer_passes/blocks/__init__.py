@@ -1,0 +1,75 @@
+"""What blocks consist of: their projections as matrices, positions of heads and neurons, shared weights, parameters and cost.
+
+Takes what `recognise` found and answers questions about one block at a time; nothing is edited but the bias of a projection.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.blocks.cost import macs, shares
+from axformer_passes.blocks.inner import ROLES, Inner, Role, gone_classes, inner_projections
+from axformer_passes.blocks.parameters import (
+    block_parameters,
+    head_parameters,
+    linear_parameters,
+    neuron_parameters,
+    parameters_by_layer,
+    removed_parameters,
+)
+from axformer_passes.blocks.positions import GatedBlock, gated_block, gated_place, projection_of, row_labels
+from axformer_passes.blocks.projections import (
+    Inputs,
+    Projection,
+    classifier,
+    give_bias,
+    input_of,
+    inputs_of,
+    projection,
+)
+from axformer_passes.blocks.shared import (
+    BlockKind,
+    SharedGroup,
+    expanded,
+    kind_of,
+    linears,
+    ranges,
+    shared_groups,
+    sharing,
+    words,
+)
+
+__all__ = [
+    "ROLES",
+    "BlockKind",
+    "GatedBlock",
+    "Inner",
+    "Inputs",
+    "Projection",
+    "Role",
+    "SharedGroup",
+    "block_parameters",
+    "classifier",
+    "expanded",
+    "gated_block",
+    "gated_place",
+    "give_bias",
+    "gone_classes",
+    "head_parameters",
+    "inner_projections",
+    "input_of",
+    "inputs_of",
+    "kind_of",
+    "linear_parameters",
+    "linears",
+    "macs",
+    "neuron_parameters",
+    "parameters_by_layer",
+    "projection",
+    "projection_of",
+    "ranges",
+    "removed_parameters",
+    "row_labels",
+    "shared_groups",
+    "shares",
+    "sharing",
+    "words",
+]

@@ -1,0 +1,42 @@
+"""Look at a graph, and keep it tidy: values by name, constants and where they come from, who reads what, new names, dead nodes.
+
+Everything here takes an `onnx_ir` graph or value and knows nothing of transformers.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.graph.cleanup import Cleanup
+from axformer_passes.graph.copies import merge_copies
+from axformer_passes.graph.lookup import anchor, find, operator
+from axformer_passes.graph.values import (
+    CHAIN_OPS,
+    SHARED_FROM,
+    Array,
+    Origin,
+    constant,
+    fresh,
+    initializer,
+    made_of_shapes,
+    origin,
+    read_by,
+    source_name,
+)
+
+__all__ = [
+    "CHAIN_OPS",
+    "SHARED_FROM",
+    "Array",
+    "Cleanup",
+    "Origin",
+    "anchor",
+    "constant",
+    "find",
+    "fresh",
+    "initializer",
+    "made_of_shapes",
+    "merge_copies",
+    "operator",
+    "origin",
+    "read_by",
+    "source_name",
+]

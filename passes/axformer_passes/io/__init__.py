@@ -1,0 +1,25 @@
+"""Files: paths to checked models and back, external weights, and what a file is that is no model.
+
+Takes a path and gives an `onnx_ir.Model` whose weights stay mapped from their files; takes a model and writes it whole, by rename.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.io.file_size import parameters_and_size
+from axformer_passes.io.files import SINGLE_FILE_LIMIT, load_model, model_path, save_model, serialized, sha256_of
+from axformer_passes.io.lean_model import Detached, detached
+from axformer_passes.io.reading import first_line, read_regular
+
+__all__ = [
+    "SINGLE_FILE_LIMIT",
+    "Detached",
+    "detached",
+    "first_line",
+    "load_model",
+    "model_path",
+    "parameters_and_size",
+    "read_regular",
+    "save_model",
+    "serialized",
+    "sha256_of",
+]

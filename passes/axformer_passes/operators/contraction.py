@@ -1,0 +1,139 @@
+"""Contractions: labels are born in their weights; products of activations unite along what they sum over."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.graph import Origin, origin
+from axformer_passes.operators.channels import Carrier, Product, Walk, any_along, rule
+from axformer_passes.operators.classes import IntArray
+
+BEARERS = frozenset(
+    {"MatMul", "Gemm", "Conv", "Einsum", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
+)
+"""Operators in whose weights labels are born; their rules run on unlabelled inputs too."""
+OPERANDS = {"QLinearMatMul": (0, 3), "QLinearConv": (0, 3)}
+"""Slots of the two tensors that are multiplied, where they are not 0 and 1."""
+
+FOLLOWING = {
+    "Gemm": ((2, -1, -1), (2, -2, -2)),
+    "Conv": ((2, 1, -1),),
+    "MatMulInteger": ((2, -2, -1), (3, -1, -1)),
+    "ConvInteger": ((3, 1, -1),),
+    "QLinearMatMul": ((1, -2, -1), (2, -2, -1), (4, -1, -1), (5, -1, -1)),
+    "QLinearConv": ((4, 1, -1), (5, 1, -1), (8, 1, -1)),
+    "GroupNormalization": ((1, 1, -1), (2, 1, -1)),
+    "InstanceNormalization": ((1, 1, -1), (2, 1, -1)),
+}
+"""What goes with the output's channels: (slot, axis of the output, axis of the operand from the right)."""
+
+
+def operands(node: ir.Node) -> tuple[ir.Value, ir.Value]:
+    """The two tensors that a contraction multiplies."""
+    a, b = (node.inputs[slot] for slot in OPERANDS.get(node.op_type, (0, 1)))
+    assert a is not None and b is not None
+    return a, b
+
+
+def data_side(node: ir.Node) -> int:
+    """Which of the two operands of a contraction by a weight is the data: 0 in `x @ weight`, 1 in `weight @ x`."""
+    return 0 if origin(operands(node)[1]) is not None else 1
+
+
+def summed_axis(node: ir.Node, side: int, rank: int) -> int:
+    """The axis of operand `side` (of this rank) that a contraction sums over."""
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+        return 1
+    flip = node.op_type == "Gemm" and node.attributes.get_int(("transA", "transB")[side], 0) == 1
+    return rank - 1 if (side == 0) != flip else rank - 2
+
+
+def _weight_axes(weight: Origin, node: ir.Node, slot: int) -> tuple[int, int]:
+    """(axis that is summed over, axis that is handed out) of a weight operand, in the initializer's own axes."""
+    first, second = weight.axes[-2], weight.axes[-1]
+    if slot == 0:
+        first, second = second, first
+    flip = node.op_type == "Gemm" and node.attributes.get_int("transA" if slot == 0 else "transB", 0) == 1
+    return (second, first) if flip else (first, second)
+
+
+def _positions(labels: IntArray, axis: int, carrier: Carrier) -> IntArray:
+    """The carrier's labels, shaped to broadcast along `axis` of `labels`."""
+    shape = [1] * labels.ndim
+    shape[axis] = carrier.size
+    return carrier.labels.reshape(shape)
+
+
+def _times_weight(walk: Walk, node: ir.Node, x: ir.Value, weight: Origin, slot: int) -> None:
+    inner, outer = _weight_axes(weight, node, slot)
+    if int(weight.value.const_value.shape[inner]) == 1 and not walk.has(x):  # type: ignore[union-attr,arg-type]
+        return  # an outer product, such as positions x frequencies: nothing is summed, so the constant is no projection
+    rows = walk.born(weight.value, inner, node, "row")
+    columns = walk.born(weight.value, outer, node, "column")
+    walk.products.append(Product(node, str(weight.value.name), rows, columns))
+    labels = walk.labels(x)
+    axis = summed_axis(node, 1 - slot, labels.ndim)
+    walk.meet([labels, _positions(labels, axis, rows)])
+    out = np.full(walk.shape(node.outputs[0]), -1, dtype=np.int64)
+    out_axis = out.ndim - 1 if slot == 1 else out.ndim - 2
+    walk.put(node.outputs[0], np.broadcast_to(_positions(out, out_axis, columns), out.shape))
+
+
+@rule("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul")
+def _matmul(walk: Walk, node: ir.Node) -> None:
+    a, b = operands(node)
+    left, right = origin(a), origin(b)
+    if right is not None and left is None and _is_matrix(right):
+        _times_weight(walk, node, a, right, 1)
+    elif left is not None and right is None and _is_matrix(left):
+        _times_weight(walk, node, b, left, 0)
+    elif walk.has(a) or walk.has(b) or (left is None and right is None):  # a constant of several matrices has no labels
+        _times_activation(walk, node, a, b)
+    bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if walk.has(bias) and walk.has(node.outputs[0]):
+        labels = walk.labels(node.outputs[0])
+        walk.meet([labels, np.broadcast_to(walk.labels(bias), labels.shape)])
+
+
+def _is_matrix(weight: Origin) -> bool:
+    shape = weight.value.const_value.shape  # type: ignore[union-attr]
+    return len(weight.axes) >= 2 and all(int(shape[a]) == 1 for a in weight.axes[:-2])  # type: ignore[arg-type]
+
+
+def _times_activation(walk: Walk, node: ir.Node, a: ir.Value, b: ir.Value) -> None:
+    """Q K^T and P V: the channels that are summed over are one class; what remains of both sides meets."""
+    walk.products.append(Product(node, None, None, None))
+    left, right = walk.labels(a), walk.labels(b)
+    if node.op_type == "Gemm":
+        left = left.T if node.attributes.get_int("transA", 0) else left
+        right = right.T if node.attributes.get_int("transB", 0) else right
+    if left.ndim < 2 or right.ndim < 2:
+        walk.freeze(node, "a product of vectors")
+        return
+    walk.tie(left, -1)
+    walk.tie(right, -2)
+    shape = walk.shape(node.outputs[0])
+    over_left, over_right = np.broadcast_to(any_along(left, -1), shape), np.broadcast_to(any_along(right, -2), shape)
+    walk.put(node.outputs[0], walk.meet([over_right, over_left]))
+
+
+@rule("Conv", "ConvInteger", "QLinearConv")
+def _conv(walk: Walk, node: ir.Node) -> None:
+    """x[B,C,..] * weight[D,C/groups,..] -> y[B,D,..]. Input channels are left whole unless groups is 1."""
+    x, kernel = operands(node)
+    weight = origin(kernel)
+    if weight is None or weight.axes != tuple(range(len(weight.axes))):
+        walk.freeze(node, "a convolution whose weight is computed")
+        return
+    if node.attributes.get_int("group", 1) != 1:
+        walk.freeze(node, "a grouped convolution")
+        columns = walk.born(weight.value, 0, node, "column")
+        walk.products.append(Product(node, str(weight.value.name), None, columns))
+    else:
+        rows, columns = walk.born(weight.value, 1, node, "row"), walk.born(weight.value, 0, node, "column")
+        walk.products.append(Product(node, str(weight.value.name), rows, columns))
+        labels = walk.labels(x)
+        walk.meet([labels, _positions(labels, 1, rows)])
+    out = np.full(walk.shape(node.outputs[0]), -1, dtype=np.int64)
+    walk.put(node.outputs[0], np.broadcast_to(_positions(out, 1, columns), out.shape))

@@ -1,0 +1,31 @@
+"""Elementwise operators: labels that meet at one position are united."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.operators.channels import Walk, rule
+
+UNARY = (
+    "Abs", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor",
+    "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
+    "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Swish", "Tan",
+    "Tanh", "ThresholdedRelu", "Trilu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu",
+)  # fmt: skip
+NARY = (
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod",
+    "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+
+
+@rule(*UNARY)
+def _unary(walk: Walk, node: ir.Node) -> None:
+    walk.put(node.outputs[0], walk.labels(node.inputs[0]))
+
+
+@rule(*NARY)
+def _nary(walk: Walk, node: ir.Node) -> None:
+    labelled = [walk.labels(v) for v in node.inputs if v is not None and walk.has(v)]
+    shape = walk.shape(node.outputs[0])
+    walk.put(node.outputs[0], walk.meet(np.broadcast_to(x, shape) for x in labelled))

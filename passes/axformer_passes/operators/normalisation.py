@@ -1,0 +1,97 @@
+"""Normalisations and reductions: what they compute along an axis ties its labels together."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.operators.channels import Walk, any_along, rule
+
+NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+
+
+def axes_of(walk: Walk, node: ir.Node, slot: int = 1) -> list[int] | None:
+    """The `axes` of a node, as an input (newer operator sets) or attribute (older); None if neither is given."""
+    if len(node.inputs) > slot and node.inputs[slot] is not None:
+        given = walk.integers(node.inputs[slot])
+        return None if given is None else [int(i) for i in given.reshape(-1)]
+    if "axes" in node.attributes:
+        return [int(i) for i in node.attributes.get_ints("axes")]
+    return None
+
+
+def softmax_axes(model: ir.Model, node: ir.Node, rank: int) -> list[int]:
+    """The axes that a Softmax normalises over together: before opset 13 `axis` (1 by default) and all behind it."""
+    if model.opset_imports.get("", 13) < 13:
+        return list(range(node.attributes.get_int("axis", 1) % rank, rank))
+    return [node.attributes.get_int("axis", -1) % rank]
+
+
+@rule("Softmax", "LogSoftmax")
+def _softmax(walk: Walk, node: ir.Node) -> None:
+    labels = walk.labels(node.inputs[0])
+    for axis in softmax_axes(walk.model, node, labels.ndim):
+        walk.tie(labels, axis)
+    walk.softmaxes.append(node)
+    walk.put(node.outputs[0], labels)
+
+
+@rule(*NORMS)
+def _norm(walk: Walk, node: ir.Node) -> None:
+    labels = walk.labels(node.inputs[0])
+    for axis in range(node.attributes.get_int("axis", -1) % labels.ndim, labels.ndim):
+        walk.tie(labels, axis)
+    walk.put(node.outputs[0], labels)
+
+
+@rule("GroupNormalization", "InstanceNormalization")
+def _norm_in_groups(walk: Walk, node: ir.Node) -> None:
+    """x[N, C, ..]: the channels of a group (InstanceNormalization: each alone), with all that is behind them."""
+    if node.op_type == "GroupNormalization" and walk.model.opset_imports.get("", 21) < 21:
+        walk.freeze(node, "GroupNormalization before operator set 21, whose scale is a number a group, not a channel")
+        return
+    labels = walk.labels(node.inputs[0])
+    groups = node.attributes.get_int("num_groups", labels.shape[1])
+    walk.tie(labels.reshape(labels.shape[0], groups, -1), -1)
+    walk.put(node.outputs[0], labels)
+
+
+@rule("LpNormalization", "Hardmax")
+def _norm_one_axis(walk: Walk, node: ir.Node) -> None:
+    labels = walk.labels(node.inputs[0])
+    walk.tie(labels, node.attributes.get_int("axis", -1))
+    walk.put(node.outputs[0], labels)
+
+
+@rule(*REDUCTIONS)
+def _reduce(walk: Walk, node: ir.Node) -> None:
+    labels = walk.labels(node.inputs[0])
+    axes = axes_of(walk, node)
+    if axes is None:
+        axes = [] if node.attributes.get_int("noop_with_empty_axes", 0) else list(range(labels.ndim))
+    axes = [a % labels.ndim for a in axes]
+    for axis in axes:
+        walk.tie(labels, axis)
+    for axis in axes:
+        labels = any_along(labels, axis)
+    walk.put(node.outputs[0], labels.reshape(walk.shape(node.outputs[0])))
+
+
+@rule("ArgMax", "ArgMin", "CumSum", "TopK")
+def _along_one_axis(walk: Walk, node: ir.Node) -> None:
+    labels = walk.labels(node.inputs[0])
+    default = -1 if node.op_type == "TopK" else 0
+    axis = node.attributes.get_int("axis", default)
+    if node.op_type == "CumSum":
+        given = walk.integers(node.inputs[1])
+        axis = 0 if given is None else int(given.reshape(-1)[0])
+    walk.tie(labels, axis)
+    for value in node.outputs:
+        shape = walk.shape(value) if value.name in walk.values else None
+        if shape is not None and len(shape) == labels.ndim:
+            kept = labels.take(range(min(shape[axis], labels.shape[axis])), axis)
+            walk.put(value, np.broadcast_to(kept, shape))

@@ -1,0 +1,76 @@
+"""Quantised tensors: labels pass through the steps to integers and back, and a product of integers is found again in floats.
+
+    x -> QuantizeLinear -> DequantizeLinear          x rounded and clipped; scales per channel follow their axis
+    x -> DynamicQuantizeLinear -> y, scale, zero     scale and zero point are of the whole tensor: no channel's own
+    MatMulInteger(y, weight) -> Cast -> Mul(scales)  the float product; contracted like a MatMul (rules/contraction.py)
+
+Exact under a cut: static scales stay as they are, and a dynamic range always holds 0, so a channel of zeros does not move it.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from axformer_passes.graph import origin
+from axformer_passes.operators.channels import Walk, rule
+
+INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
+"""Contractions whose int32 output is scaled behind a Cast."""
+LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""To integers and back, by given scales."""
+
+
+@rule("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+def _linear(walk: Walk, node: ir.Node) -> None:
+    walk.put(node.outputs[0], walk.labels(node.inputs[0]))
+
+
+@rule("DynamicQuantizeLinear")
+def _dynamic(walk: Walk, node: ir.Node) -> None:
+    walk.put(node.outputs[0], walk.labels(node.inputs[0]))
+
+
+def unquantised(value: ir.Value) -> ir.Value:
+    """The float tensor that was quantised on its way to `value`; `value` itself where nothing was."""
+    node = value.producer()
+    while node is not None and node.op_type in (*LINEAR, "DynamicQuantizeLinear") and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def rescaled(product: ir.Node) -> ir.Value:
+    """The float tensor that a contraction's output stands for: behind the Cast and Mul of an integer product, and behind
+    QuantizeLinear and DequantizeLinear. The output itself where there are none, or where it is read on the way."""
+    value = product.outputs[0]
+    if product.op_type in INTEGER_PRODUCTS:
+        value = _scaled(_behind(value, frozenset({"Cast"})))
+    return _behind(_behind(value, LINEAR), LINEAR)
+
+
+def _behind(value: ir.Value, operators: frozenset[str]) -> ir.Value:
+    """The output of the one node that reads `value`, if it is one of `operators`; else `value`."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type not in operators:
+        return value
+    return uses[0].node.outputs[0]
+
+
+def _scaled(value: ir.Value) -> ir.Value:
+    """Behind the Mul by both scales, or by the dynamic one and the weight's one after the other."""
+    once = _behind(value, frozenset({"Mul"}))
+    if once is value or not _is_dynamic(_factor(value)):
+        return once
+    twice = _behind(once, frozenset({"Mul"}))
+    return twice if twice is not once and origin(_factor(once)) is not None else once
+
+
+def _factor(value: ir.Value) -> ir.Value | None:
+    """What the one reader of `value`, a Mul, multiplies it with."""
+    (use,) = value.uses()
+    return use.node.inputs[1 - use.idx]
+
+
+def _is_dynamic(scale: ir.Value | None) -> bool:
+    node = scale.producer() if scale is not None else None
+    return node is not None and node.op_type == "DynamicQuantizeLinear"

@@ -1,0 +1,27 @@
+"""Rotary positions: each head's channels are turned pairwise, so they belong together; heads stay apart.
+
+RotaryEmbedding of ONNX (operator set 23) and of com.microsoft: x[B,H,S,E], or x[B,S,H*E] with `num_heads`.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from axformer_passes.graph import operator
+from axformer_passes.operators.channels import Walk, rule
+
+
+@rule("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
+def _rotary(walk: Walk, node: ir.Node) -> None:
+    labels = walk.labels(node.inputs[0])
+    heads = node.attributes.get_int("num_heads", 0) or labels.shape[-1] // _head_size(walk, node)
+    by_head = labels if labels.ndim == 4 else labels.reshape(*labels.shape[:2], heads, -1)
+    walk.tie(by_head, -1)
+    walk.put(node.outputs[0], labels)
+
+
+def _head_size(walk: Walk, node: ir.Node) -> int:
+    """Without `num_heads` heads are rotated whole: twice the width of the tables."""
+    table = node.inputs[2 if operator(node).startswith("com") else 1]
+    assert table is not None
+    return 2 * walk.shape(table)[-1]

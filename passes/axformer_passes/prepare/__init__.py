@@ -1,0 +1,11 @@
+"""Bring a graph into the form that labels can walk: same function, same names, one use per constant, primitive operators.
+
+Takes a model and gives a clone that shares its weights; `fused` states every fused operator in primitive ones and puts it back.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.prepare.constant_branches import take_decided
+from axformer_passes.prepare.walkable import isolate, prepared
+
+__all__ = ["isolate", "prepared", "take_decided"]

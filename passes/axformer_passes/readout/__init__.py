@@ -1,0 +1,10 @@
+"""Compute for single tokens what only single tokens are read of. Exact.
+
+Takes a model and a runner, finds where outputs pick tokens and how far up the picks can move, and edits the graph in place.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.readout.narrowing import Readout, narrow_readout
+
+__all__ = ["Readout", "narrow_readout"]

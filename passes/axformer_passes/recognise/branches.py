@@ -1,0 +1,59 @@
+"""From an output projection to the addition that writes the residual stream: where a block can be taken out.
+
+branch = projection (+ bias, scale, reshape ...)      sum = residual + branch
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.graph import origin
+from axformer_passes.recognise.labelling import Labelling
+
+_READS_SHAPE = frozenset({"Shape", "Size"})
+_RESHAPES = frozenset({"Reshape", "Expand", "Unsqueeze", "Squeeze", "Transpose", "Flatten", "Slice"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """`sum` = `residual` + `branch`, or three Nones and the reason `why` there is no such place."""
+
+    branch: str | None
+    residual: str | None
+    sum: str | None
+    why: str | None = None
+
+
+def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
+    """Follow `value`, the output of an output projection, to the addition to the residual stream."""
+    while True:
+        users = [use for use in value.uses() if use.node.op_type not in _READS_SHAPE]
+        if value.is_graph_output() or len(users) != 1:
+            return _none(f"{value.name} is read {len(users)} times on its way to the residual stream, expected once")
+        node, index = users[0]
+        others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
+        scaled = node.op_type == "Mul" or (node.op_type == "Div" and index == 0)  # a branch of 0 stays 0
+        if (
+            scaled
+            or (node.op_type in _RESHAPES and index == 0)
+            or (all(origin(v) is not None for v in others) and len(node.outputs) == 1)
+        ):
+            value = node.outputs[0]
+        elif node.op_type in ("Add", "Sum") and len(others) == 1:
+            return _at(labelling, value, others[0], node)
+        else:
+            return _none(f"{value.name} ends in {node.op_type} ({node.outputs[0].name}), expected an Add")
+
+
+def _at(labelling: Labelling, branch: ir.Value, residual: ir.Value, node: ir.Node) -> Branch:
+    shapes = [np.shape(labelling.values[str(v.name)]) for v in (branch, residual, node.outputs[0])]
+    if len(set(shapes)) != 1:
+        return _none(f"{node.outputs[0].name} adds shapes {shapes[0]} and {shapes[1]}, expected equal ones")
+    return Branch(str(branch.name), str(residual.name), str(node.outputs[0].name))
+
+
+def _none(why: str) -> Branch:
+    return Branch(None, None, None, why)

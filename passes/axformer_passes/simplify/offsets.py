@@ -1,0 +1,382 @@
+"""A constant that is added goes to where it costs nothing, or nowhere at all.
+
+    softmax(q @ (k + b)^T)                   =  softmax(q @ k^T)                  q.b is the same for all keys
+    softmax(..) @ (v + b) @ W + c            =  softmax(..) @ v @ W + (c + b W)   rows of probabilities add up to 1
+    LayerNorm(y + b + r),  r = norm(..) + n  =  LayerNorm(y + r'),  r' = norm(..) + (n + b), and who else reads r' takes b away
+
+The bias of a product goes where everybody who reads its sum can take it in: a rule for each operator says what becomes of a shift
+of its input. What a softmax forgets, and what a bias that is there anyway takes up, ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from axformer_passes.graph import constant
+from axformer_passes.probe import Facts
+from axformer_passes.simplify.scales import MOVING, put
+
+FloatArray = npt.NDArray[np.float64]
+GEMM_WITHOUT_BIAS = 11
+"""The operator set from which on a Gemm needs none."""
+MASKED = -1e4
+"""What is written over masked scores is at most that."""
+
+
+class Stuck(Exception):
+    """Somebody reads a shifted value and cannot make up for it."""
+
+
+def fold_offsets(model: ir.Model, facts: Facts) -> int:
+    """Edit `model` in place; returns how many additions went.
+
+    First those that go into a norm, since they need the biases of queries and values to end in; then all others.
+    """
+    count, opset = 0, model.opset_imports.get("", 0)
+    for hoisting in (True, False):
+        for node in list(model.graph):
+            bias = _bias_of(node)
+            if bias is None or (node.op_type == "Gemm" and opset < GEMM_WITHOUT_BIAS):
+                continue
+            slot, vector = bias
+            shifts = _Shifts(facts, opset, node)
+            try:
+                if hoisting:
+                    shifts.hoist(node, vector)
+                else:
+                    shifts.shift(node.outputs[0], -vector)
+            except Stuck:
+                continue
+            shifts.commit()
+            _take_out(node, slot)
+            count += 1
+    return count
+
+
+def _bias_of(node: ir.Node) -> tuple[int, FloatArray] | None:
+    """(slot, its values) of a constant that the node adds."""
+    if node.domain or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+        return None
+    if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        found = constant(node.inputs[2])
+        if found is None or found.dtype != np.float32:
+            return None
+        return 2, np.asarray(found, np.float64) * node.attributes.get_float("beta", 1.0)
+    if node.op_type == "Add":
+        for slot in (0, 1):
+            found, other = constant(node.inputs[slot]), node.inputs[1 - slot]
+            if found is not None and found.dtype == np.float32 and other is not None and _is_product(other):
+                return slot, np.asarray(found, np.float64)
+    return None
+
+
+def _is_product(value: ir.Value) -> bool:
+    """Is it x @ weight? Other constants are no biases: a mask that is made of sums needs its numbers as they are."""
+    node = value.producer()
+    return node is not None and not node.domain and node.op_type == "MatMul" and _matrix(node.inputs[1]) is not None
+
+
+def _take_out(node: ir.Node, slot: int) -> None:
+    if node.op_type == "Gemm":
+        node.replace_input_with(2, None)
+        node.resize_inputs(2)
+        return
+    kept = node.inputs[1 - slot]
+    assert kept is not None and node.graph is not None
+    node.outputs[0].replace_all_uses_with(kept)
+    node.graph.remove(node, safe=True)
+
+
+def forgotten(value: ir.Value, facts: Facts, opset: int) -> bool:
+    """Would nobody see it, if `value` grew by something that is the same along its last axis?"""
+    try:
+        _Shifts(facts, opset, None)._rows(value)
+    except Stuck:
+        return False
+    return True
+
+
+class _Shifts:
+    """The edits that make up for one constant, that of `going`; nothing is edited before `commit`."""
+
+    def __init__(self, facts: Facts, opset: int, going: ir.Node | None) -> None:
+        self._facts, self._opset, self._going = facts, opset, going
+        self._added: dict[ir.Value, FloatArray] = {}
+
+    def commit(self) -> None:
+        """Carry all out."""
+        for value, added in self._added.items():
+            assert value.const_value is not None
+            put(value, np.asarray(value.const_value.numpy(), np.float64) + added)
+
+    # -- upwards -------------------------------------------------------------------------------------------------
+
+    def hoist(self, node: ir.Node, vector: FloatArray) -> None:
+        """Let the other side of the sum that reads this bias bring it along. Raises: Stuck."""
+        uses = list(node.outputs[0].uses())
+        if len(uses) != 1 or uses[0].node.op_type != "Add" or uses[0].node.domain:
+            raise Stuck
+        total = uses[0].node
+        other = total.inputs[1 - uses[0].idx]
+        if other is None or constant(other) is not None or other is node.outputs[0]:
+            raise Stuck
+        if len(self._shape(node.outputs[0])) != len(self._shape(other)):
+            raise Stuck
+        self._raise(other, vector, but=total)
+
+    def _raise(self, value: ir.Value, delta: FloatArray, but: ir.Node) -> None:
+        """Make `value` larger by `delta` where it comes from; all that read it, except `but`, make up for it."""
+        node = value.producer()
+        if node is None or node.domain or value.is_graph_output():
+            raise Stuck
+        if node.op_type == "LayerNormalization":
+            if len(node.inputs) < 3 or len(node.outputs) != 1 or delta.ndim > 1:
+                raise Stuck
+            self._add(node.inputs[2], delta)
+        elif node.op_type == "Add" and any(constant(v) is not None for v in node.inputs):
+            self._add(node.inputs[0] if constant(node.inputs[0]) is not None else node.inputs[1], delta)
+        elif node.op_type in ("Slice", "Gather") and delta.ndim <= 1:
+            self._require_token_axis(node, value)
+            source = node.inputs[0]
+            assert source is not None
+            self._raise(source, delta, but=node)
+        else:
+            raise Stuck
+        self._spread(value, delta, but)
+
+    def _require_token_axis(self, node: ir.Node, value: ir.Value) -> None:
+        """It picks along other axes than the last one, which keeps its size."""
+        source = node.inputs[0]
+        assert source is not None
+        before, after = self._shape(source), self._shape(value)
+        if node.op_type == "Gather":
+            if node.attributes.get_int("axis", 0) % len(before) == len(before) - 1:
+                raise Stuck
+            return
+        axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+        if axes is None or any(int(a) % len(before) == len(before) - 1 for a in axes.reshape(-1)):
+            raise Stuck
+        if before[-1] != after[-1]:
+            raise Stuck
+
+    # -- downwards -----------------------------------------------------------------------------------------------
+
+    def shift(self, value: ir.Value, delta: FloatArray) -> None:
+        """`value` has grown by `delta` (broadcast from the right): all that read it make up for it. Raises: Stuck."""
+        self._spread(value, delta, None)
+
+    def _spread(self, value: ir.Value, delta: FloatArray, but: ir.Node | None) -> None:
+        if value.is_graph_output():
+            raise Stuck
+        for node, slot in value.uses():
+            if node is not but:
+                self._through(node, slot, delta)
+
+    def _through(self, node: ir.Node, slot: int, delta: FloatArray) -> None:
+        if not delta.any():
+            return
+        if node.domain or len(node.outputs) != 1 or node is self._going:
+            raise Stuck  # what would end in the constant that goes would be lost with it
+        out, kind = node.outputs[0], node.op_type
+        if kind == "Shape":
+            return
+        if kind in MOVING:
+            self._move(node, [delta] * len(self._facts.shapes))
+        elif kind in ("Slice", "Gather") and slot == 0 and delta.ndim <= 1:
+            self._require_token_axis(node, out)
+            self.shift(out, delta)
+        elif kind in ("Add", "Sub"):
+            self._sum(node, slot, delta)
+        elif kind in ("Mul", "Div"):
+            self.shift(out, self._product(node, slot, delta))
+        elif kind == "Gemm" and slot == 0:
+            self._gemm(node, delta)
+        elif kind == "MatMul":
+            self._matmul(node, slot, delta)
+        elif kind == "Softmax":
+            self._forgotten(node, delta)
+        elif kind == "LayerNormalization" and slot == 0 and delta.size == 1:
+            return  # the same for all channels
+        else:
+            raise Stuck
+
+    def _move(self, node: ir.Node, deltas: Sequence[FloatArray]) -> None:
+        """Carry a shift, one entry a probe, through Reshapes and Transposes, until it is the same whatever the sizes are."""
+        source, out = node.inputs[0], node.outputs[0]
+        assert source is not None
+        before, after = self._facts.all_shapes(source), self._facts.all_shapes(out)
+        moved = list[FloatArray]()
+        for delta, shape, target in zip(deltas, before, after, strict=True):
+            if shape is None or target is None:
+                raise Stuck
+            whole = np.broadcast_to(delta, shape)
+            if node.op_type == "Transpose":
+                moved.append(whole.transpose(node.attributes.get_ints("perm", list(range(whole.ndim))[::-1])))
+            else:
+                moved.append(whole.reshape(target))
+        least = [_least(one) for one in moved]
+        if all(np.array_equal(one, least[0]) for one in least) and (len(least) > 1 or self._facts.all_fixed):
+            self.shift(out, least[0])
+            return
+        if out.is_graph_output():
+            raise Stuck
+        for user, _ in out.uses():
+            if user.domain or user.op_type not in (*MOVING, "Shape") or user is self._going:
+                raise Stuck
+            if user.op_type != "Shape":
+                self._move(user, moved)
+
+    def _sum(self, node: ir.Node, slot: int, delta: FloatArray) -> None:
+        other = node.inputs[1 - slot]
+        assert other is not None
+        if constant(other) is not None and node.op_type == "Add":
+            self._add(other, -delta)
+            return
+        if other is node.inputs[slot]:
+            raise Stuck
+        self.shift(node.outputs[0], -delta if node.op_type == "Sub" and slot == 1 else delta)
+
+    def _product(self, node: ir.Node, slot: int, delta: FloatArray) -> FloatArray:
+        factor = constant(node.inputs[1 - slot])
+        if factor is None or factor.dtype != np.float32 or (node.op_type == "Div" and slot == 1):
+            raise Stuck
+        other = np.asarray(factor, np.float64)
+        return _least(delta * other if node.op_type == "Mul" else delta / other)
+
+    def _gemm(self, node: ir.Node, delta: FloatArray) -> None:
+        weight = constant(node.inputs[1])
+        if weight is None or node.attributes.get_int("transA", 0) != 0 or delta.ndim > 1:
+            raise Stuck
+        weight = np.asarray(weight.T if node.attributes.get_int("transB", 0) else weight, np.float64)
+        found = np.broadcast_to(delta, (len(weight),)) @ weight * node.attributes.get_float("alpha", 1.0)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is None:
+            self.shift(node.outputs[0], found)
+            return
+        beta = node.attributes.get_float("beta", 1.0)
+        if not beta:
+            raise Stuck
+        self._add(bias, -found / beta)
+
+    def _matmul(self, node: ir.Node, slot: int, delta: FloatArray) -> None:
+        left, right = node.inputs
+        assert left is not None and right is not None
+        weight, out = _matrix(right), node.outputs[0]
+        if slot == 0:
+            if weight is None or delta.ndim > 1:
+                raise Stuck
+            self.shift(out, np.broadcast_to(delta, (len(weight),)) @ weight)
+            return
+        rows, columns = (delta.shape[a] if delta.ndim >= -a else 1 for a in (-2, -1))
+        if constant(left) is not None or delta.ndim < 1:
+            raise Stuck
+        if rows == 1 and adds_up(left, self._opset):
+            self.shift(out, delta)
+        elif columns == 1:
+            self._rows(out)
+        else:
+            raise Stuck
+
+    def _rows(self, value: ir.Value) -> None:
+        """`value` has grown by something that is the same along its last axis. Raises: Stuck."""
+        if value.is_graph_output():
+            raise Stuck
+        for node, slot in value.uses():
+            kind = node.op_type
+            if node.domain:
+                raise Stuck
+            if kind == "Softmax" and _last_axis(node, len(self._shape(value)), self._opset):
+                continue
+            if (
+                (kind in ("Add", "Sub") and node.inputs[1 - slot] is not value)
+                or (kind in ("Mul", "Div") and _is_number(node.inputs[1 - slot]) and (kind == "Mul" or slot == 0))
+                or (kind == "Where" and slot and _masks(node.inputs[3 - slot]))
+            ):
+                self._rows(node.outputs[0])
+            elif kind != "Shape":
+                raise Stuck
+
+    def _forgotten(self, node: ir.Node, delta: FloatArray) -> None:
+        source = node.inputs[0]
+        assert source is not None
+        if (delta.ndim and delta.shape[-1] != 1) or not _last_axis(node, len(self._shape(source)), self._opset):
+            raise Stuck
+
+    # -- ends ----------------------------------------------------------------------------------------------------
+
+    def _add(self, value: ir.Value | None, delta: FloatArray) -> None:
+        """To a constant, which keeps its shape."""
+        found = constant(value)
+        if value is None or found is None or found.dtype != np.float32 or len(value.uses()) != 1:
+            raise Stuck
+        try:
+            grown = np.broadcast_to(_squeezed(delta, found.ndim), found.shape)
+        except ValueError:
+            raise Stuck from None
+        self._added[value] = self._added[value] + grown if value in self._added else np.array(grown)
+
+    def _shape(self, value: ir.Value) -> tuple[int, ...]:
+        shape = self._facts.shape(value)
+        if shape is None:
+            raise Stuck
+        return shape
+
+
+def _least(array: FloatArray) -> FloatArray:
+    """Axes along which it is the same become 1; those in front go."""
+    for axis in range(array.ndim):
+        if array.shape[axis] > 1 and (array == array.take([0], axis)).all():
+            array = array.take([0], axis)
+    while array.ndim and array.shape[0] == 1:
+        array = array[0]
+    return array
+
+
+def _squeezed(array: FloatArray, rank: int) -> FloatArray:
+    while array.ndim > rank and array.shape[0] == 1:
+        array = array[0]
+    return array
+
+
+def _matrix(value: ir.Value | None) -> FloatArray | None:
+    """A float32 weight [R, D], also behind Transposes."""
+    if value is None:
+        return None
+    found, transposed = value, False
+    while (node := found.producer()) is not None:
+        if node.op_type != "Transpose" or node.inputs[0] is None:
+            return None
+        found, transposed = node.inputs[0], not transposed
+    array = constant(found)
+    if array is None or array.ndim != 2 or array.dtype != np.float32:
+        return None
+    return np.asarray(array.T if transposed else array, np.float64)
+
+
+def adds_up(value: ir.Value, opset: int) -> bool:
+    """Do its rows add up to 1?"""
+    node = value.producer()
+    return node is not None and not node.domain and node.op_type == "Softmax" and _last_axis(node, None, opset)
+
+
+def _last_axis(node: ir.Node, rank: int | None, opset: int) -> bool:
+    """Is it a softmax over the last axis alone? (Before operator set 13 over all axes from `axis` on, 1 by default.)"""
+    axis = node.attributes.get_int("axis", -1 if opset >= 13 else 1)
+    return axis == -1 or (rank is not None and axis == rank - 1)
+
+
+def _is_number(value: ir.Value | None) -> bool:
+    array = constant(value)
+    return array is not None and array.size == 1
+
+
+def _masks(value: ir.Value | None) -> bool:
+    array = constant(value)
+    return array is not None and bool((array <= MASKED).all())
+
+
+__all__ = ["adds_up", "fold_offsets", "forgotten"]
