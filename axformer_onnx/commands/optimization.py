@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from axformer_onnx.result.report import CompensationRecord, Report, SearchRecord
+    from axformer_onnx.scoring import StageSessions
     from axformer_onnx.search.compensated import Found
+    from axformer_passes.recognise import Examined
 
 __all__ = ["OptimizeOptions", "OptimizeResult", "Watcher", "optimize"]
 
@@ -59,14 +61,44 @@ class Watcher:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Working:
+    """The model that a search works on, examined."""
+
+    model: ir.Model
+    examined: Examined
+
+    def sessions(self, options: OptimizeOptions) -> StageSessions:
+        """Of its stages."""
+        from axformer_onnx.scoring import StageSessions
+
+        machine = options.machine
+        return StageSessions(self.model, provider=machine.provider, threads=machine.threads, examined=self.examined)
+
+    def with_biases(self) -> _Working:
+        """The same with a bias at every output projection that can have one."""
+        from axformer_passes.apply import with_biases
+
+        model = with_biases(self.model, run_once, examined=self.examined)
+        return self if model is self.model else _Working.of(model)
+
+    @classmethod
+    def of(cls, model: ir.Model) -> _Working:
+        """Examine it."""
+        from axformer_passes.recognise import examine
+
+        return cls(model, examine(model, run_once))
+
+
+@dataclasses.dataclass(frozen=True)
 class _Decided:
-    """What a search decided: the plan, where its weights lie, and its records for the report."""
+    """What a search decided: the plan, where its weights lie, and its graph if it is built, and records for the report."""
 
     plan: Plan
     weights: Path | None
     search: SearchRecord
     compensation: CompensationRecord | None = None
     interrupted: bool = False
+    built: Path | None = None
 
 
 def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> OptimizeResult:
@@ -88,10 +120,10 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
         if options.overwrite:
             clear(options.output)
         with staging(options.output) as folder:
-            model, given = _working_model(options, given)
+            working, given = _working_model(options, given)
             watcher.step("searching")
             search = _compensated if options.search == "compensated" else _walked
-            decided = search(options, given, model, journal, folder, watcher)
+            decided = search(options, given, working, journal, folder, watcher)
             if decided.interrupted:
                 watcher.step("interrupted: finishing with the best so far (Ctrl-C again stops at once)")
             report = _build(options, given, decided, folder, watcher)
@@ -136,18 +168,20 @@ _DECISIVE = ("axformer-onnx", "numpy", "onnxruntime", "onnxruntime-gpu", "tokeni
 # -- search ------------------------------------------------------------------------------------------------------
 
 
-def _working_model(options: OptimizeOptions, given: Given) -> tuple[ir.Model, Given]:
+def _working_model(options: OptimizeOptions, given: Given) -> tuple[_Working, Given]:
     """What searches work on: the source, its read-out narrowed where that is wanted and legal, which the notes say."""
     from axformer_passes.apply import narrowed
 
+    source = given.source
     if options.readout == "whole":
-        return given.source.model, given
-    model, found = narrowed(given.source.model, run_once)
+        return _Working(source.model, source.examined), given
+    model, found = narrowed(source.model, run_once)
     if found.nodes:
         said = f"the read-out is narrowed (exact): {len(found.nodes)} operators compute only the token that the output reads"
     else:
         said = f"the read-out stays whole: {found.why}"
-    return model, dataclasses.replace(given, notes=(*given.notes, said), narrow=bool(found.nodes))
+    given = dataclasses.replace(given, notes=(*given.notes, said), narrow=bool(found.nodes))
+    return (_Working.of(model) if found.nodes else _Working(source.model, source.examined)), given
 
 
 def _start(options: OptimizeOptions, given: Given) -> Plan:
@@ -162,18 +196,19 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
 
 
 def _walked(
-    options: OptimizeOptions, given: Given, model: ir.Model, journal: Journal, folder: Path, watcher: Watcher
+    options: OptimizeOptions, given: Given, working: _Working, journal: Journal, folder: Path, watcher: Watcher
 ) -> _Decided:
-    result = _walk(options, given, model, journal, watcher)
+    result = _walk(options, given, working, journal, watcher)
     record = search_record(result, options.search, seed=options.seed, k=options.k, resumed_trials=journal.resumed)
     return _Decided(result.plan, None, record, interrupted=result.interrupted)
 
 
-def _walk(options: OptimizeOptions, given: Given, model: ir.Model, journal: Journal, watcher: Watcher) -> SearchResult:
-    from axformer_onnx.scoring import StageScorer, StageSessions
+def _walk(
+    options: OptimizeOptions, given: Given, working: _Working, journal: Journal, watcher: Watcher
+) -> SearchResult:
+    from axformer_onnx.scoring import StageScorer
 
-    reading, machine = given.reading, options.machine
-    sessions = StageSessions(model, provider=machine.provider, threads=machine.threads)
+    reading, sessions = given.reading, working.sessions(options)
     anatomy = sessions.staged.examined.anatomy
 
     def scorer(role: str) -> StageScorer:
@@ -203,25 +238,26 @@ def _walk(options: OptimizeOptions, given: Given, model: ir.Model, journal: Jour
 
 
 def _compensated(
-    options: OptimizeOptions, given: Given, model: ir.Model, journal: Journal, folder: Path, watcher: Watcher
+    options: OptimizeOptions, given: Given, working: _Working, journal: Journal, folder: Path, watcher: Watcher
 ) -> _Decided:
-    """The compensated search; the plans of its points go to `frontier/` in `folder`, their graphs are thrown away."""
+    """The compensated search; the plans of its points go to `frontier/` in `folder`, with the graph of the answer alone."""
     from axformer_onnx.runtime import Shelf
     from axformer_onnx.search.compensated import search_budget
-    from axformer_passes.apply import with_biases
 
     began, points = time.monotonic(), folder / FRONTIER
     with Shelf(_LEVEL_BYTES) as shelf:
-        found = search_budget(
-            options, given, with_biases(model, run_once), _start(options, given), journal, shelf, points, watcher.part
-        )
+        sessions = working.with_biases().sessions(options)
+        found = search_budget(options, given, sessions, _start(options, given), journal, shelf, points, watcher.part)
     shutil.rmtree(folder / ".spool", ignore_errors=True)
     folders = _keep_plans(found)
     record = compensated_record(found, seed=options.seed, k=options.k, seconds=time.monotonic() - began)
     compensation = compensation_record(found, options.goal.words, options.effort, folders)
-    kept = points / Path(folders[found.chosen.folder]).name / WEIGHTS
-    weights = kept if found.chosen.plan.weights else None
-    return _Decided(found.chosen.plan, weights, record, compensation, found.interrupted)
+    kept = points / Path(folders[found.chosen.folder]).name
+    weights = kept / WEIGHTS if found.chosen.plan.weights else None
+    built = kept / found.chosen.graph.name
+    return _Decided(
+        found.chosen.plan, weights, record, compensation, found.interrupted, built if built.is_file() else None
+    )
 
 
 _LEVEL_BYTES = 2**29
@@ -232,7 +268,7 @@ def _keep_plans(found: Found) -> dict[Path, str]:
     """Name the folder of every point after its speedup; returns the names, relative to the output folder."""
     names: dict[Path, str] = {}
     for point in sorted(found.points, key=lambda p: p.speedup.value):
-        for graph in point.folder.glob("model.onnx*"):
+        for graph in point.folder.glob(f"{point.graph.name}*") if point is not found.chosen else ():
             graph.unlink()
         name = base = f"{point.speedup.value:.2f}x"
         number = 2
@@ -253,7 +289,7 @@ def _build(options: OptimizeOptions, given: Given, decided: _Decided, folder: Pa
 
     watcher.step("applying the plan")
     model = folder / MODEL
-    write_planned(given.source.path, given.source.model, decided.plan, model, decided.weights)
+    write_planned(given.source, decided.plan, model, decided.weights, decided.built)
     (folder / "plan.json").write_text(decided.plan.dumps(), encoding="utf-8")
     if decided.weights is not None:
         shutil.copyfile(decided.weights, folder / WEIGHTS)

@@ -48,6 +48,14 @@ class Encoded:
         """int64[rows]: tokens of each row, special tokens included."""
         return np.diff(self.offsets)
 
+    def take(self, indices: Sequence[int] | IntArray) -> Encoded:
+        """The rows at `indices`, in that order; `truncated` is 0, since it is not known of single rows."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        tokens = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        return dataclasses.replace(self, ids=self.ids[tokens], types=self.types[tokens], offsets=offsets, truncated=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from axformer_onnx.inputs.given import Given, open_source, read_rows, shared_weights
+from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights
 from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.inputs.options import MAX_SEARCH_ROWS, Backend, Level, OptimizeOptions
 from axformer_onnx.inputs.refusals import NOTHING, Placed, left_whole, placed
@@ -16,6 +16,7 @@ __all__ = [
     "Level",
     "OptimizeOptions",
     "Placed",
+    "Source",
     "left_whole",
     "open_source",
     "placed",

@@ -24,15 +24,30 @@ from axformer_passes.plan import SharedWeights
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from axformer_passes.recognise import Examined
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The model to optimize."""
+    """The model to optimize, examined once for all that is done with it."""
 
     path: Path
     sha256: str
     model: ir.Model
-    anatomy: Anatomy
+    examined: Examined
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Load and examine. Raises: ModelError."""
+        from axformer_passes.recognise import examine
+
+        model = load_model(path)
+        return cls(path, sha256_of(path), model, examine(model, run_once))
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Its layers."""
+        return self.examined.anatomy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +70,10 @@ class Given:
 
 def open_source(options: OptimizeOptions) -> Source:
     """Load and recognise. Raises: ModelError, RecogniseError."""
-    from axformer_passes.recognise import recognise
-
-    path = model_path(options.model)
-    model = load_model(path)
-    anatomy = recognise(model, run_once)
-    if not anatomy.layers:
-        raise RecogniseError(f"{path}: {'; '.join(left_whole(anatomy)) or NOTHING}")
-    return Source(path, sha256_of(path), model, anatomy)
+    source = Source.of(model_path(options.model))
+    if not source.anatomy.layers:
+        raise RecogniseError(f"{source.path}: {'; '.join(left_whole(source.anatomy)) or NOTHING}")
+    return source
 
 
 def read_rows(options: OptimizeOptions, source: Source) -> Given:

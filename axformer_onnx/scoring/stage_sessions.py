@@ -18,7 +18,7 @@ from axformer_passes.blocks import GatedBlock, expanded
 from axformer_passes.io import Detached
 from axformer_passes.plan import Plan
 from axformer_passes.probe import BFLOAT16, widened_model
-from axformer_passes.recognise import examine
+from axformer_passes.recognise import Examined, examine
 from axformer_passes.stages import NO_K, Form, Stage, Staged
 
 Array = npt.NDArray[Any]
@@ -98,6 +98,8 @@ class StageSessions:
     short sequences of text tasks. On other providers one batch runs at a time. bfloat16 models run as their float32 twins: NumPy
     has no bfloat16 to hand over. `optimize` False switches off ONNX Runtime's rewrites, `prepack` False its
     own copies of the weights.
+
+    examined   of `model`, where the caller has it
     """
 
     def __init__(
@@ -108,16 +110,25 @@ class StageSessions:
         threads: int | None = None,
         optimize: bool = True,
         prepack: bool = True,
+        examined: Examined | None = None,
     ) -> None:
         from axformer_onnx.runtime import provider_name, run_once
 
-        self.model = model
-        self.staged = Staged(examine(widened_model(model, BFLOAT16), run_once))
+        self.model, twin = model, widened_model(model, BFLOAT16)
+        self.staged = Staged(examined if examined and twin is model else examine(twin, run_once))
+        self._examined = self.staged.examined if twin is model else examined
         self.provider, self._optimize, self._prepack = provider, optimize, prepack
         on_cpu = provider_name(provider) == "CPUExecutionProvider"
         self.workers = (threads or os.cpu_count() or 1) if on_cpu else 1
         self._session_threads = 1 if on_cpu else threads
         self._sessions: dict[tuple[int, Form], Any] = {}
+
+    @cached_property
+    def examined(self) -> Examined:
+        """Of `model`; where that is bfloat16, the stages are those of another one."""
+        from axformer_onnx.runtime import run_once
+
+        return self._examined or examine(self.model, run_once)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -3,10 +3,10 @@
     classification   KL(p_full || p) of one row, in nats: it needs no labels, and its noise is far below that of a loss
     regression       squared difference of the outputs
 
-Choices are scored through stages (`stages.py`): the weights of their rungs are run-time inputs, so no graph is edited, and
-what lies before the first changed block is reused. Rows are drawn with weights (`drawing.py`), by which their divergences are
-multiplied. They come in *parts*, drawn at random and of equal size, so that a candidate which is clearly worse on the first parts
-need not be asked on the rest:
+Choices are scored through stages (`scoring/stage_scorer.py`): weights of their rungs are run-time inputs, so no graph is edited,
+and what lies before the first changed block is reused. Rows are drawn with weights (`row_sampling.py`), by which their divergences
+are multiplied. They come in *parts*, drawn at random and of equal size, so that a candidate which is clearly worse on the first
+parts need not be evaluated on the rest:
 
     race   with d the row-wise difference from the incumbent on n rows seen so far of N: lost as soon as
 
@@ -34,7 +34,7 @@ from axformer_passes.plan import Plan
 from axformer_passes.stages import weight_feeds, writable
 
 if TYPE_CHECKING:
-    from axformer_onnx.data import Rows
+    from axformer_onnx.data import Encoded, Rows
     from axformer_onnx.scoring import Reading
     from axformer_passes.stages import Stage
 
@@ -186,9 +186,9 @@ class Divergence:
         return found
 
 
-def scorer_of(sessions: StageSessions, rows: Rows, reading: Reading, cache_bytes: int) -> StageScorer:
+def scorer_of(sessions: StageSessions, rows: Rows, encoded: Encoded, reading: Reading, cache_bytes: int) -> StageScorer:
     """The scorer of one part."""
-    anatomy, encoded = sessions.staged.examined.anatomy, reading.encoder.encode(rows)
+    anatomy = sessions.staged.examined.anatomy
     return StageScorer(sessions, anatomy, encoded, rows, reading.task, reading.label_map, cache_bytes=cache_bytes)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
-PLAN = "plan.json"
+PLAN, GRAPH = "plan.json", "model.onnx"
 MARGIN = 0.3
 """Points of the metric."""
 
@@ -75,6 +75,11 @@ class Point:
     drop: Drop
     divergence: float
     size_bytes: int
+
+    @property
+    def graph(self) -> Path:
+        """Where its graph lies, as long as it is kept."""
+        return self.folder / GRAPH
 
 
 class Builder:
@@ -115,12 +120,18 @@ class Builder:
         def measured() -> list[float]:
             with tempfile.TemporaryDirectory(prefix=".speed-", dir=self._folder.parent) as folder:
                 plan, weights = self._plan(choice)
-                path = Path(folder) / "model.onnx"
-                bare = dataclasses.replace(plan, weights=None)
-                save_model(apply_plan(self._given.source.model, bare, run_once, weights=weights or None), path)
+                path = Path(folder) / GRAPH
+                save_model(self._graph(dataclasses.replace(plan, weights=None), weights), path)
                 return self._measured(path)
 
         return Interval(*self._journal.fact(f"speedup {choice}", measured))
+
+    def keep_graphs(self, points: Collection[Point]) -> None:
+        """Delete the graphs of all other points: their plans stay, from which they can be built again."""
+        for point in self._points.values():
+            if point not in points:
+                for part in point.folder.glob(f"{GRAPH}*"):
+                    part.unlink()
 
     @property
     def points(self) -> list[Point]:
@@ -131,11 +142,11 @@ class Builder:
         folder = self._folder / f"point-{len(self._points)}"
         folder.mkdir(parents=True)
         plan, model = self._carried_out(choice, folder)
-        path = folder / "model.onnx"
+        path = folder / GRAPH
         save_model(model, path)
         scores = self._score(path)
         latency = Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
-        size = sum(part.stat().st_size for part in folder.glob("model.onnx*"))
+        size = sum(part.stat().st_size for part in folder.glob(f"{GRAPH}*"))
         rows, reading = self._given.rows["select"], self._given.reading
         return Point(
             choice=choice,
@@ -163,7 +174,12 @@ class Builder:
             save_weights(weights, folder / WEIGHTS)
         written = dataclasses.replace(written, weights=WEIGHTS if weights else None)
         (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
-        return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
+        return written, self._graph(written, weights)
+
+    def _graph(self, plan: Plan, weights: Weights) -> ir.Model:
+        """The source with a plan carried out."""
+        source = self._given.source
+        return apply_plan(source.model, plan, run_once, examined=source.examined, weights=weights or None)
 
     def _plan(self, choice: Choice) -> tuple[Plan, Weights]:
         """The plan of a choice and the weights of its levels."""
@@ -173,7 +189,7 @@ class Builder:
         """`weights` with the classifier refitted on the search rows, where that helps on rows left out."""
         given, reading = self._given, self._given.reading
         bare = dataclasses.replace(plan, weights=None)
-        model = apply_plan(given.source.model, bare, run_once, weights=weights or None)
+        model = self._graph(bare, weights)
         output = logits_output(make_session(detached(model)))[0]
         try:
             place = classifier(examine(model, run_once), output)

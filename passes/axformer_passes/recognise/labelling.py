@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
-from axformer_passes.graph import anchor, operator, origin
+from axformer_passes.graph import anchor, clone_of, operator, origin
 from axformer_passes.operators import RULES, Carrier, IntArray, Product, Walk, labels_in
 from axformer_passes.prepare.fused import NOT_LOWERED
 from axformer_passes.probe import Array, Runner, probed, trace
@@ -46,6 +46,14 @@ class Labelling:
     softmaxes: tuple[ir.Node, ...]
     frozen: frozenset[int]
     refusals: tuple[Refusal, ...]
+
+    def cloned(self) -> Labelling:
+        """The same of a clone of the model, for a pass to edit; arrays are shared."""
+        model = clone_of(self.model)
+        twin = dict(zip(self.model.graph, model.graph, strict=True))
+        products = tuple(dataclasses.replace(product, node=twin[product.node]) for product in self.products)
+        softmaxes = tuple(twin[node] for node in self.softmaxes)
+        return dataclasses.replace(self, model=model, products=products, softmaxes=softmaxes)
 
     def classes(self, labels: IntArray) -> IntArray:
         """The class of each label, -1 where there is none."""

@@ -30,7 +30,7 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import AttentionBlock, Block
 from axformer_passes.blocks import GatedBlock, gated_block, projection_of
-from axformer_passes.graph import anchor
+from axformer_passes.graph import anchor, clone_of
 from axformer_passes.io import Detached, detached
 from axformer_passes.recognise import Examined
 from axformer_passes.stages.gates import bypass_all, gate_all
@@ -93,7 +93,7 @@ class Staged:
 
     def _whole(self, form: Form) -> _Whole:
         if form not in self._wholes:
-            clone = self.examined.labelling.model.clone()
+            clone = clone_of(self.examined.labelling.model)
             for edit in _EDITS[form]:
                 edit(clone.graph, self.examined)
             self._wholes[form] = _Whole(detached(clone))
