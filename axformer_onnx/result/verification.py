@@ -155,10 +155,7 @@ class _Oracle:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         tensors = dict(feeds)
         for stage, setting in zip(self.sessions.stages, self.settings, strict=True):
-            session = self.sessions.session(stage, setting.form)
-            given = {**tensors, **setting.feeds}
-            outputs = session.run(list(stage.outputs), {i.name: given[i.name] for i in session.get_inputs()})
-            tensors.update(zip(stage.outputs, outputs, strict=True))
+            tensors.update(self.sessions.run(stage, setting.form, {**tensors, **setting.feeds}))
         return {name: tensors[name] for name in self.sessions.staged.graph_outputs}
 
 

@@ -160,11 +160,7 @@ class _Run:
     def stage(self, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Run one stage on what is at hand."""
         setting = self.settings[stage.index]
-        session = self.sessions.session(stage, setting.form)
-        feeds = {
-            i.name: setting.feeds[i.name] if i.name in setting.feeds else tensors[i.name] for i in session.get_inputs()
-        }
-        return dict(zip(stage.outputs, session.run(list(stage.outputs), feeds), strict=True))
+        return self.sessions.run(stage, setting.form, {**tensors, **setting.feeds})
 
 
 def logits_name(sessions: StageSessions) -> str:

@@ -149,8 +149,14 @@ class StageSessions:
         """The session of `stage` in `form`."""
         key = (stage.index, form)
         if key not in self._sessions:
-            self._sessions[key] = self.made(self.staged.detached(stage, form))
+            self._sessions[key] = self.made(self.staged.detached(stage, form), _words(stage, form))
         return self._sessions[key]
+
+    def run(self, stage: Stage, form: Form, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of `stage` in `form` by name; `tensors` holds its inputs, perhaps among others. Raises: RuntimeFailure."""
+        from axformer_onnx.runtime import run_session
+
+        return run_session(self.session(stage, form), tensors, stage.outputs)
 
     def part(
         self,
@@ -167,24 +173,31 @@ class StageSessions:
         tensors   other initializers, by name; those that are not the stage's are passed over
         """
         between = dataclasses.replace(stage, inputs=(*stage.inputs, *given), outputs=tuple(outputs))
-        return self.made(_with(self.staged.detached(between, form), tensors or {}))
+        return self.made(_with(self.staged.detached(between, form), tensors or {}), f"part of {_words(stage, form)}")
 
     def forget(self) -> None:
         """Close the sessions: each holds its stage's weights. They are made again when they are needed."""
         self._sessions.clear()
 
-    def made(self, piece: Detached) -> Any:
-        """A session of a stage that the caller has changed, made as all are. It is not kept."""
+    def made(self, piece: Detached, what: str) -> Any:
+        """A session of a piece of the graph, made as all are; `what` it is in messages. It is not kept."""
         from axformer_onnx.runtime import make_session
 
         return make_session(
             piece,
+            what=what,
             provider=self.provider,
             threads=self._session_threads,
             optimize=self._optimize,
             prepack=self._prepack,
             one_arena=True,
         )
+
+
+def _words(stage: Stage, form: Form) -> str:
+    """A stage in messages: "stage 3 of the model (attention of layer 1), gated"."""
+    blocks = ", ".join(f"{block.kind.replace('_', '-')} of layer {block.layer}" for block in stage.blocks)
+    return f"stage {stage.index} of the model ({blocks or 'no block'}), {form}"
 
 
 def _with(piece: Detached, tensors: Mapping[str, Array]) -> Detached:
