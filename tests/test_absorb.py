@@ -68,6 +68,7 @@ def gone(zoo: ZooModel, plan: Plan = PROJECTED) -> float:
     return less / saved(zoo, 3, 11, KEY_VALUE_HEADS if zoo.family in GROUPED else None)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
 def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -91,6 +92,7 @@ def test_quantised_weights_stay(how: str) -> None:
     assert serialized(absorbed(source)) == serialized(apply_plan(source, PROJECTED, run_once))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("family", "exporter"),
     cases(("bert", "distilbert", "roberta", "electra", "minilm", "mpnet", "albert", "clip-text"), *EXPORTERS),
@@ -176,6 +178,7 @@ def plans(last: int = 2, heads: int = 4) -> dict[str, Plan]:
     }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("what", plans())
 @pytest.mark.parametrize(("family", "exporter"), cases(("bert", "distilbert", "llama"), *EXPORTERS))
 def test_plans_equal_torch(family: str, exporter: str, what: str) -> None:

@@ -35,6 +35,7 @@ def planned(model: ZooModel) -> Plan:
     return plan.without_feed_forward(2).with_hard_attention(2, 4).with_hard_attention(0, 3, "renormalised")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_keeps_the_face_of_the_source(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -80,6 +81,7 @@ def _noted(node: onnx.NodeProto) -> dict[str, str]:
     return {prop.key: prop.value for prop in node.metadata_props}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> None:
     proto = ir.to_proto(removed(build(family, exporter), planned(build(family, exporter))))

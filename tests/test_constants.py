@@ -40,6 +40,7 @@ def folded(model: ir.Model, plan: Plan = FOLDED) -> ir.Model:
     return result
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
 def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)

@@ -41,6 +41,7 @@ def neutral(stages: StageSessions, feeds: dict[str, Any]) -> list[Any]:
     return [tensors[name] for name in stages.staged.graph_outputs]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_one_stage_a_block_between_prelude_and_readout(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -64,6 +65,7 @@ def test_every_stage_in_every_form_passes_the_checker(family: str, exporter: str
             onnx.checker.check_model(found.serialized(stage, form), full_check=True)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_plain_stages_and_neutral_gates_give_the_sources_outputs(family: str, exporter: str) -> None:
     model = build(family, exporter)

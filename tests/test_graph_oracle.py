@@ -28,11 +28,13 @@ INTEGER = [
 ]  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), EXACT)
 def test_exact_files_answer_what_torch_answers(family: str, exporter: str) -> None:
     _assert_as_torch(build(family, exporter))
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "exporter"), [c for c in FURTHER_VARIANT_CASES if tolerance(c[1]) == 1e-5])
 def test_exact_files_of_further_families_answer_what_torch_answers(family: str, exporter: str) -> None:

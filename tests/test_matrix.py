@@ -80,6 +80,7 @@ PLANS: tuple[Callable[[ZooModel], Plan], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("plan", [nothing, nothing_left], ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_removed_equals_gated_equals_masked(family: str, exporter: str, plan: Callable[[ZooModel], Plan]) -> None:

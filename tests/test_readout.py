@@ -81,6 +81,7 @@ def assert_same(zoo: ZooModel, source: ir.Model, other: ir.Model, lengths: range
                 assert_close(found, expected[name], f"{name}, {batch} x {length}, padding left: {left}")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(POOLED, *EXPORTERS))
 def test_narrowed_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -88,6 +89,7 @@ def test_narrowed_outputs_equal_the_source(family: str, exporter: str) -> None:
     assert_same(zoo, source, narrowed(source)[0])
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "exporter"),

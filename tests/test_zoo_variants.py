@@ -20,11 +20,13 @@ from zoo_variants import VARIANTS
 TORCHSCRIPT = "torchscript-eager-17"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), VARIANT_CASES)
 def test_variant_answers_what_the_export_answers(family: str, exporter: str) -> None:
     _assert_near(build(family, exporter))
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "exporter"), FURTHER_VARIANT_CASES)
 def test_variant_of_a_further_family_answers_what_the_export_answers(family: str, exporter: str) -> None:
