@@ -123,11 +123,13 @@ def test_keys_and_values_are_gone_out_of_a_fused_attention() -> None:
     assert kept == zoo.layers - 1  # the others leave fused
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases((*GROUPED, "modernbert"), *EXPORTERS))
 def test_values_go_where_keys_are_turned(family: str, exporter: str) -> None:
     assert gone(build(family, exporter)) == 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(WHOLE, *EXPORTERS))
 def test_nothing_changes_where_all_tokens_are_read(family: str, exporter: str) -> None:
     source = load_model(build(family, exporter).path)

@@ -96,6 +96,7 @@ def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> 
     assert len(large) - len(set(large)) <= twice_before, "an un-shared weight was written twice"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_shapes_that_the_result_states_are_the_shapes_of_a_run(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -116,6 +117,7 @@ def test_shapes_that_the_result_states_are_the_shapes_of_a_run(family: str, expo
                 assert sizes.setdefault(dim.dim_param, size) == size, info.name
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_file_is_smaller_by_what_was_removed(family: str, exporter: str, tmp_path: Path) -> None:
     model = build(family, exporter)
@@ -129,6 +131,7 @@ def test_file_is_smaller_by_what_was_removed(family: str, exporter: str, tmp_pat
     assert same <= model.path.stat().st_size + 16  # onnx-ir writes out an empty domain that torch leaves out
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_empty_plan_computes_the_same_bits(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -163,6 +166,7 @@ def test_same_plan_and_source_give_the_same_bytes(family: str, exporter: str) ->
     assert len(digests) == 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_source_object_and_file_are_untouched(family: str, exporter: str) -> None:
     model = build(family, exporter)

@@ -80,7 +80,7 @@ def test_file_of_another_model_is_refused() -> None:
     model, other = (build("bert", "torchscript-eager-17", seed=seed) for seed in (0, 1))
     with pytest.raises(AssertionError, match=r"linear 0 \(32, 32\): 0 nodes, expected 1"):
         masked_graph_outputs(
-            dataclasses.replace(model, path=other.path), model.feeds(1, 3), Plan().without_heads(0, [0])
+            dataclasses.replace(model, file=other.path), model.feeds(1, 3), Plan().without_heads(0, [0])
         )
 
 

@@ -127,6 +127,7 @@ def last_layer(zoo: ZooModel, length: int) -> int:
     return 2 * zoo.width**2 + 2 * length * zoo.width + 2 * zoo.width * zoo.neurons
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("exporter", ["torchscript-eager-17", "dynamo-20"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "minilm", "mpnet", "albert", "clip-text", "gpt2"])
 def test_all_tokens_but_one_are_saved_in_the_last_layer(family: str, exporter: str) -> None:

@@ -67,9 +67,10 @@ def test_batch_and_length_are_dynamic(family: str, exporter: str) -> None:
             assert dims[axis].dim_param == expected or (exporter == "optimum" and dims[axis].dim_param)
 
 
-@pytest.mark.parametrize("family", [family for family, exporter in EVERY_CASE if exporter == "dynamo-23"])
-def test_opset_23_has_one_attention_node_a_block(family: str) -> None:
-    model = build(family, "dynamo-23")
+@pytest.mark.matrix
+@pytest.mark.parametrize(("family", "exporter"), [case for case in EVERY_CASE if case[1] == "dynamo-23"])
+def test_opset_23_has_one_attention_node_a_block(family: str, exporter: str) -> None:
+    model = build(family, exporter)
     operators = collections.Counter(node.op_type for node in onnx.load(model.path).graph.node)
     blocks = sum(record.heads is not None for record in model.records)
     fused = 0 if model.default_attention == "eager" else blocks

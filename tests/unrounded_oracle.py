@@ -1,4 +1,4 @@
-"""A file's arithmetic in exact numbers, as nearly as float32 has them: weights keep their rounded values, activations are not rounded.
+"""A file in float32 arithmetic without rounding: weights keep the values that they were rounded to, activations are not rounded.
 
     float16, bfloat16                                -> float32: weights, casts, inputs, outputs (`zoo_rewrites.retyped`)
     QuantizeLinear, DequantizeLinear (activations)   -> nothing
