@@ -35,6 +35,7 @@ def planned(model: ZooModel) -> Plan:
     return plan.without_feed_forward(2).with_hard_attention(2, 4).with_hard_attention(0, 3, "renormalised")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_keeps_the_face_of_the_source(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -80,6 +81,7 @@ def _noted(node: onnx.NodeProto) -> dict[str, str]:
     return {prop.key: prop.value for prop in node.metadata_props}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> None:
     proto = ir.to_proto(removed(build(family, exporter), planned(build(family, exporter))))
@@ -94,6 +96,7 @@ def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> 
     assert len(large) - len(set(large)) <= twice_before, "an un-shared weight was written twice"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_shapes_that_the_result_states_are_the_shapes_of_a_run(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -114,6 +117,7 @@ def test_shapes_that_the_result_states_are_the_shapes_of_a_run(family: str, expo
                 assert sizes.setdefault(dim.dim_param, size) == size, info.name
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_file_is_smaller_by_what_was_removed(family: str, exporter: str, tmp_path: Path) -> None:
     model = build(family, exporter)
@@ -127,6 +131,7 @@ def test_file_is_smaller_by_what_was_removed(family: str, exporter: str, tmp_pat
     assert same <= model.path.stat().st_size + 16  # onnx-ir writes out an empty domain that torch leaves out
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_empty_plan_computes_the_same_bits(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -161,6 +166,7 @@ def test_same_plan_and_source_give_the_same_bytes(family: str, exporter: str) ->
     assert len(digests) == 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_source_object_and_file_are_untouched(family: str, exporter: str) -> None:
     model = build(family, exporter)
