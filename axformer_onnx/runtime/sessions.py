@@ -128,7 +128,7 @@ def make_session(
     on_disk = isinstance(model, str | Path)
     if on_disk and not Path(str(model)).is_file():
         raise ModelError(f"{model}: no such file")
-    what = what or (str(model) if on_disk else "the model")
+    what = what or (str(Path(str(model))) if on_disk else "the model")
     _silence()
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT
