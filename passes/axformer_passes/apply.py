@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from axformer_passes.blocks import expanded, kind_of
 from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, reweight, weight_key
-from axformer_passes.errors import PlanError, VerifyError
+from axformer_passes.errors import AxformerError, PlanError, VerifyError
 from axformer_passes.graph import Cleanup
 from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
@@ -137,7 +137,7 @@ def _check(model: ir.Model, examined: Examined, runner: Runner) -> None:
     """Run the probe once: the graph must run, and its outputs must have the source's shapes."""
     try:
         outputs = widening(runner)(detached(model), examined.labelling.feeds)
-    except Exception as error:  # the runner's own kinds
+    except AxformerError as error:
         raise VerifyError(f"the pruned graph does not run: {first_line(error)}") from None
     for name, array in outputs.items():
         expected = np.shape(examined.labelling.values[name])

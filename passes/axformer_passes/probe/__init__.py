@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from axformer_passes.probe.facts import Array, Facts, Shape, facts_of
 from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened, widened_model, widening
-from axformer_passes.probe.inputs import BATCH, TOKENS, probe_feeds, probe_sizes
+from axformer_passes.probe.inputs import BATCH, probe_feeds
 from axformer_passes.probe.known_sizes import known
 from axformer_passes.probe.provenance import (
     FloatArray,
@@ -23,14 +23,13 @@ from axformer_passes.probe.provenance import (
     product_behind,
     way,
 )
-from axformer_passes.probe.tracing import Runner, probed, trace
+from axformer_passes.probe.tracing import Runner, Step, probed, trace, traced
 from axformer_passes.probe.unrounded_twin import unrounded
 
 __all__ = [
     "BATCH",
     "BFLOAT16",
     "HALVES",
-    "TOKENS",
     "Array",
     "Facts",
     "FloatArray",
@@ -38,6 +37,7 @@ __all__ = [
     "Matrix",
     "Runner",
     "Shape",
+    "Step",
     "Trail",
     "Trails",
     "Unfollowed",
@@ -48,10 +48,10 @@ __all__ = [
     "known",
     "matrix_of",
     "probe_feeds",
-    "probe_sizes",
     "probed",
     "product_behind",
     "trace",
+    "traced",
     "unrounded",
     "way",
     "widened",
