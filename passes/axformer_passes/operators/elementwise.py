@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.operators.channels import Walk, rule
+from axformer_passes.registry import Probes, TokenRows, Walk, aligned, channels, tokens
 
 UNARY = (
     "Abs", "BitwiseNot", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor",
@@ -19,13 +19,28 @@ NARY = (
 )  # fmt: skip
 
 
-@rule(*UNARY)
+@channels(*UNARY)
 def _unary(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
 
-@rule(*NARY)
+@channels(*NARY)
 def _nary(walk: Walk, node: ir.Node) -> None:
     labelled = [walk.labels(v) for v in node.inputs if v is not None and walk.has(v)]
     shape = walk.shape(node.outputs[0])
     walk.put(node.outputs[0], walk.meet(np.broadcast_to(x, shape) for x in labelled))
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@tokens(*(name for name in UNARY if name != "Trilu"))
+def _unary_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    return {0: rows}
+
+
+@tokens(*NARY)
+def _nary_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    rank = probes.rank(node.outputs[0])
+    found = {slot: aligned(probes, value, rows, rank) for slot, value in enumerate(node.inputs) if value is not None}
+    return {slot: one for slot, one in found.items() if one is not None}

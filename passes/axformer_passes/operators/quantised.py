@@ -9,10 +9,13 @@ Exact under a cut: static scales stay as they are, and a dynamic range always ho
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
 from axformer_passes.graph import origin
-from axformer_passes.operators.channels import Walk, rule
+from axformer_passes.operators.axes import apart
+from axformer_passes.registry import Probes, Stop, TokenRows, Walk, channels, tokens
 
 INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
 """Contractions whose int32 output is scaled behind a Cast."""
@@ -20,12 +23,12 @@ LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """To integers and back, by given scales."""
 
 
-@rule("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+@channels("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
 def _linear(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
 
-@rule("DynamicQuantizeLinear")
+@channels("DynamicQuantizeLinear")
 def _dynamic(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
@@ -74,3 +77,16 @@ def _factor(value: ir.Value) -> ir.Value | None:
 def _is_dynamic(scale: ir.Value | None) -> bool:
     node = scale.producer() if scale is not None else None
     return node is not None and node.op_type == "DynamicQuantizeLinear"
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@tokens("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+def _quantise_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    """By given scales: of the tensor, or of the channels of another axis."""
+    if math.prod(probes.shape(node.inputs[1])[0]) != 1:
+        apart(rows, [node.attributes.get_int("axis", 1) % probes.rank(node.inputs[0])])
+        if node.attributes.get_int("block_size", 0):
+            raise Stop("it is quantised in blocks")
+    return {0: rows}

@@ -8,10 +8,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from axformer_passes.graph import operator
-from axformer_passes.operators.channels import Walk, rule
+from axformer_passes.registry import Probes, Stop, TokenRows, Walk, channels, tokens
 
 
-@rule("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
+@channels("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
 def _rotary(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
     heads = node.attributes.get_int("num_heads", 0) or labels.shape[-1] // _head_size(walk, node)
@@ -25,3 +25,19 @@ def _head_size(walk: Walk, node: ir.Node) -> int:
     table = node.inputs[2 if operator(node).startswith("com") else 1]
     assert table is not None
     return 2 * walk.shape(table)[-1]
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@tokens("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
+def _rotary_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    """x[B,S,H*E] or x[B,H,S,E]; positions[B,S] that look tables up, or tables[B,S,E/2] themselves."""
+    if rows.axis != probes.rank(node.inputs[0]) - 2 or rows.batch not in (None, 0):
+        raise Stop("it mixes tokens")
+    positions = 1 if node.domain else 3
+    slots = [positions] if len(node.inputs) > positions and node.inputs[positions] is not None else [1, 2]
+    for slot in slots:
+        if any(len(s) < 2 or s[1] != n for s, n in zip(probes.shape(node.inputs[slot]), rows.count, strict=True)):
+            raise Stop("its positions are not given token by token")
+    return {0: rows, **dict.fromkeys(slots, rows.at(1, rows.batch))}

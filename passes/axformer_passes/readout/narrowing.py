@@ -19,11 +19,10 @@ import onnx_ir.passes.common as common
 
 from axformer_passes.errors import ModelError
 from axformer_passes.graph import anchor
-from axformer_passes.operators import BEARERS
+from axformer_passes.operators import BEARERS, Probes
 from axformer_passes.probe import BATCH, TOKENS, Array, Runner, probe_feeds, probe_sizes, trace
 from axformer_passes.readout.edit import narrow
 from axformer_passes.readout.picks import picks
-from axformer_passes.readout.rows import Probes
 from axformer_passes.readout.unpack import unpack
 from axformer_passes.readout.walk import narrowing
 

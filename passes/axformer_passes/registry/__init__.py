@@ -1,0 +1,32 @@
+"""What may be stated of an operator, and the registry where it is: the state that its rules see, one record an operator.
+
+Takes what the files of `axformer_passes.operators` state; whoever walks a graph asks it, and imports those files' room.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.registry.classes import Classes, IntArray, distinct, labels_in
+from axformer_passes.registry.record import OPERATORS, Operator, channels, known, tokens
+from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned
+from axformer_passes.registry.walk import Carrier, Product, Walk, any_along
+
+__all__ = [
+    "OPERATORS",
+    "Carrier",
+    "Classes",
+    "IntArray",
+    "Operator",
+    "Probes",
+    "Product",
+    "Shapes",
+    "Stop",
+    "TokenRows",
+    "Walk",
+    "aligned",
+    "any_along",
+    "channels",
+    "distinct",
+    "known",
+    "labels_in",
+    "tokens",
+]
