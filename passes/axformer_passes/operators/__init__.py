@@ -16,11 +16,10 @@ from axformer_passes.operators import (  # noqa: F401  (their rules enter the re
     selection,
     shapes,
 )
-from axformer_passes.operators.contraction import BEARERS, FOLLOWING, OPERANDS, data_side, operands
+from axformer_passes.operators.contraction import OPERANDS, data_side, operands
 from axformer_passes.operators.einsum import letters_of, spread_rows, summed_width
-from axformer_passes.operators.elementwise import NARY, UNARY
 from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, softmax_axes
-from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, rescaled, unquantised
+from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, SCALED, rescaled, unquantised
 from axformer_passes.operators.reshaping import retargeted
 from axformer_passes.registry import (
     OPERATORS,
@@ -38,16 +37,13 @@ from axformer_passes.registry import (
 )
 
 __all__ = [
-    "BEARERS",
-    "FOLLOWING",
     "INTEGER_PRODUCTS",
     "LINEAR",
-    "NARY",
     "NORMS",
     "OPERANDS",
     "OPERATORS",
     "REDUCTIONS",
-    "UNARY",
+    "SCALED",
     "Carrier",
     "IntArray",
     "Operator",

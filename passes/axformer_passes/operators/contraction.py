@@ -10,6 +10,7 @@ import onnx_ir as ir
 from axformer_passes.graph import Origin, origin
 from axformer_passes.registry import (
     Carrier,
+    Cutting,
     IntArray,
     Probes,
     Product,
@@ -19,27 +20,14 @@ from axformer_passes.registry import (
     aligned,
     any_along,
     channels,
+    cost,
+    cut_edit,
+    follow_beside,
     tokens,
 )
 
-BEARERS = frozenset(
-    {"MatMul", "Gemm", "Conv", "Einsum", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
-)
-"""Operators in whose weights labels are born; their rules run on unlabelled inputs too."""
 OPERANDS = {"QLinearMatMul": (0, 3), "QLinearConv": (0, 3)}
 """Slots of the two tensors that are multiplied, where they are not 0 and 1."""
-
-FOLLOWING = {
-    "Gemm": ((2, -1, -1), (2, -2, -2)),
-    "Conv": ((2, 1, -1),),
-    "MatMulInteger": ((2, -2, -1), (3, -1, -1)),
-    "ConvInteger": ((3, 1, -1),),
-    "QLinearMatMul": ((1, -2, -1), (2, -2, -1), (4, -1, -1), (5, -1, -1)),
-    "QLinearConv": ((4, 1, -1), (5, 1, -1), (8, 1, -1)),
-    "GroupNormalization": ((1, 1, -1), (2, 1, -1)),
-    "InstanceNormalization": ((1, 1, -1), (2, 1, -1)),
-}
-"""What goes with the output's channels: (slot, axis of the output, axis of the operand from the right)."""
 
 
 def operands(node: ir.Node) -> tuple[ir.Value, ir.Value]:
@@ -93,7 +81,7 @@ def _times_weight(walk: Walk, node: ir.Node, x: ir.Value, weight: Origin, slot: 
     walk.put(node.outputs[0], np.broadcast_to(_positions(out, out_axis, columns), out.shape))
 
 
-@channels("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul")
+@channels("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", bears=True)
 def _matmul(walk: Walk, node: ir.Node) -> None:
     a, b = operands(node)
     left, right = origin(a), origin(b)
@@ -131,7 +119,7 @@ def _times_activation(walk: Walk, node: ir.Node, a: ir.Value, b: ir.Value) -> No
     walk.put(node.outputs[0], walk.meet([over_right, over_left]))
 
 
-@channels("Conv", "ConvInteger", "QLinearConv")
+@channels("Conv", "ConvInteger", "QLinearConv", bears=True)
 def _conv(walk: Walk, node: ir.Node) -> None:
     """x[B,C,..] * weight[D,C/groups,..] -> y[B,D,..]. Input channels are left whole unless groups is 1."""
     x, kernel = operands(node)
@@ -200,3 +188,46 @@ def _conv_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, To
     if not plain or padded or rows.axis < 2 or rows.batch == 1:
         raise Stop("it mixes tokens")
     return {0: rows}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+_BESIDE = {
+    "Gemm": ((2, -1, -1), (2, -2, -2)),
+    "Conv": ((2, 1, -1),),
+    "MatMulInteger": ((2, -2, -1), (3, -1, -1)),
+    "ConvInteger": ((3, 1, -1),),
+    "QLinearMatMul": ((1, -2, -1), (2, -2, -1), (4, -1, -1), (5, -1, -1)),
+    "QLinearConv": ((4, 1, -1), (5, 1, -1), (8, 1, -1)),
+}
+"""Bias, scales and zero points: (slot, axis of the output that it goes with, its own axis from the right)."""
+
+
+@cut_edit(*_BESIDE)
+def _contraction_cut(cut: Cutting, node: ir.Node) -> None:
+    follow_beside(cut, node, _BESIDE[node.op_type])
+
+
+@cut_edit("MatMul")
+def _batched(cut: Cutting, node: ir.Node) -> None:
+    """An operand without labels (positions, projected in advance) follows on the axes that are not multiplied."""
+    labels = cut.labels(node.outputs[0])
+    for axis, keep in cut.kept(node.outputs[0]).items():
+        for slot, value in enumerate(node.inputs):
+            if value is not None and labels is not None and axis < labels.ndim - 2:
+                cut.follow(node, slot, axis - labels.ndim, keep)
+
+
+# -- cost ---------------------------------------------------------------------------------------------------------------
+
+
+@cost("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul")
+def _matmul_cost(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    turned = node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1
+    return math.prod(output) * inputs[0][0 if turned else -1]
+
+
+@cost("Conv", "ConvInteger", "QLinearConv")
+def _conv_cost(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    return math.prod(output) * math.prod(inputs[OPERANDS.get(node.op_type, (0, 1))[1]][1:])

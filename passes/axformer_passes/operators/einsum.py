@@ -6,15 +6,17 @@ bnij,jbnd->ibnd  two activations: j is tied on both sides, b, n, i, d meet in th
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import Origin, origin
 from axformer_passes.operators.contraction import data_side, summed_axis
-from axformer_passes.registry import IntArray, Probes, Product, Stop, TokenRows, Walk, any_along, channels, tokens
+from axformer_passes.registry import IntArray, Probes, Product, Stop, TokenRows, Walk, any_along, channels, cost, tokens
 
 
-@channels("Einsum")
+@channels("Einsum", bears=True)
 def _einsum(walk: Walk, node: ir.Node) -> None:
     operands, output = letters_of(node)
     if operands is None or len(node.inputs) > 2:
@@ -142,3 +144,13 @@ def _einsum_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, 
                 raise Stop("the batch is multiplied with the tokens")
             found[slot] = rows.at(letters.index(token), place)
     return found
+
+
+# -- cost ---------------------------------------------------------------------------------------------------------------
+
+
+@cost("Einsum")
+def _einsum_cost(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    operands, _ = letters_of(node)
+    sizes = {c: n for o, shape in zip(operands or [], inputs, strict=False) for c, n in zip(o, shape, strict=True)}
+    return math.prod(sizes.values()) if len(inputs) > 1 else 0

@@ -6,7 +6,17 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.operators.axes import apart, axes_named
-from axformer_passes.registry import Probes, TokenRows, Walk, any_along, channels, tokens
+from axformer_passes.registry import (
+    Cutting,
+    Probes,
+    TokenRows,
+    Walk,
+    any_along,
+    channels,
+    cut_edit,
+    follow_beside,
+    tokens,
+)
 
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 REDUCTIONS = (
@@ -139,3 +149,17 @@ def _reduce_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, 
 def _cumulative_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
     apart(rows, [a % probes.rank(node.inputs[0]) for a in axes_named(probes, node)])
     return {0: rows}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+@cut_edit("GroupNormalization", "InstanceNormalization")
+def _regroup(cut: Cutting, node: ir.Node) -> None:
+    """Gain and shift follow. The channels of a group have one label, so whole groups go: as many are left as there are
+    channels for."""
+    follow_beside(cut, node, ((1, 1, -1), (2, 1, -1)))
+    labels, keep = cut.labels(node.outputs[0]), cut.kept(node.outputs[0]).get(1)
+    if labels is not None and keep is not None and "num_groups" in node.attributes:
+        size = labels.shape[1] // node.attributes.get_int("num_groups")
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", len(keep) // size)

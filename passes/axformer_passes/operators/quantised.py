@@ -15,15 +15,17 @@ import onnx_ir as ir
 
 from axformer_passes.graph import origin
 from axformer_passes.operators.axes import apart
-from axformer_passes.registry import Probes, Stop, TokenRows, Walk, channels, tokens
+from axformer_passes.registry import Cutting, Probes, Stop, TokenRows, Walk, channels, cut_edit, tokens
 
 INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
 """Contractions whose int32 output is scaled behind a Cast."""
 LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """To integers and back, by given scales."""
+SCALED = (*sorted(LINEAR), *(f"com.microsoft::{name}" for name in sorted(LINEAR)))
+"""The same by all their names: operators with a scale and a zero point beside the tensor, in slots 1 and 2."""
 
 
-@channels("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+@channels(*SCALED)
 def _linear(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
@@ -82,7 +84,7 @@ def _is_dynamic(scale: ir.Value | None) -> bool:
 # -- tokens ----------------------------------------------------------------------------------------------------------
 
 
-@tokens("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+@tokens(*SCALED)
 def _quantise_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
     """By given scales: of the tensor, or of the channels of another axis."""
     if math.prod(probes.shape(node.inputs[1])[0]) != 1:
@@ -90,3 +92,17 @@ def _quantise_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int
         if node.attributes.get_int("block_size", 0):
             raise Stop("it is quantised in blocks")
     return {0: rows}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+@cut_edit(*SCALED)
+def _rescale(cut: Cutting, node: ir.Node) -> None:
+    """Scales per channel of an activation follow it."""
+    labels = cut.labels(node.outputs[0])
+    axis = node.attributes.get_int("axis", 1)
+    keep = cut.kept(node.outputs[0]).get(axis % labels.ndim) if labels is not None and labels.ndim else None
+    for slot, value in enumerate(node.inputs[1:], start=1):
+        if keep is not None and value is not None:
+            cut.follow(node, slot, -1, keep)

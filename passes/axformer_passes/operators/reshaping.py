@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.operators.axes import apart, axes_named
-from axformer_passes.registry import Probes, Shapes, Stop, TokenRows, Walk, aligned, channels, tokens
+from axformer_passes.registry import (
+    Array,
+    Cutting,
+    Moving,
+    Probes,
+    Shapes,
+    Stop,
+    TokenRows,
+    Walk,
+    aligned,
+    channels,
+    cut_edit,
+    moves,
+    tokens,
+)
 
 
 @channels("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -123,3 +138,67 @@ def _tile_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, To
     source, out = probes.shape(node.inputs[0]), probes.shape(node.outputs[0])
     apart(rows, [a for a in range(len(out[0])) if any(s[a] != o[a] for s, o in zip(source, out, strict=True))])
     return {0: rows}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+@cut_edit("Reshape", "Expand")
+def _retarget(cut: Cutting, node: ir.Node) -> None:
+    """Constant targets are written anew, computed ones scaled, unless they follow already."""
+    kept, target, labels = cut.kept(node.outputs[0]), node.inputs[1], cut.labels(node.outputs[0])
+    if not kept or target is None or labels is None:
+        return
+    before, now = cut.before(target), cut.after(target)
+    old, new = labels.shape, cut.shape(node.outputs[0])
+    offset = len(old) - len(before)
+    factors = np.ones((2, len(before)), dtype=np.int64)
+    wrong = False
+    for axis in kept:
+        i = axis - offset
+        if i < 0 or before[i] in (0, -1) or (node.op_type == "Expand" and before[i] == 1):
+            continue
+        wrong = wrong or now[i] != new[axis]
+        factors[:, i] = old[axis], new[axis]
+    if wrong:
+        cut.scale(node, target, factors)
+
+
+@cut_edit("Tile")
+def _repeat(cut: Cutting, node: ir.Node) -> None:
+    source, repeats = node.inputs[0], node.inputs[1]
+    assert source is not None and repeats is not None
+    if not cut.kept(node.outputs[0]) and not cut.follows_already(repeats):
+        return
+    new, inner = np.array(cut.shape(node.outputs[0])), np.array(cut.shape(source))
+    wanted = new // np.maximum(inner, 1)
+    if not np.array_equal(wanted, cut.after(repeats)):
+        cut.scale(node, repeats, np.stack([cut.before(repeats), wanted]))
+
+
+# -- single numbers -----------------------------------------------------------------------------------------------------
+
+
+@moves("Flatten", "Squeeze", "Unsqueeze", orderly=True)
+def _reshape_moves(move: Moving, data: Sequence[Array]) -> Array:
+    return data[0].reshape(move.shape)
+
+
+moves("Reshape", orderly=True, told=True)(_reshape_moves)
+
+
+@moves("Transpose", orderly=True)
+def _transpose_moves(move: Moving, data: Sequence[Array]) -> Array:
+    return data[0].transpose(move.node.attributes.get_ints("perm", list(range(data[0].ndim))[::-1]))
+
+
+@moves("Expand", told=True)
+def _expand_moves(move: Moving, data: Sequence[Array]) -> Array:
+    return np.broadcast_to(data[0], move.shape)
+
+
+@moves("Tile")
+def _tile_moves(move: Moving, data: Sequence[Array]) -> Array:
+    repeats = move.given[0]
+    assert repeats is not None
+    return np.tile(data[0], repeats)

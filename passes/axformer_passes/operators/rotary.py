@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from axformer_passes.graph import operator
-from axformer_passes.registry import Probes, Stop, TokenRows, Walk, channels, tokens
+from axformer_passes.registry import Cutting, Probes, Stop, TokenRows, Walk, channels, cut_edit, tokens
 
 
 @channels("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
@@ -41,3 +41,16 @@ def _rotary_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, 
         if any(len(s) < 2 or s[1] != n for s, n in zip(probes.shape(node.inputs[slot]), rows.count, strict=True)):
             raise Stop("its positions are not given token by token")
     return {0: rows, **dict.fromkeys(slots, rows.at(1, rows.batch))}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+@cut_edit("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
+def _rotary_cut(cut: Cutting, node: ir.Node) -> None:
+    """`num_heads` becomes the number of heads that stay; with it absent the shapes say it all."""
+    labels, heads = cut.labels(node.outputs[0]), node.attributes.get_int("num_heads", 0)
+    if labels is not None and heads:
+        axis = 1 if labels.ndim == 4 else 2
+        left = heads * cut.shape(node.outputs[0])[axis] // labels.shape[axis]
+        node.attributes["num_heads"] = ir.AttrInt64("num_heads", left)

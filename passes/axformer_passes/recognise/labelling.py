@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
 from axformer_passes.graph import anchor, operator, origin
-from axformer_passes.operators import BEARERS, Carrier, IntArray, Product, Walk, known, labels_in
+from axformer_passes.operators import Carrier, IntArray, Product, Walk, known, labels_in
 from axformer_passes.prepare.fused import NOT_LOWERED
 from axformer_passes.probe import Array, Runner, probed, trace
 
@@ -155,7 +155,7 @@ def _step(walk: Walk, node: ir.Node) -> None:
     record = known(node)
     usual = record.channels is not None or (key == node.op_type and NOT_LOWERED not in node.meta)
     if (
-        not labelled and key not in BEARERS and usual
+        not labelled and not record.bears and usual
     ):  # the others may hold weights of their own, as a fused attention does
         return
     if origin(node.outputs[0]) is not None:  # a weight on its way to its user
