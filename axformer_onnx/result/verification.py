@@ -20,8 +20,8 @@ from axformer_onnx.errors import VerifyError
 from axformer_passes.cut import Weights
 from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared
-from axformer_passes.probe import HALVES, holds, probe_feeds, probed, unrounded, widened
+from axformer_passes.prepare import prepared, unrounded
+from axformer_passes.probe import HALVES, holds, probe_feeds, probed, widened
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]

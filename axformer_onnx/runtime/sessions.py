@@ -125,10 +125,9 @@ def make_session(
     import onnxruntime as ort
 
     name = provider_name(provider)
-    on_disk = isinstance(model, str | Path)
-    if on_disk and not Path(str(model)).is_file():
+    if isinstance(model, str | Path) and not Path(model).is_file():
         raise ModelError(f"{model}: no such file")
-    what = what or (str(Path(str(model))) if on_disk else "the model")
+    what = what or (str(model) if isinstance(model, str | Path) else "the model")
     _silence()
     options = ort.SessionOptions()
     options.log_severity_level = _SILENT

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_passes.graph import constant
+from axformer_passes.operators import known
 from axformer_passes.probe import Facts
-from axformer_passes.simplify.scales import MOVING, put
+from axformer_passes.simplify.scales import put
 
 FloatArray = npt.NDArray[np.float64]
 GEMM_WITHOUT_BIAS = 11
@@ -184,7 +185,7 @@ class _Shifts:
         out, kind = node.outputs[0], node.op_type
         if kind == "Shape":
             return
-        if kind in MOVING:
+        if known(node).orderly:
             self._move(node, [delta] * len(self._facts.shapes))
         elif kind in ("Slice", "Gather") and slot == 0 and delta.ndim <= 1:
             self._require_token_axis(node, out)
@@ -225,7 +226,7 @@ class _Shifts:
         if out.is_graph_output():
             raise Stuck
         for user, _ in out.uses():
-            if user.domain or user.op_type not in (*MOVING, "Shape") or user is self._going:
+            if not (known(user).orderly or (user.op_type == "Shape" and not user.domain)) or user is self._going:
                 raise Stuck
             if user.op_type != "Shape":
                 self._move(user, moved)
