@@ -13,6 +13,7 @@ from axformer_onnx.search.compensated.divergence import Race
 from axformer_onnx.search.compensated.levels import Choice
 from axformer_onnx.search.compensated.preparation import Preparation
 from axformer_onnx.search.compensated.workers import Task
+from axformer_onnx.tasks import CLASSIFICATION
 
 
 def test_what_is_alike_at_the_bottom_is_asked_one_after_the_other() -> None:
@@ -39,7 +40,7 @@ def test_rows_are_drawn_from_a_pool_without_bias(rows: int, asked: int, monkeypa
         made.options, made.watch = SimpleNamespace(seed=seed), lambda *args: None  # type: ignore[assignment]
         made.sessions = SimpleNamespace(settings=lambda plan: [])  # type: ignore[assignment]
         made.given = SimpleNamespace(  # type: ignore[assignment]
-            rows={"search": Numbered(rows)}, reading=SimpleNamespace(task=SimpleNamespace(regression=False))
+            rows={"search": Numbered(rows)}, reading=SimpleNamespace(task=SimpleNamespace(kind=CLASSIFICATION))
         )
         monkeypatch.setattr(preparation, "scorer_of", lambda sessions, at, *rest: Scorer(logits[at]))
         drawn, weights = made._draw(100)

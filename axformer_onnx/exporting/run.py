@@ -15,7 +15,7 @@ from axformer_onnx.exporting.check import check_graph, random_inputs, torch_outp
 from axformer_onnx.exporting.checkpoint import Attention, Checkpoint, copy_files, load_checkpoint
 from axformer_onnx.exporting.exporters import Attempt, Exporter, attempts, write_raw
 from axformer_onnx.exporting.graph import finish
-from axformer_onnx.tasks import get_task
+from axformer_onnx.tasks import get_task, is_kind
 from axformer_passes.io import SINGLE_FILE_LIMIT, load_model
 
 
@@ -53,7 +53,7 @@ def export(
     """Write a fine-tuned checkpoint to OUT/model.onnx, its tokenizer and config.json beside it.
 
     checkpoint         folder, or a name on the Hugging Face hub
-    task               a GLUE name: recorded in the graph, and its number of labels compared with the model's; or custom
+    task               a GLUE name: recorded in the graph, its number of labels compared; or custom, or a kind
     attention          None: what transformers chooses, sdpa where the model has it
     check              compare with torch on random inputs (`check.SHAPES`, `check.TOLERANCE`)
     single_file_limit  bytes of weights above which they go to model.onnx.data
@@ -61,7 +61,7 @@ def export(
     The same export again leaves OUT as it is, after checking it. Raises: UsageError, ModelError, RuntimeFailure,
     VerifyError; then nothing was written.
     """
-    out, name = Path(out), None if task in (None, "custom") else get_task(str(task)).name
+    out, name = Path(out), _glue_name(task)
     tries = attempts(exporter, opset)
     _require_free_or_model(out)
     loaded = load_checkpoint(checkpoint, attention)
@@ -138,8 +138,12 @@ def _axes(checkpoint: Checkpoint) -> dict[str, list[str | int]]:
     return {k: [axis(sizes) for sizes in zip(first[k].shape, second[k].shape, strict=True)] for k in first}
 
 
+def _glue_name(task: str | None) -> str | None:
+    return None if task is None or task == "custom" or is_kind(task) else get_task(task).name
+
+
 def _require_labels(checkpoint: Checkpoint, task: str) -> None:
-    expected = 1 if get_task(task).regression else len(get_task(task).labels)
+    expected = get_task(task).kind.head_columns(get_task(task))
     found = checkpoint.config.num_labels
     if checkpoint.head != "ForSequenceClassification" or found != expected:
         raise UsageError(

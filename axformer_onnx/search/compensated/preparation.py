@@ -104,7 +104,7 @@ class Preparation:
 
     def _samples(self) -> list[Sample]:
         """Of the second moments; the refit's go to `samples`."""
-        given, encoder = self.given.rows, self.given.reading.encoder
+        given, reading = self.given.rows, self.given.reading
         macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
 
         def some(tokens: int) -> list[Sample]:
@@ -112,11 +112,11 @@ class Preparation:
                 given["search"],
                 given.get("calibration"),
                 tokens,
-                lambda x: encoder.encode(x).lengths,
+                lambda x: reading.encode(x).row_lengths,
                 self.options.seed,
             )
             self.calibration = {"calibration": len(rows), "mixed": mixed}
-            return text_samples(encoder.encode(rows), self.sessions.input_names)
+            return text_samples(reading.encode(rows), self.sessions.input_names)
 
         refit, moments = (
             affordable_tokens(count, macs) for count in (self.effort.refit_tokens, self.effort.calibration_tokens)
@@ -127,7 +127,7 @@ class Preparation:
     def _make_scoring(self, spool: Path) -> None:
         options, search, reading = self.options, self.given.rows["search"], self.given.reading
         macs = float(sum(parameters_by_layer(self.given.source.anatomy)))
-        tokens_per_row = float(self.given.encoded["search"].lengths.mean())
+        tokens_per_row = float(self.given.encoded["search"].row_lengths.mean())
         self.effort = thinned(self.effort, self.levels.units, macs * tokens_per_row)
         swept = sweep_rows(self.effort, self.levels.units, macs * tokens_per_row)
         raced = race_rows(self.effort, macs * tokens_per_row)
@@ -137,23 +137,23 @@ class Preparation:
         kept = [search.take(self.drawn[part]) for part in at]
         scorers = [scorer_of(self.sessions, rows, reading, CACHE_BYTES // len(kept)) for rows in kept]
         self.divergence = Divergence(
-            self.sessions, self.levels, scorers, regression=reading.task.regression, weights=[weights[i] for i in at]
+            self.sessions, self.levels, scorers, kind=reading.task.kind, weights=[weights[i] for i in at]
         )
         self.scoring: Scoring = InProcess(self.divergence)
         if options.jobs > 1 or options.backend == "ray":
             jobs = start_ray(options.jobs) if options.backend == "ray" else options.jobs
-            write_spool(spool, self.divergence, reading, kept, reading.task.regression)
+            write_spool(spool, self.divergence, reading, kept)
             self.scoring = Pool(self.divergence, spool, jobs=jobs, backend=options.backend)
 
     def _draw(self, count: int) -> tuple[IntArray, FloatArray]:
         """(which search rows are asked, their weights)."""
         search, reading = self.given.rows["search"], self.given.reading
-        if reading.task.regression:
+        if not reading.task.kind.weighs_rows:
             return drawn_rows(np.ones(len(search)), count, self.options.seed)
         self.watch("what the source is unsure about", 0, 1)
         pool = np.sort(np.random.default_rng(self.options.seed).permutation(len(search))[: POOL * count])
         asked = scorer_of(self.sessions, search.take(pool), reading, 0)
-        sizes = sizes_of(asked.outputs(self.sessions.settings(Plan())))
+        sizes = sizes_of(asked.outputs(self.sessions.settings(Plan())), reading.task.kind)
         self.stages_drawing = asked.stages_run
         rows, weights = drawn_rows(sizes, min(count, max(LEAST_ROWS, int(MOST * len(pool)))), self.options.seed)
         return pool[rows], weights
