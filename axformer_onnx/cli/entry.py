@@ -99,7 +99,8 @@ def cli() -> None:
 def export(checkpoint: str, out: Path, task: str | None, exporter: Any, opset: int | None, as_json: bool) -> None:
     """Write a checkpoint to OUT/model.onnx, checked against torch.
 
-    CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub.
+    CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub; a sentence-transformers folder is
+    written with pooling and normalisation in the graph.
 
     Needs the extra: pip install 'axformer-onnx[export]'.
     """

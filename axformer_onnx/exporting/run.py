@@ -13,7 +13,7 @@ from typing import Any, Literal
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
 from axformer_onnx.exporting.check import check_graph, random_inputs, torch_outputs, worst_difference
 from axformer_onnx.exporting.checkpoint import Attention, Checkpoint, copy_files, load_checkpoint
-from axformer_onnx.exporting.exporters import Attempt, Exporter, attempts, write_raw
+from axformer_onnx.exporting.exporters import EXPORTERS, OF_MODULES, Attempt, Exporter, attempts, write_raw
 from axformer_onnx.exporting.graph import finish
 from axformer_onnx.tasks import get_task, is_kind
 from axformer_passes.io import SINGLE_FILE_LIMIT, load_model
@@ -52,7 +52,8 @@ def export(
 ) -> ExportResult:
     """Write a fine-tuned checkpoint to OUT/model.onnx, its tokenizer and config.json beside it.
 
-    checkpoint         folder, or a name on the Hugging Face hub
+    checkpoint         folder, or a name on the Hugging Face hub; of sentence-transformers a folder, whose pooling and
+                       normalisation become part of the graph
     task               a GLUE name: recorded in the graph, its number of labels compared; or custom, or a kind
     attention          None: what transformers chooses, sdpa where the model has it
     check              compare with torch on random inputs (`check.SHAPES`, `check.TOLERANCE`)
@@ -62,9 +63,10 @@ def export(
     VerifyError; then nothing was written.
     """
     out, name = Path(out), _glue_name(task)
-    tries = attempts(exporter, opset)
+    attempts(exporter, opset)  # refuses before anything is loaded
     _require_free_or_model(out)
     loaded = load_checkpoint(checkpoint, attention)
+    tries = attempts(exporter, opset, OF_MODULES if loaded.sentence else EXPORTERS)
     if name:
         _require_labels(loaded, name)
     request = _provenance(loaded, name, f"{exporter} {opset} {attention}")
@@ -158,6 +160,7 @@ def _provenance(checkpoint: Checkpoint, task: str | None, request: str) -> dict[
 
     return {
         **({"axformer.task": task} if task else {}),
+        **({"axformer.embedding": checkpoint.sentence.words} if checkpoint.sentence else {}),
         "axformer.checkpoint": checkpoint.name,
         "axformer.checkpoint_sha256": checkpoint.sha256,
         "axformer.export": f"{request}; torch {torch.__version__}, transformers {transformers.__version__}",

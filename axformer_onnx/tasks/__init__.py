@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from axformer_onnx.tasks.classification import CLASSIFICATION
 from axformer_onnx.tasks.definitions import GLUE, custom_task, get_task, is_kind, own_task, with_columns
-from axformer_onnx.tasks.embedding import EMBEDDING
+from axformer_onnx.tasks.embedding import EMBEDDING, pooling_of
 from axformer_onnx.tasks.labels import label_ids, match_labels, with_label_names
 from axformer_onnx.tasks.metrics import Answers, Metric, metric_named, register_metric
 from axformer_onnx.tasks.multilabel import MULTILABEL
-from axformer_onnx.tasks.outputs import Output, logits_of
+from axformer_onnx.tasks.outputs import Output, Positions, logits_of
 from axformer_onnx.tasks.protocol import HeadLoss, Kind, LabelColumn, LabelMap, Task, kind_named, register
 from axformer_onnx.tasks.regression import REGRESSION
 
@@ -29,6 +29,7 @@ __all__ = [
     "LabelMap",
     "Metric",
     "Output",
+    "Positions",
     "Task",
     "custom_task",
     "get_task",
@@ -39,6 +40,7 @@ __all__ = [
     "match_labels",
     "metric_named",
     "own_task",
+    "pooling_of",
     "register",
     "register_metric",
     "with_columns",
