@@ -15,6 +15,7 @@ from axformer_onnx.search.compensated.row_sampling import drawn_from_pool, sizes
 from axformer_onnx.search.compensated.tuning import LEAST_ROWS
 from axformer_onnx.search.compensated.workers import Question
 from axformer_onnx.search.journal import open_journal
+from axformer_onnx.tasks import CLASSIFICATION
 from axformer_passes.plan import Hard
 
 CANDIDATES = [Choice(rungs) for rungs in [(2, 0, 1), (0, 5, 0), (2, 0, 0), (0, 4, 9), (1, 1, 1)]]
@@ -61,7 +62,7 @@ def test_rows_are_drawn_from_a_pool_without_bias(rows: int, asked: int) -> None:
 
     def sizes_at(pool: np.ndarray) -> np.ndarray:
         pools.append(len(pool))
-        return sizes_of(logits[pool])
+        return sizes_of(logits[pool], CLASSIFICATION)
 
     means, drawn = [], np.empty(0, dtype=np.int64)
     for seed in range(200):

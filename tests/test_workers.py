@@ -27,6 +27,7 @@ from axformer_onnx.search.compensated.workers import (
     start_ray,
     write_spool,
 )
+from axformer_onnx.tasks import CLASSIFICATION
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 
@@ -53,9 +54,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Divergence,
         samples = text_samples(reading.encoder.encode(rows), sessions.input_names)
         levels = build_levels(sessions, samples, shelf)
         scorers = [scorer_of(sessions, *part, reading, 2**20) for part in parts]
-        divergence = Divergence(sessions, levels, scorers, regression=False, weights=weights)
+        divergence = Divergence(sessions, levels, scorers, kind=CLASSIFICATION, weights=weights)
         spool = tmp_path_factory.mktemp("spool")
-        write_spool(spool, divergence, reading, parts, False)
+        write_spool(spool, divergence, reading, parts)
         yield divergence, spool
 
 

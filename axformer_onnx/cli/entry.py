@@ -42,11 +42,17 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
 
 _task_options = _options(
     click.option(
-        "--task", required=True, help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm or custom."
+        "--task",
+        required=True,
+        help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm, custom, multilabel or embedding.",
     ),
     click.option("--columns", help="Text columns, one or two: text_a,text_b. Needed for --task custom."),
-    click.option("--label", help="Label column; default: label."),
-    click.option("--metric", help="For --task custom: accuracy, f1, macro-f1, mcc, pearson_spearman."),
+    click.option("--label", help="Label column; default: label (multilabel: labels)."),
+    click.option(
+        "--metric",
+        help="Of a task of your own. custom: accuracy, f1, macro-f1, mcc, pearson_spearman; "
+        "multilabel: micro-f1, macro-f1, exact-match; embedding: spearman, pearson, cosine.",
+    ),
     click.option("--data", help="File or folder with rows, or a data set of the hub; default: data/ beside the model."),
 )
 _machine_options = _options(
@@ -93,7 +99,8 @@ def cli() -> None:
 def export(checkpoint: str, out: Path, task: str | None, exporter: Any, opset: int | None, as_json: bool) -> None:
     """Write a checkpoint to OUT/model.onnx, checked against torch.
 
-    CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub.
+    CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub; a sentence-transformers folder is
+    written with pooling and normalisation in the graph.
 
     Needs the extra: pip install 'axformer-onnx[export]'.
     """
@@ -338,15 +345,17 @@ def _goal(search: str, max_drop: float | None, speedup: float | None, size: floa
 
 
 def _task(task: str, columns: str | None, label: str | None, metric: str | None, **rest: Any) -> Task:
-    from axformer_onnx.tasks import custom_task, get_task, with_columns
+    from axformer_onnx.tasks import custom_task, get_task, is_kind, own_task, with_columns
 
     names = columns.split(",") if columns else None
     if task.strip().lower() == "custom":
         if names is None:
             raise UsageError("--task custom needs --columns, for example --columns text_a,text_b")
         return custom_task(names, label or "label", metric or "accuracy")
+    if is_kind(task.strip().lower()):
+        return own_task(task.strip().lower(), names, label, metric)
     if metric is not None:
-        raise UsageError(f"--metric is for --task custom; {task} has its own")
+        raise UsageError(f"--metric is for --task custom, multilabel and embedding; {task} has its own")
     return with_columns(get_task(task), names, label)
 
 

@@ -213,12 +213,13 @@ def _walk(
 
     def scorer(role: str) -> StageScorer:
         rows = given.rows[role]
-        return StageScorer(sessions, anatomy, given.encoded[role], rows, reading.task, reading.label_map)
+        task, label_map = reading.task, reading.label_map
+        return StageScorer(sessions, anatomy, given.encoded[role], rows, task, label_map, output=reading.output)
 
     def recalibrated(role: str) -> StageScorer | Recalibrated:
-        if reading.task.regression:
+        if not reading.task.kind.recalibrates:
             return scorer(role)
-        return Recalibrated(scorer(role), given.rows[role].labels, reading.label_map)
+        return Recalibrated(scorer(role), given.rows[role].labels, reading.label_map, reading.task.kind)
 
     start = _start(options, given)
     if options.search == "axformer":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from axformer_onnx.data import DataRoles, Encoded, Rows, resolve
-from axformer_onnx.errors import RecogniseError
+from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.inputs.options import OptimizeOptions
 from axformer_onnx.inputs.refusals import NOTHING, left_whole
 from axformer_onnx.runtime import run_once
@@ -89,8 +89,10 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     )
     session = options.machine.session(source.path)
     reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
+    if options.refit_classifier and reading.task.kind.head_loss is None:
+        raise UsageError(f"--refit-classifier: a task of kind {reading.task.kind.name} has no classifier with labels")
     rows = _rows_by_role(roles, options)
-    encoded = {role: reading.encoder.encode(part) for role, part in rows.items()}
+    encoded = {role: reading.encode(part) for role, part in rows.items()}
     used = options.search == "compensated" or not options.calibration
     unused = [] if used else [f"the calibration rows are not used by --search {options.search}"]
     shared = _shared_notes(options, source.anatomy)

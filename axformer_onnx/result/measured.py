@@ -70,7 +70,7 @@ def outcome(
     return Report(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         task=given.reading.task.name,
-        metric=given.reading.task.metric,
+        metric=source.scores.metric,
         labels=given.reading.label_map.note,
         model=str(options.model),
         majority_rate=source.scores.majority_rate,
@@ -87,7 +87,7 @@ def outcome(
         compensation=compensation,
         data=data_records(given.rows),
         notes=[*given.notes, *_control_notes(judged, control)],
-        warnings=[*given.warnings, *_score_warnings(given, source, judged), *latency_warnings(latency)],
+        warnings=[*given.warnings, *_score_warnings(source, judged), *latency_warnings(latency)],
         provider=options.machine.provider,
         threads=options.machine.threads,
         versions=versions(),
@@ -100,9 +100,10 @@ def _judge(options: OptimizeOptions, given: Given, path: Path, model: ir.Model, 
     from axformer_passes.blocks import macs
 
     rows, reading = given.rows["report"], given.reading
-    scores = score_file(path, reading, given.encoded["report"], rows, options.machine)
+    outputs = None if source is None else source.outputs
+    scores = score_file(path, reading, given.encoded["report"], rows, options.machine, source=outputs)
     batch, length = _macs_shape(given)
-    record = model_record(path, scores, reading.label_map, macs(model, run_once, batch, length))
+    record = model_record(path, scores, macs(model, run_once, batch, length))
     if source is None:
         return _Judged(scores, record, None)
     compared = compare(source, scores, rows.labels, reading.task, reading.label_map, options.seed)
@@ -143,9 +144,5 @@ def _control_notes(judged: _Judged, control: _Judged | None) -> list[str]:
     return ["the random plan of equal size scores as well as the result: which parts go hardly matters here"]
 
 
-def _score_warnings(given: Given, source: _Judged, judged: _Judged) -> list[str]:
-    label_map = given.reading.label_map
-    return [
-        *score_warnings(source.scores, label_map, "the source"),
-        *score_warnings(judged.scores, label_map, "the result"),
-    ]
+def _score_warnings(source: _Judged, judged: _Judged) -> list[str]:
+    return [*score_warnings(source.scores, "the source"), *score_warnings(judged.scores, "the result")]

@@ -30,10 +30,8 @@ from axformer_onnx.scoring import (
     judged_drop,
     judged_noise,
     latency_of,
-    logits_output,
     score_file,
 )
-from axformer_onnx.search.compensated.divergence import row_divergence
 from axformer_onnx.search.compensated.levels import Choice, Levels
 from axformer_passes.apply import apply_plan
 from axformer_passes.blocks import classifier, input_of
@@ -104,7 +102,7 @@ class Builder:
         self._shape = shape_of(options, given)
         self._journal = journal
         self._points: dict[Choice, Point] = {}
-        self.source = self._score(given.source.path)
+        self.source = self._score(given.source.path, None)
 
     def point(self, choice: Choice, predicted: float) -> Point:
         """Build, measure and score one choice; each is built once."""
@@ -144,7 +142,7 @@ class Builder:
         plan, model = self._carried_out(choice, folder)
         path = folder / GRAPH
         save_model(model, path)
-        scores = self._score(path)
+        scores = self._score(path, self.source)
         latency = Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
         size = sum(part.stat().st_size for part in folder.glob(f"{GRAPH}*"))
         rows, reading = self._given.rows["select"], self._given.reading
@@ -156,9 +154,7 @@ class Builder:
             speedup=latency,
             score=scores.value,
             drop=drop_of(self.source, scores, rows.labels, reading.task, reading.label_map),
-            divergence=float(
-                row_divergence(self.source.outputs, scores.outputs, regression=reading.task.regression).mean()
-            ),
+            divergence=float(reading.task.kind.divergence(self.source.outputs, scores.outputs).mean()),
             size_bytes=size,
         )
 
@@ -190,7 +186,8 @@ class Builder:
         given, reading = self._given, self._given.reading
         bare = dataclasses.replace(plan, weights=None)
         model = self._graph(bare, weights)
-        output = logits_output(make_session(detached(model)))[0]
+        output, kind = reading.output.name, reading.task.kind
+        assert kind.head_loss is not None  # `inputs.read_rows` refuses others
         try:
             place = classifier(examine(model, run_once), output)
         except RecogniseError as error:
@@ -200,18 +197,17 @@ class Builder:
         if bias is None:
             return dict(weights)
         inputs = exposed(model, input_of(place), given.encoded["search"], self._options.machine)
-        regression = reading.task.regression
-        columns = labels if regression else np.asarray(reading.label_map.order)[labels]
-        seed = self._options.seed
-        found = fit_classifier(inputs, columns, place.weight_matrix(), bias, regression=regression, seed=seed)
+        targets, seed = kind.head_targets(labels, reading.label_map), self._options.seed
+        found = fit_classifier(inputs, targets, place.weight_matrix(), bias, loss=kind.head_loss, seed=seed)
         if found.strength is None:
             return dict(weights)
         keys = classifier_key(output, "weight"), classifier_key(output, "bias")
         return {**weights, keys[0]: found.weight.astype(np.float32), keys[1]: found.bias.astype(np.float32)}
 
-    def _score(self, path: Path) -> Scores:
-        given = self._given
-        return score_file(path, given.reading, given.encoded["select"], given.rows["select"], self._options.machine)
+    def _score(self, path: Path, source: Scores | None) -> Scores:
+        given, machine = self._given, self._options.machine
+        outputs = None if source is None else source.outputs
+        return score_file(path, given.reading, given.encoded["select"], given.rows["select"], machine, source=outputs)
 
     def _measured(self, path: Path) -> list[float]:
         pair = {"source": self._given.source.path, "point": path}

@@ -145,14 +145,14 @@ def prepare(inputs: SearchInputs, shelf: Shelf, spool: Path) -> Prepared:
 def _calibration(inputs: SearchInputs) -> Calibration:
     rows, tokens = inputs.given.rows, inputs.given.encoded
     known = [(rows[role], tokens[role]) for role in ("search", "calibration") if role in rows]
-    encoder = TokenisedOnce(inputs.given.reading.encoder, *known)
+    encoder = TokenisedOnce(inputs.given.reading.encode, *known)
 
     def some(wanted: int) -> tuple[list[Sample], dict[str, int]]:
         found, mixed = calibration_rows(
             rows["search"],
             rows.get("calibration"),
             affordable_tokens(wanted, inputs.macs_per_token),
-            lambda part: encoder.encode(part).lengths,
+            lambda part: encoder.encode(part).row_lengths,
             inputs.options.seed,
         )
         count = {"calibration": len(found), "mixed": mixed}
@@ -185,20 +185,18 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
 def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
     options, reading, sessions = inputs.options, inputs.given.reading, inputs.sessions
     search, tokens = inputs.given.rows["search"], inputs.given.encoded["search"]
-    macs_per_row = inputs.macs_per_token * float(tokens.lengths.mean())
+    macs_per_row = inputs.macs_per_token * float(tokens.row_lengths.mean())
     effort = thinned(inputs.effort, levels.units, macs_per_row)
     swept = sweep_rows(effort, levels.units, macs_per_row)
     drawn = _sampled(inputs, max(swept, race_rows(effort, macs_per_row)))
     at = np.array_split(np.arange(len(drawn.rows)), max(1, round(len(drawn.rows) / PART_ROWS)))
     kept = [(search.take(drawn.rows[part]), tokens.take(drawn.rows[part])) for part in at]
     scorers = [scorer_of(sessions, *part, reading, CACHE_BYTES // len(kept)) for part in kept]
-    divergence = Divergence(
-        sessions, levels, scorers, regression=reading.task.regression, weights=[drawn.weights[i] for i in at]
-    )
+    divergence = Divergence(sessions, levels, scorers, kind=reading.task.kind, weights=[drawn.weights[i] for i in at])
     scoring: Scoring = InProcess(divergence)
     if options.jobs > 1 or options.backend == "ray":
         jobs = start_ray(options.jobs) if options.backend == "ray" else options.jobs
-        write_spool(spool, divergence, reading, kept, reading.task.regression)
+        write_spool(spool, divergence, reading, kept)
         scoring = Pool(divergence, spool, jobs=jobs, backend=options.backend)
     sweep_parts = max(1, min(len(at), round(swept / len(at[0]))))
     return Scored(divergence, scoring, sweep_parts, effort, drawn.stages_run)
@@ -207,7 +205,7 @@ def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
 def _sampled(inputs: SearchInputs, count: int) -> SampledRows:
     search, tokens = inputs.given.rows["search"], inputs.given.encoded["search"]
     reading, seed = inputs.given.reading, inputs.options.seed
-    if reading.task.regression:
+    if not reading.task.kind.weighs_rows:
         return SampledRows(*drawn_rows(np.ones(len(search)), count, seed), 0)
     inputs.watch("what the source is unsure about", 0, 1)
     stages_run = 0
@@ -215,7 +213,7 @@ def _sampled(inputs: SearchInputs, count: int) -> SampledRows:
     def sizes_at(pool: IntArray) -> FloatArray:
         nonlocal stages_run
         scorer = scorer_of(inputs.sessions, search.take(pool), tokens.take(pool), reading, 0)
-        sizes = sizes_of(scorer.outputs(inputs.sessions.settings(Plan())))
+        sizes = sizes_of(scorer.outputs(inputs.sessions.settings(Plan())), reading.task.kind)
         stages_run = scorer.stages_run
         return sizes
 

@@ -8,7 +8,8 @@ hardly counts. So rows are drawn without replacement with probabilities in propo
 
 and the mean of weight x divergence over the n rows drawn is the Horvitz-Thompson estimate of the mean over all N, with the noise of
 about twice as many rows drawn evenly (`tests/test_drawing.py`). Where there are far more rows than are wanted, N of them are drawn
-evenly first: the source need not be run on all. Regressions draw evenly.
+evenly first: the source need not be run on all. Kinds of task for which no such size is known draw evenly
+(`tasks.Kind.weighs_rows`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.records import FloatArray
+from axformer_onnx.tasks import Kind
 
 FLOOR = 0.02
 """Size of a row of which the source is certain: such rows move, too, if rarely."""
@@ -29,13 +31,11 @@ POOL = 3
 IntArray = npt.NDArray[np.int64]
 
 
-def sizes_of(outputs: FloatArray) -> FloatArray:
-    """float64[rows] from logits [rows, classes]; 1 for a row whose logits are not finite."""
-    from scipy.special import softmax
-
+def sizes_of(outputs: FloatArray, kind: Kind) -> FloatArray:
+    """float64[rows] from the outputs of rows; 1 for a row whose outputs are not finite."""
     finite = np.isfinite(outputs).all(axis=1)
     found = np.ones(len(outputs))
-    found[finite] = 1.0 - (softmax(outputs[finite], axis=1) ** 2).sum(axis=1) + FLOOR
+    found[finite] = kind.uncertainty(outputs[finite]) + FLOOR
     return found
 
 

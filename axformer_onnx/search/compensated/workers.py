@@ -147,13 +147,7 @@ def _loaded(spool: Spool) -> Divergence:
     return _HELD[spool.key]
 
 
-def write_spool(
-    folder: Path,
-    divergence: Divergence,
-    reading: Reading,
-    rows: Sequence[tuple[Rows, Encoded]],
-    regression: bool,
-) -> None:
+def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Sequence[tuple[Rows, Encoded]]) -> None:
     """Write what a worker needs: model, units with the weights of all rungs, rows and their tokens by part."""
     from axformer_passes.io import save_model
 
@@ -165,7 +159,7 @@ def write_spool(
         arrays = {f"{part}{rung}": pair[i] for rung, pair in pairs.items() for i, part in enumerate(("weight", "bias"))}
         np.savez(folder / f"unit{number}.npz", **arrays)  # type: ignore[arg-type]
     content = {
-        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights, "regression": regression,
+        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights,
     }  # fmt: skip
     (folder / _SPOOL).write_bytes(pickle.dumps(content))
 
@@ -184,7 +178,7 @@ def read_spool(folder: Path, provider: str) -> Divergence:
     assert all(place is not None for place in places.values())
     levels = Levels(units, places, _Npz(folder))  # type: ignore[arg-type]
     parts = [scorer_of(sessions, rows, encoded, content["reading"], 2**28) for rows, encoded in content["rows"]]
-    return Divergence(sessions, levels, parts, regression=content["regression"], weights=content["weights"])
+    return Divergence(sessions, levels, parts, kind=content["reading"].task.kind, weights=content["weights"])
 
 
 class _Npz:
