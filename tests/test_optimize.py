@@ -16,7 +16,7 @@ from axformer_onnx.errors import PlanError, UsageError, VerifyError
 from axformer_onnx.records import Scores, Trial
 from axformer_onnx.result.report.record import Report
 from axformer_onnx.runtime.sessions import make_session
-from axformer_onnx.scoring.evaluation import Machine, score_warnings
+from axformer_onnx.scoring.evaluation import score_warnings
 from axformer_onnx.search.greedy import robust
 from axformer_onnx.search.greedy.walk import Verdict
 from axformer_onnx.tasks.definitions import get_task
@@ -37,8 +37,8 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OptimizeRes
 
 
 def run(folder: Path, output: Path, watcher: Watcher | None = None, **changes: Any) -> OptimizeResult:
-    options = {"shapes": ((1, 8),), "machine": Machine(threads=1), "search": "robust", **changes}
-    return optimize(OptimizeOptions(folder, get_task("mnli"), output, **options), watcher)
+    options = {"length": (8,), "threads": 1, "search": "robust", **changes}
+    return optimize(OptimizeOptions(model=folder, task=get_task("mnli"), output=output, **options), watcher)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
+from axformer_onnx.options import ScoreOptions
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import ComparisonRecord, ModelRecord, comparison_record, model_record
 from axformer_onnx.runtime import LatencyRow, run_once
 from axformer_onnx.scoring import (
-    Machine,
     Reading,
     compare,
     default_shapes,
@@ -25,21 +25,7 @@ from axformer_onnx.scoring import (
     score_warnings,
     truncation_notes,
 )
-from axformer_onnx.tasks import Task
 from axformer_passes.io import load_model, model_path
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreOptions:
-    """One or two models, and the rows. shapes: (batch, length) of the latency table; None: from the data."""
-
-    models: tuple[Path, ...]
-    task: Task
-    data: str | None = None
-    machine: Machine = dataclasses.field(default_factory=Machine)
-    shapes: tuple[tuple[int, int], ...] | None = None
-    max_length: int | None = None
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

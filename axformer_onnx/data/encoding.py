@@ -94,7 +94,8 @@ def _spread(starts: IntArray, counts: IntArray) -> IntArray:
     """int64[sum of counts]: counts[i] numbers from starts[i] on, for one i after the other."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    found: IntArray = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return found
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:

@@ -1,6 +1,6 @@
 """Model + Plan -> Model: the one place where passes run, in a fixed order.
 
-Reweight, prune, harden, narrow the read-out, lift, clean up, fold constants, absorb keys and values.
+Reweight, prune, harden, lift, clean up; the exact rewrites before and behind the lifting (`rewrites/`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from axformer_passes.prepare.fused import lift
 from axformer_passes.probe import Runner, widening
 from axformer_passes.readout import Readout, narrow_readout
 from axformer_passes.recognise import Examined, examine
-from axformer_passes.simplify import absorb, fold_constants, keep_apart
+from axformer_passes.rewrites import REWRITES
 from axformer_passes.stages import writable
 
 
@@ -50,20 +50,17 @@ def apply_plan(
     work = examined.labelling.model
     Prune(examined, plan)(work)
     Harden(examined.anatomy, plan, softmax_dtypes(examined))(work)
-    if plan.readout == "narrow":
-        Cleanup()(work)  # what a plan has cut off is no longer in the way
-        narrow_readout(work, runner)
-    if plan.keys_values == "absorbed":
-        Cleanup()(work)
-        keep_apart(work, runner)
+    chosen = [rewrite for rewrite in REWRITES.values() if getattr(plan, rewrite.name) == rewrite.on]
+    for rewrite in chosen:
+        if rewrite.walked is not None:
+            Cleanup()(work)  # what a plan has cut off is no longer in the way
+            rewrite.walked(work, runner)
     lift(work)
     Cleanup()(work)
-    if plan.constants == "folded":
-        fold_constants(work, runner)
-        Cleanup()(work)
-    if plan.keys_values == "absorbed":
-        absorb(work, runner)
-        Cleanup()(work)
+    for rewrite in chosen:
+        if rewrite.lifted is not None:
+            rewrite.lifted(work, runner)
+            Cleanup()(work)
     _forget_passes(work)
     _check(work, examined, runner)
     return work
