@@ -73,10 +73,7 @@ def known(node: ir.Node) -> Operator:
 
 def channels(*operators: str, bears: bool = False, elementwise: bool = False) -> Callable[[ChannelRule], ChannelRule]:
     """Register a function as what these operators do to channels; `bears`, `elementwise`: see `Operator`."""
-    for name in operators:
-        record = OPERATORS.setdefault(name, Operator())
-        record.bears, record.elementwise = bears, elementwise
-    return _stated("channels", operators)
+    return _stated("channels", operators, bears=bears, elementwise=elementwise)
 
 
 def tokens(*operators: str) -> Callable[[TokenRule], TokenRule]:
@@ -93,10 +90,7 @@ def moves(
     *operators: str, orderly: bool = False, joins: bool = False, told: bool = False
 ) -> Callable[[MoveRule], MoveRule]:
     """Register a function as where the numbers of these operators come from; `orderly`, `joins`, `told`: see `Operator`."""
-    for name in operators:
-        record = OPERATORS.setdefault(name, Operator())
-        record.orderly, record.joins, record.told = orderly, joins, told
-    return _stated("moves", operators)
+    return _stated("moves", operators, orderly=orderly, joins=joins, told=told)
 
 
 def affine(*operators: str) -> Callable[[AffineRule], AffineRule]:
@@ -109,12 +103,13 @@ def cost(*operators: str) -> Callable[[CostRule], CostRule]:
     return _stated("cost", operators)
 
 
-def _stated(concern: str, operators: tuple[str, ...]) -> Callable[[_Rule], _Rule]:
+def _stated(concern: str, operators: tuple[str, ...], **flags: bool) -> Callable[[_Rule], _Rule]:
     def register(rule: _Rule) -> _Rule:
         for name in operators:
             record = OPERATORS.setdefault(name, Operator())
             assert getattr(record, concern) is None, f"{name}: its {concern} are stated twice"
-            setattr(record, concern, rule)
+            for field, value in {concern: rule, **flags}.items():
+                setattr(record, field, value)
         return rule
 
     return register
