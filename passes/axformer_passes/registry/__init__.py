@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from axformer_passes.registry.classes import Classes, IntArray, distinct, labels_in
 from axformer_passes.registry.cut_edits import Cutting, follow_all, follow_beside
-from axformer_passes.registry.moves import AffineRule, Array, FloatArray, Moving
+from axformer_passes.registry.number_moves import AffineRule, Array, FloatArray, Moving
 from axformer_passes.registry.record import OPERATORS, Operator, affine, channels, cost, cut_edit, known, moves, tokens
 from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned
 from axformer_passes.registry.walk import Carrier, Product, Walk, any_along

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from axformer_passes.graph import operator
 from axformer_passes.registry.cut_edits import CutRule
-from axformer_passes.registry.moves import AffineRule, MoveRule
+from axformer_passes.registry.number_moves import AffineRule, MoveRule
 from axformer_passes.registry.token_rows import TokenRule
 from axformer_passes.registry.walk import ChannelRule
 
