@@ -16,11 +16,12 @@ from axformer_passes.operators import (  # noqa: F401  (their rules enter the re
     selection,
     shapes,
 )
-from axformer_passes.operators.contraction import OPERANDS, data_side, operands
+from axformer_passes.operators.contraction import OPERANDS, data_side, float_matrix, operands
 from axformer_passes.operators.einsum import letters_of, spread_rows, summed_width
-from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, softmax_axes
+from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, adds_up, over_last_axis, softmax_axes
 from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, SCALED, rescaled, unquantised
 from axformer_passes.operators.reshaping import retargeted
+from axformer_passes.operators.selection import leave_last_axis
 from axformer_passes.registry import (
     OPERATORS,
     Carrier,
@@ -52,12 +53,16 @@ __all__ = [
     "Stop",
     "TokenRows",
     "Walk",
+    "adds_up",
     "data_side",
     "distinct",
+    "float_matrix",
     "known",
     "labels_in",
+    "leave_last_axis",
     "letters_of",
     "operands",
+    "over_last_axis",
     "rescaled",
     "retargeted",
     "softmax_axes",

@@ -7,14 +7,18 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.graph import Origin, origin
+from axformer_passes.graph import Origin, constant, origin
+from axformer_passes.operators.normalisation import adds_up
 from axformer_passes.registry import (
     Carrier,
     Cutting,
+    FloatArray,
     IntArray,
     Probes,
     Product,
+    Shifting,
     Stop,
+    Stuck,
     TokenRows,
     Walk,
     aligned,
@@ -23,6 +27,7 @@ from axformer_passes.registry import (
     cost,
     cut_edit,
     follow_beside,
+    shifts,
     tokens,
 )
 
@@ -231,3 +236,60 @@ def _matmul_cost(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int
 @cost("Conv", "ConvInteger", "QLinearConv")
 def _conv_cost(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
     return math.prod(output) * math.prod(inputs[OPERANDS.get(node.op_type, (0, 1))[1]][1:])
+
+
+# -- what has grown by a constant ---------------------------------------------------------------------------------------
+
+
+@shifts("Gemm")
+def _gemm_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    weight = constant(node.inputs[1])
+    if slot != 0 or weight is None or node.attributes.get_int("transA", 0) != 0 or delta.ndim > 1:
+        raise Stuck
+    weight = np.asarray(weight.T if node.attributes.get_int("transB", 0) else weight, np.float64)
+    found = np.broadcast_to(delta, (len(weight),)) @ weight * node.attributes.get_float("alpha", 1.0)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        edits.shift(node.outputs[0], found)
+        return
+    beta = node.attributes.get_float("beta", 1.0)
+    if not beta:
+        raise Stuck
+    edits.add(bias, -found / beta)
+
+
+@shifts("MatMul")
+def _matmul_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    """x @ weight; softmax(..) @ (v + b), whose rows of probabilities add up to 1; q @ (k + b)^T, the same for all keys."""
+    left, right = node.inputs
+    assert left is not None and right is not None
+    weight, out = float_matrix(right), node.outputs[0]
+    if slot == 0:
+        if weight is None or delta.ndim > 1:
+            raise Stuck
+        edits.shift(out, np.broadcast_to(delta, (len(weight),)) @ weight)
+        return
+    rows, columns = (delta.shape[a] if delta.ndim >= -a else 1 for a in (-2, -1))
+    if constant(left) is not None or delta.ndim < 1:
+        raise Stuck
+    if rows == 1 and adds_up(left, edits.opset):
+        edits.shift(out, delta)
+    elif columns == 1:
+        edits.shift_rows(out)
+    else:
+        raise Stuck
+
+
+def float_matrix(value: ir.Value | None) -> FloatArray | None:
+    """float64[R, D]: a float32 weight, also behind Transposes; None where `value` is something else."""
+    if value is None:
+        return None
+    found, transposed = value, False
+    while (node := found.producer()) is not None:
+        if node.op_type != "Transpose" or node.inputs[0] is None:
+            return None
+        found, transposed = node.inputs[0], not transposed
+    array = constant(found)
+    if array is None or array.ndim != 2 or array.dtype != np.float32:
+        return None
+    return np.asarray(array.T if transposed else array, np.float64)

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from axformer_passes.graph import constant
 from axformer_passes.registry import (
     Array,
     Cutting,
     FloatArray,
     Moving,
     Probes,
+    Shifting,
+    Stuck,
     TokenRows,
     Walk,
     affine,
@@ -20,7 +23,9 @@ from axformer_passes.registry import (
     channels,
     cut_edit,
     follow_all,
+    least,
     moves,
+    shifts,
     tokens,
 )
 
@@ -81,20 +86,44 @@ def _identity_moves(move: Moving, data: Sequence[Array]) -> Array:
 
 
 @affine("Add")
-def _add_affine(slot: int, constant: FloatArray) -> tuple[FloatArray, FloatArray]:
-    return np.ones(()), constant
+def _add_affine(slot: int, by: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return np.ones(()), by
 
 
 @affine("Sub")
-def _sub_affine(slot: int, constant: FloatArray) -> tuple[FloatArray, FloatArray]:
-    return (-np.ones(()), constant) if slot == 0 else (np.ones(()), -constant)  # c - x, x - c
+def _sub_affine(slot: int, by: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return (-np.ones(()), by) if slot == 0 else (np.ones(()), -by)  # c - x, x - c
 
 
 @affine("Mul")
-def _mul_affine(slot: int, constant: FloatArray) -> tuple[FloatArray, FloatArray]:
-    return constant, np.zeros(())
+def _mul_affine(slot: int, by: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return by, np.zeros(())
 
 
 @affine("Div")
-def _div_affine(slot: int, constant: FloatArray) -> tuple[FloatArray, FloatArray] | None:
-    return None if slot == 0 else (1 / np.where(constant == 0, np.nan, constant), np.zeros(()))
+def _div_affine(slot: int, by: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    return None if slot == 0 else (1 / np.where(by == 0, np.nan, by), np.zeros(()))
+
+
+# -- what has grown by a constant ---------------------------------------------------------------------------------------
+
+
+@shifts("Add", "Sub")
+def _sum_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    other = node.inputs[1 - slot]
+    assert other is not None
+    if constant(other) is not None and node.op_type == "Add":
+        edits.add(other, -delta)
+        return
+    if other is node.inputs[slot]:
+        raise Stuck
+    edits.shift(node.outputs[0], -delta if node.op_type == "Sub" and slot == 1 else delta)
+
+
+@shifts("Mul", "Div")
+def _product_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    factor = constant(node.inputs[1 - slot])
+    if factor is None or factor.dtype != np.float32 or (node.op_type == "Div" and slot == 1):
+        raise Stuck
+    other = np.asarray(factor, np.float64)
+    edits.shift(node.outputs[0], least(delta * other if node.op_type == "Mul" else delta / other))

@@ -8,13 +8,17 @@ import onnx_ir as ir
 from axformer_passes.operators.axes import apart, axes_named
 from axformer_passes.registry import (
     Cutting,
+    FloatArray,
     Probes,
+    Shifting,
+    Stuck,
     TokenRows,
     Walk,
     any_along,
     channels,
     cut_edit,
     follow_beside,
+    shifts,
     tokens,
 )
 
@@ -163,3 +167,35 @@ def _regroup(cut: Cutting, node: ir.Node) -> None:
     if labels is not None and keep is not None and "num_groups" in node.attributes:
         size = labels.shape[1] // node.attributes.get_int("num_groups")
         node.attributes["num_groups"] = ir.AttrInt64("num_groups", len(keep) // size)
+
+
+# -- what has grown by a constant ---------------------------------------------------------------------------------------
+
+
+@shifts("Softmax")
+def _softmax_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    """What is the same along the axis is forgotten."""
+    source = node.inputs[0]
+    assert source is not None
+    same = not delta.ndim or delta.shape[-1] == 1
+    if not same or not over_last_axis(node, len(edits.shape(source)), edits.opset):
+        raise Stuck
+
+
+@shifts("LayerNormalization")
+def _norm_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    """What is the same for all channels is forgotten."""
+    if slot != 0 or delta.size != 1:
+        raise Stuck
+
+
+def adds_up(value: ir.Value, opset: int) -> bool:
+    """Do its rows add up to 1?"""
+    node = value.producer()
+    return node is not None and not node.domain and node.op_type == "Softmax" and over_last_axis(node, None, opset)
+
+
+def over_last_axis(node: ir.Node, rank: int | None, opset: int) -> bool:
+    """Is it a softmax over the last axis alone? (Before operator set 13 over all axes from `axis` on, 1 by default.)"""
+    axis = node.attributes.get_int("axis", -1 if opset >= 13 else 1)
+    return axis == -1 or (rank is not None and axis == rank - 1)

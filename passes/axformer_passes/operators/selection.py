@@ -13,10 +13,13 @@ from axformer_passes.operators.axes import apart, axes_named
 from axformer_passes.registry import (
     Array,
     Cutting,
+    FloatArray,
     IntArray,
     Moving,
     Probes,
+    Shifting,
     Stop,
+    Stuck,
     TokenRows,
     Walk,
     any_along,
@@ -24,6 +27,7 @@ from axformer_passes.registry import (
     cut_edit,
     follow_all,
     moves,
+    shifts,
     tokens,
 )
 
@@ -299,3 +303,30 @@ def _gather_moves(move: Moving, data: Sequence[Array]) -> Array:
     indices = move.given[0]
     assert indices is not None
     return np.take(data[0], indices, move.axis)
+
+
+# -- what has grown by a constant ---------------------------------------------------------------------------------------
+
+
+@shifts("Slice", "Gather")
+def _pick_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    if slot != 0 or delta.ndim > 1:
+        raise Stuck
+    leave_last_axis(edits, node)
+    edits.shift(node.outputs[0], delta)
+
+
+def leave_last_axis(edits: Shifting, node: ir.Node) -> None:
+    """A Slice or Gather picks along other axes than the last one, which keeps its size. Raises: Stuck."""
+    source = node.inputs[0]
+    assert source is not None
+    before, after = edits.shape(source), edits.shape(node.outputs[0])
+    if node.op_type == "Gather":
+        if node.attributes.get_int("axis", 0) % len(before) == len(before) - 1:
+            raise Stuck
+        return
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    if axes is None or any(int(a) % len(before) == len(before) - 1 for a in axes.reshape(-1)):
+        raise Stuck
+    if before[-1] != after[-1]:
+        raise Stuck

@@ -5,10 +5,22 @@ Takes what the files of `axformer_passes.operators` state; whoever walks a graph
 
 from __future__ import annotations
 
+from axformer_passes.registry.additive import Shifting, Stuck, least
 from axformer_passes.registry.classes import Classes, IntArray, distinct, labels_in
 from axformer_passes.registry.cut_edits import Cutting, follow_all, follow_beside
-from axformer_passes.registry.moves import AffineRule, Array, FloatArray, Moving
-from axformer_passes.registry.record import OPERATORS, Operator, affine, channels, cost, cut_edit, known, moves, tokens
+from axformer_passes.registry.number_moves import AffineRule, Array, FloatArray, Moving
+from axformer_passes.registry.record import (
+    OPERATORS,
+    Operator,
+    affine,
+    channels,
+    cost,
+    cut_edit,
+    known,
+    moves,
+    shifts,
+    tokens,
+)
 from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned
 from axformer_passes.registry.walk import Carrier, Product, Walk, any_along
 
@@ -26,7 +38,9 @@ __all__ = [
     "Probes",
     "Product",
     "Shapes",
+    "Shifting",
     "Stop",
+    "Stuck",
     "TokenRows",
     "Walk",
     "affine",
@@ -40,6 +54,8 @@ __all__ = [
     "follow_beside",
     "known",
     "labels_in",
+    "least",
     "moves",
+    "shifts",
     "tokens",
 ]

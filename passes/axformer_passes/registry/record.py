@@ -7,6 +7,7 @@ A file of `axformer_passes.operators` states what its kind of operator does, one
     @cut_edit("Split")      what counts or names channels, and must be written anew when some are cut
     @moves("Transpose")     where its numbers come from, if it only moves them
     @affine("Mul")          by what a constant operand scales and shifts the other
+    @shifts("Softmax")      what it does with an input that has grown by a constant
     @cost("MatMul")         multiply-accumulates
 
 Whoever walks a graph asks `known(node)` and leaves alone what nothing is stated of.
@@ -21,8 +22,9 @@ from typing import Any, TypeVar
 import onnx_ir as ir
 
 from axformer_passes.graph import operator
+from axformer_passes.registry.additive import ShiftRule
 from axformer_passes.registry.cut_edits import CutRule
-from axformer_passes.registry.moves import AffineRule, MoveRule
+from axformer_passes.registry.number_moves import AffineRule, MoveRule
 from axformer_passes.registry.token_rows import TokenRule
 from axformer_passes.registry.walk import ChannelRule
 
@@ -40,6 +42,7 @@ class Operator:
     cost         multiply-accumulates; None: none, as of lookups and elementwise work
     moves        where its numbers come from; None: it does more than move them
     affine       what a constant operand does to the other
+    shifts       what becomes of an input that has grown by a constant; None: nobody makes up for it
     bears        labels are born in its weights, so that its rule runs on inputs without labels, too
     elementwise  an entry of its output is made of the same entry of its inputs, so constants can be narrowed through it
     orderly      it moves every number of its input once: nothing is picked, repeated or joined
@@ -53,6 +56,7 @@ class Operator:
     cost: CostRule | None = None
     moves: MoveRule | None = None
     affine: AffineRule | None = None
+    shifts: ShiftRule | None = None
     bears: bool = False
     elementwise: bool = False
     orderly: bool = False
@@ -73,10 +77,7 @@ def known(node: ir.Node) -> Operator:
 
 def channels(*operators: str, bears: bool = False, elementwise: bool = False) -> Callable[[ChannelRule], ChannelRule]:
     """Register a function as what these operators do to channels; `bears`, `elementwise`: see `Operator`."""
-    for name in operators:
-        record = OPERATORS.setdefault(name, Operator())
-        record.bears, record.elementwise = bears, elementwise
-    return _stated("channels", operators)
+    return _stated("channels", operators, bears=bears, elementwise=elementwise)
 
 
 def tokens(*operators: str) -> Callable[[TokenRule], TokenRule]:
@@ -93,10 +94,7 @@ def moves(
     *operators: str, orderly: bool = False, joins: bool = False, told: bool = False
 ) -> Callable[[MoveRule], MoveRule]:
     """Register a function as where the numbers of these operators come from; `orderly`, `joins`, `told`: see `Operator`."""
-    for name in operators:
-        record = OPERATORS.setdefault(name, Operator())
-        record.orderly, record.joins, record.told = orderly, joins, told
-    return _stated("moves", operators)
+    return _stated("moves", operators, orderly=orderly, joins=joins, told=told)
 
 
 def affine(*operators: str) -> Callable[[AffineRule], AffineRule]:
@@ -104,20 +102,26 @@ def affine(*operators: str) -> Callable[[AffineRule], AffineRule]:
     return _stated("affine", operators)
 
 
+def shifts(*operators: str) -> Callable[[ShiftRule], ShiftRule]:
+    """Register a function as what these operators do with an input that has grown by a constant."""
+    return _stated("shifts", operators)
+
+
 def cost(*operators: str) -> Callable[[CostRule], CostRule]:
     """Register a function as the multiply-accumulates of these operators."""
     return _stated("cost", operators)
 
 
-def _stated(concern: str, operators: tuple[str, ...]) -> Callable[[_Rule], _Rule]:
+def _stated(concern: str, operators: tuple[str, ...], **flags: bool) -> Callable[[_Rule], _Rule]:
     def register(rule: _Rule) -> _Rule:
         for name in operators:
             record = OPERATORS.setdefault(name, Operator())
             assert getattr(record, concern) is None, f"{name}: its {concern} are stated twice"
-            setattr(record, concern, rule)
+            for field, value in {concern: rule, **flags}.items():
+                setattr(record, field, value)
         return rule
 
     return register
 
 
-__all__ = ["OPERATORS", "Operator", "affine", "channels", "cost", "cut_edit", "known", "moves", "tokens"]
+__all__ = ["OPERATORS", "Operator", "affine", "channels", "cost", "cut_edit", "known", "moves", "shifts", "tokens"]
