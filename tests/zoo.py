@@ -155,15 +155,24 @@ def build(family: str, exporter: str, *, seed: int = 0, **overrides: Any) -> Zoo
 
 def onnx_outputs(model: Path | bytes, feeds: Feeds, threads: int = 1) -> list[npt.NDArray[Any]]:
     """All outputs of a file (or serialised model) in ONNX Runtime on the CPU, its own optimisations off."""
+    if isinstance(model, bytes):
+        session = _session(model, threads)
+    else:
+        found = Path(model).stat()
+        session = _session(str(model), threads, found.st_mtime_ns, found.st_size)
+    return [np.asarray(v) for v in session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})]
+
+
+@functools.lru_cache(maxsize=4)
+def _session(source: str | bytes, threads: int, *_state: int) -> Any:
+    """Tests ask one graph at several sizes; `_state` tells a file that was written again."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return [np.asarray(v) for v in session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})]
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 @functools.lru_cache(maxsize=64)
