@@ -5,7 +5,7 @@ integer. A label array per tensor, of the tensor's own (probed) shape, carries t
 operator (`axformer_passes.operators`). Where labels meet they are united; the classes of the union-find are what must be
 cut together.
 A constant that meets labels elementwise (bias, scale, rotary table, relative positions) gets no labels: it *follows*
-the tensor that it meets, and is sliced where it spans a removed position (`cut.py`).
+the tensor that it meets, and is sliced where it spans a removed position (`cut`).
 """
 
 from __future__ import annotations
