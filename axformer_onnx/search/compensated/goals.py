@@ -159,7 +159,7 @@ class _Choosing:
             rows=rows,
             evaluations=evaluator.evaluations,
             hard_asked=evaluator.hard,
-            stages_run=scored.divergence.stages_run + scored.stages_drawn,
+            stages_run=scored.divergence.stages_run + scored.sampled.stages_run,
             stages_plain=plain,
             interrupted=interrupted,
         )
