@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
-from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.runtime.sessions import describe_hardware, versions
 from axformer_onnx.tasks.definitions import get_task
 
@@ -70,8 +69,9 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     watcher = Watcher(step=note, part=lambda what, done, of: note(what.split(" of ")[0].split(" at ")[0]))
     options = OptimizeOptions(
-        path, get_task("mnli"), folder / "out", data=str(_report_rows(folder)), search_data=str(SOURCE / "search.jsonl"),
-        goal=Goal("speedup", a.speedup), effort=a.effort, shapes=((1, 128),), max_search_rows=a.rows * 3 // 2,
+        model=path, task=get_task("mnli"), output=folder / "out", data=str(_report_rows(folder)),
+        search_data=str(SOURCE / "search.jsonl"), speedup=a.speedup, effort=a.effort, length=(128,),
+        max_search_rows=a.rows * 3 // 2,
     )  # fmt: skip
     result = optimize(options, watcher)
     seconds, found = time.perf_counter() - began, result.report.compensation

@@ -33,8 +33,7 @@ import numpy as np
 
 from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
 from axformer_onnx.commands.scores import resolve_report
-from axformer_onnx.inputs.goal import Goal
-from axformer_onnx.inputs.options import MAX_SEARCH_ROWS
+from axformer_onnx.options import MAX_SEARCH_ROWS
 from axformer_onnx.result.report.build import comparison_record
 from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, versions
 from axformer_onnx.scoring.comparison import compare
@@ -180,8 +179,8 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     task, machine = get_task(a.task), Machine(threads=a.threads)
     shape = (a.batch, a.length)
     options = OptimizeOptions(
-        a.model, task, folder / "ours", data=a.data, search_data=a.search_data, goal=Goal("speedup", a.speedup),
-        effort=a.effort, machine=machine, shapes=(shape,), seed=a.seed, max_search_rows=a.max_search_rows,
+        model=a.model, task=task, output=folder / "ours", data=a.data, search_data=a.search_data, speedup=a.speedup,
+        effort=a.effort, threads=a.threads, batch=a.batch, length=(a.length,), seed=a.seed, max_search_rows=a.max_search_rows,
     )  # fmt: skip
     found = optimize(options, Watcher())
     source = load_model(a.model)
@@ -232,9 +231,13 @@ def others(
     """The paper's search and onnxsim, where they can be had; what stands in the way of those that cannot."""
     notes = {}
     if a.axformer_rows:
-        paper = dataclasses.replace(
-            options, output=folder / "axformer", search="axformer", max_search_rows=a.axformer_rows, goal=Goal()
-        )
+        changes = {
+            "output": folder / "axformer",
+            "search": "axformer",
+            "max_search_rows": a.axformer_rows,
+            "speedup": None,
+        }
+        paper = options.model_copy(update=changes)
         optimize(paper, Watcher())
         graphs["axformer"] = folder / "axformer" / "model.onnx"
     elif a.axformer_graph:

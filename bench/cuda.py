@@ -42,7 +42,6 @@ from axformer_onnx.data.encoding import Encoded, batches
 from axformer_onnx.data.rows import Rows
 from axformer_onnx.data.tokenizer_files import read_json
 from axformer_onnx.errors import AxformerError
-from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime.latency import Bound, compare_latency, make_feeds
 from axformer_onnx.runtime.sessions import (
@@ -54,7 +53,7 @@ from axformer_onnx.runtime.sessions import (
     run_session,
     versions,
 )
-from axformer_onnx.scoring.evaluation import Machine, reading_of
+from axformer_onnx.scoring.evaluation import reading_of
 from axformer_onnx.scoring.outputs import logits_output
 from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.apply import apply_plan, narrowed
@@ -105,8 +104,8 @@ def made_graphs(source: Path, folder: Path) -> dict[str, Path]:
 def optimized(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run on CUDA; the graph is in folder/optimized."""
     options = OptimizeOptions(
-        a.model, get_task(a.task), folder / "optimized", data=a.data, search_data=a.search_data,
-        goal=Goal("speedup", a.speedup), effort=a.effort, machine=Machine(provider="cuda"), shapes=((a.batch, a.length),),
+        model=a.model, task=get_task(a.task), output=folder / "optimized", data=a.data, search_data=a.search_data,
+        speedup=a.speedup, effort=a.effort, provider="cuda", batch=a.batch, length=(a.length,),
         seed=0, overwrite=True,
     )  # fmt: skip
     began, marks = time.perf_counter(), dict[str, float]()

@@ -43,11 +43,9 @@ import numpy as np
 
 from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, Watcher, optimize
 from axformer_onnx.data.encoding import feeds
-from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
 from axformer_onnx.scoring import stage_scorer as stages
-from axformer_onnx.scoring.evaluation import Machine
 from axformer_onnx.scoring.outputs import logits_output
 from axformer_onnx.search.compensated.divergence import Race, row_divergence
 from axformer_onnx.search.compensated.levels import Choice
@@ -271,10 +269,10 @@ def ratio(search: float, plain: float) -> dict[str, float]:
 
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run, overheard."""
-    goal = Goal("speedup", a.speedup) if a.speedup is not None else Goal("drop", a.max_drop)
+    goal = {"speedup": a.speedup} if a.speedup is not None else {"max_drop": a.max_drop}
     options = OptimizeOptions(
-        a.model, get_task(a.task), folder / "out", data=a.data, search_data=a.search_data, goal=goal, effort=a.effort,
-        machine=Machine(threads=a.threads), seed=a.seed,
+        model=a.model, task=get_task(a.task), output=folder / "out", data=a.data, search_data=a.search_data, effort=a.effort,
+        threads=a.threads, seed=a.seed, **goal,
     )  # fmt: skip
     listener = Listener(a.every, a.seed)
     began = time.perf_counter()
@@ -283,7 +281,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - began - listener.aside
     return {
         "command": " ".join(["python bench/whole_run.py", *sys.argv[1:]]),
-        "goal": goal.words,
+        "goal": options.goal.words,
         "effort": a.effort,
         "threads": a.threads,
         **work(listener, result),

@@ -39,9 +39,9 @@ from axformer_passes.errors import AxformerError, VerifyError
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
 from axformer_passes.prepare.recipes.registry import RULES as FUSED
+from axformer_passes.prepare.unrounded_twin import unrounded
 from axformer_passes.prepare.walkable import prepared
 from axformer_passes.probe.float32_twin import widened
-from axformer_passes.probe.unrounded_twin import unrounded
 from axformer_passes.recognise.examination import Examined, examine
 
 Array = npt.NDArray[Any]

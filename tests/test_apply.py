@@ -280,3 +280,24 @@ def test_result_that_does_not_run_is_an_error_and_no_model() -> None:
     examined = examine(source, run_once)
     with pytest.raises(VerifyError, match="does not run: out of order"):
         apply_plan(source, Plan().without_heads(0, [1]), broken, examined=examined)
+
+
+ONCE = [
+    ("bert", "torchscript-sdpa-17"), ("bert", "torchscript-eager-17+ort"), ("gpt2", "torchscript-eager-17"),
+    ("albert", "dynamo-20"), ("bert", "torchscript-eager-17+int8"), ("llama", "dynamo-20"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "exporter"), ONCE)
+def test_plans_of_a_model_that_was_examined_once_are_the_bytes_of_examining_it_anew(family: str, exporter: str) -> None:
+    model = build(family, exporter)
+    source = load_model(model.path)
+    examined = examine(source, run_once)
+    before, labels = serialized(examined.labelling.model), {n: a.copy() for n, a in examined.labelling.of.items()}
+    hard = planned(model) if "int8" not in exporter else Plan().without_heads(0, [1]).without_neurons(1, [0, 2])
+    exact = Plan(readout="narrow", constants="folded", keys_values="absorbed")
+    for plan in (hard, exact, Plan().without_heads(1, [0]), hard):
+        anew = serialized(apply_plan(load_model(model.path), plan, run_once))
+        assert serialized(apply_plan(source, plan, run_once, examined=examined)) == anew
+    assert serialized(examined.labelling.model) == before
+    assert all((examined.labelling.of[name] == array).all() for name, array in labels.items())

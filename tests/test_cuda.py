@@ -15,7 +15,6 @@ import pytest
 from axformer_onnx.errors import AxformerError
 from axformer_onnx.runtime.latency import Bound, compare_latency, make_feeds
 from axformer_onnx.runtime.sessions import cuda_device, make_session, run_once, run_session
-from axformer_onnx.scoring.evaluation import Machine
 from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.io.lean_model import detached
@@ -107,14 +106,13 @@ def test_latencies_are_compared_on_cuda() -> None:
 @pytest.mark.slow
 def test_optimize_runs_on_cuda_from_the_table_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from axformer_onnx.commands.optimization import OptimizeOptions, optimize
-    from axformer_onnx.inputs.goal import Goal
     from axformer_onnx.search.compensated import latency_table
     from axformer_onnx.tasks.definitions import get_task
 
     monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path / "cache")
     options = OptimizeOptions(
-        MODEL, get_task("mnli"), tmp_path / "out", goal=Goal("drop", 2.0), effort="low", machine=Machine("cuda"),
-        shapes=((16, 64),), max_search_rows=300,
+        model=MODEL, task=get_task("mnli"), output=tmp_path / "out", max_drop=2.0, effort="low", provider="cuda",
+        batch=16, length=(64,), max_search_rows=300,
     )  # fmt: skip
     report = optimize(options).report
     assert not [text for text in report.warnings if "could not start" in text]

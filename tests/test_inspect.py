@@ -20,9 +20,10 @@ from zoo import build
 from axformer_onnx import cli
 from axformer_onnx.commands.inspection import inspect_model
 from axformer_onnx.inputs.given import open_source
-from axformer_onnx.inputs.options import OptimizeOptions
 from axformer_onnx.inputs.refusals import placed, where
+from axformer_onnx.options import OptimizeOptions
 from axformer_onnx.runtime.sessions import run_once
+from axformer_onnx.tasks import get_task
 from axformer_passes.errors import RecogniseError, RuntimeFailure
 from axformer_passes.io.files import load_model
 from axformer_passes.recognise.examination import recognise
@@ -117,7 +118,7 @@ def test_a_graph_in_which_nothing_is_recognised_says_so(shown: Any, tmp_path: Pa
 
 
 def test_optimize_refuses_a_graph_in_which_nothing_is_recognised(tmp_path: Path) -> None:
-    options = OptimizeOptions(model=perceptron(tmp_path / "mlp.onnx"), task="mnli", output=tmp_path / "out")
+    options = OptimizeOptions(model=perceptron(tmp_path / "mlp.onnx"), task=get_task("mnli"), output=tmp_path / "out")
     with pytest.raises(RecogniseError, match=r"mlp\.onnx: nothing was recognised that could be removed"):
         open_source(options)
 

@@ -14,10 +14,8 @@ import pytest
 from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, Watcher, optimize
 from axformer_onnx.commands.replay import apply
 from axformer_onnx.errors import UsageError
-from axformer_onnx.inputs.goal import Goal
 from axformer_onnx.result.report.record import Report
 from axformer_onnx.runtime.sessions import make_session
-from axformer_onnx.scoring.evaluation import Machine
 from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated import tuning as tune
 from axformer_onnx.search.compensated.levels import ladder
@@ -44,12 +42,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OptimizeResult:
-    return run(folder, tmp_path_factory.mktemp("whole") / "out", goal=Goal("drop", 20.0))
+    return run(folder, tmp_path_factory.mktemp("whole") / "out", max_drop=20.0)
 
 
 def run(folder: Path, output: Path, watcher: Watcher | None = None, **changes: Any) -> OptimizeResult:
-    options = {"shapes": ((1, 8),), "machine": Machine(threads=1), "effort": "low", **changes}
-    return optimize(OptimizeOptions(folder, get_task("mnli"), output, **options), watcher)
+    options = {"length": (8,), "threads": 1, "effort": "low", **changes}
+    return optimize(OptimizeOptions(model=folder, task=get_task("mnli"), output=output, **options), watcher)
 
 
 def stopper(what: str, error: BaseException) -> Watcher:
@@ -104,30 +102,29 @@ def test_no_drop_is_the_default_and_the_choice_holds_it(folder: Path, tmp_path: 
 
 
 def test_size_goal_is_met_by_the_file(folder: Path, tmp_path: Path) -> None:
-    result = run(folder, tmp_path / "out", goal=Goal("size", 0.8))
+    result = run(folder, tmp_path / "out", size=0.8)
     assert result.report.compensation is not None and result.report.compensation.reached
     assert result.report.candidate.size_bytes <= 0.8 * result.report.source.size_bytes
 
 
 def test_goals_out_of_reach_are_one_line_that_says_what_is_reachable(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--speedup 900 is out of reach: .* is \d+\.\d\dx as fast at 1 x 8"):
-        run(folder, tmp_path / "a", goal=Goal("speedup", 900.0))
+        run(folder, tmp_path / "a", speedup=900.0)
     with pytest.raises(UsageError, match=r"--size 0\.01 is out of reach: .* the file is 0\.\d\d of the source's"):
-        run(folder, tmp_path / "b", goal=Goal("size", 0.01))
+        run(folder, tmp_path / "b", size=0.01)
 
 
 def test_killed_run_resumes_to_the_same_plan_weights_and_model(folder: Path, tmp_path: Path) -> None:
     """The size of a file is the goal: it is not measured, so that nothing but what was resumed could differ."""
-    goal = Goal("size", 0.75)
-    unbroken = run(folder, tmp_path / "unbroken", goal=goal)
+    unbroken = run(folder, tmp_path / "unbroken", size=0.75)
     for what in ("sweep", "building the frontier"):
         with pytest.raises(MemoryError):
-            run(folder, tmp_path / "out", stopper(what, MemoryError()), goal=goal)
+            run(folder, tmp_path / "out", stopper(what, MemoryError()), size=0.75)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["journal.jsonl"]
     journal = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     facts = {json.loads(line).get("fact") for line in journal}
     assert "latency table" in facts
-    resumed = run(folder, tmp_path / "out", goal=goal)
+    resumed = run(folder, tmp_path / "out", size=0.75)
     again = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     assert again[: len(journal)] == journal
     assert resumed.plan == unbroken.plan and resumed.plan.readout == "narrow"
@@ -136,7 +133,7 @@ def test_killed_run_resumes_to_the_same_plan_weights_and_model(folder: Path, tmp
 
 
 def test_ctrl_c_ends_with_the_best_so_far(folder: Path, tmp_path: Path) -> None:
-    stopped = run(folder, tmp_path / "out", stopper("building the frontier", KeyboardInterrupt()), goal=Goal("drop", 9))
+    stopped = run(folder, tmp_path / "out", stopper("building the frontier", KeyboardInterrupt()), max_drop=9)
     assert stopped.report.search.interrupted
     assert "interrupted: run the same command again" in (stopped.output / "report.md").read_text()
     make_session(stopped.output / "model.onnx", threads=1)
@@ -150,7 +147,7 @@ def test_other_processes_end_with_the_same_plan_and_weights(
 ) -> None:
     """The size of a file is the goal: it is not measured, so that nothing but the scoring could differ."""
     monkeypatch.setitem(tune.EFFORTS, "medium", tune.Effort(2000, 2000, 40, 3, 100, 24))
-    changes: dict[str, Any] = {"goal": Goal("size", 0.75), "effort": "medium"}
+    changes: dict[str, Any] = {"size": 0.75, "effort": "medium"}
     alone = run(folder, tmp_path / "alone", **changes)
     killed: list[int] = []
     from joblib.externals.loky import reusable_executor
@@ -197,7 +194,7 @@ def test_plan_says_narrow_and_reads_it_back() -> None:
 
 
 def test_refit_of_the_classifier_is_named_and_replays(folder: Path, tmp_path: Path) -> None:
-    result = run(folder, tmp_path / "out", goal=Goal("size", 0.8), refit_classifier=True)
+    result = run(folder, tmp_path / "out", size=0.8, refit_classifier=True)
     assert any("--refit-classifier" in note for note in result.report.notes)
     path = apply(result.output / "plan.json", folder, tmp_path / "again.onnx")
     assert path.read_bytes() == (result.output / "model.onnx").read_bytes()

@@ -59,7 +59,7 @@ def narrowed(source: ir.Model) -> tuple[ir.Model, Readout]:
 
 def runner(model: ir.Model) -> Callable[[Feeds], dict[str, Any]]:
     """One session for many feeds, optimisations off."""
-    session = make_session(serialized(model), threads=1, optimize=False, quiet=True)
+    session = make_session(serialized(model), threads=1, optimize=False)
     return lambda feeds: run_session(session, feeds)
 
 

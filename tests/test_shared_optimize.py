@@ -12,7 +12,6 @@ import pytest
 from axformer_onnx.commands.inspection import inspect_model
 from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, optimize
 from axformer_onnx.commands.replay import apply
-from axformer_onnx.scoring.evaluation import Machine
 from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.io.file_size import parameters_and_size
 
@@ -32,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, output: Path, **changes: Any) -> OptimizeResult:
     return optimize(
-        OptimizeOptions(folder, get_task("mnli"), output, shapes=((1, 8),), machine=Machine(threads=1), **changes)
+        OptimizeOptions(model=folder, task=get_task("mnli"), output=output, length=(8,), threads=1, **changes)
     )
 
 

@@ -1,10 +1,8 @@
-"""What the command line shows: tables on stdout, steps and the search's progress bar on stderr. Nothing is computed."""
+"""What the command line prints on stdout: the tables of inspect and score. Nothing is computed."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from axformer_onnx.errors import printable
@@ -16,9 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from axformer_onnx.commands import Inspection, ScoreResult, Watcher
+    from axformer_onnx.commands import Inspection, ScoreResult
     from axformer_onnx.inputs import Placed
-    from axformer_onnx.records import Trial
     from axformer_passes.anatomy import Layer
 
 _WIDTH = 120  # where stdout is no terminal
@@ -139,45 +136,6 @@ def plain_table(*columns: str) -> Table:
     for name in columns:
         table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     return table
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Watcher]:
-    """Steps as lines and the search as a bar with time left, on stderr; without a terminal the steps alone."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from axformer_onnx.commands import Watcher
-
-    error = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[element]}"),
-    )
-    with Progress(*columns, console=error, transient=True, disable=not error.is_terminal) as bar:
-        task = bar.add_task("search", total=None, visible=False, element="")
-
-        def step(text: str) -> None:
-            bar.update(task, visible=False)
-            error.print(f"[dim]{text} ...[/dim]")
-
-        def trial(done: Trial, left: int) -> None:
-            accepted = done.stage + done.accepted
-            bar.update(
-                task,
-                visible=True,
-                completed=done.index + 1,
-                total=done.index + 1 + left,
-                element=f"{accepted} accepted, {done.element}",
-            )
-
-        def part(what: str, done: int, of: int) -> None:
-            bar.update(task, visible=True, completed=done, total=of, description=what, element="")
-
-        yield Watcher(step, trial, part)
 
 
 def _say(out: Console, text: str, style: str = "") -> None:

@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axformer_onnx.commands.replay import write_planned
 from axformer_onnx.compensate import WEIGHTS
 from axformer_onnx.inputs import Given, OptimizeOptions, open_source, read_rows, shared_weights
-from axformer_onnx.result import FRONTIER, JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
-from axformer_onnx.result.report import compensated_record, compensation_record, search_record
+from axformer_onnx.result import JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
 from axformer_onnx.runtime import run_once, versions
-from axformer_onnx.scoring import Recalibrated
-from axformer_onnx.search import Journal, open_journal
-from axformer_onnx.search.greedy import Progress, SearchResult, search_axformer, search_robust
+from axformer_onnx.search import open_journal
+from axformer_onnx.searches import Decided, SearchRun, Watcher, Working, search_named
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from axformer_onnx.result.report import CompensationRecord, Report, SearchRecord
-    from axformer_onnx.search.compensated import Found
+    from axformer_onnx.result.report import Report
 
 __all__ = ["OptimizeOptions", "OptimizeResult", "Watcher", "optimize"]
 
@@ -42,31 +35,6 @@ class OptimizeResult:
     report: Report
     plan: Plan
     output: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Watcher:
-    """Who is told how far the run is; the default tells nobody.
-
-    step     a line: what begins now
-    trial    a trial of a search, and the most that can follow
-    part     (what, how much of it is done, how much there is), of a compensated search
-    """
-
-    step: Callable[[str], None] = lambda text: None
-    trial: Progress = lambda trial, left: None
-    part: Callable[[str, int, int], None] = lambda what, done, of: None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decided:
-    """What a search decided: the plan, where its weights lie, and its records for the report."""
-
-    plan: Plan
-    weights: Path | None
-    search: SearchRecord
-    compensation: CompensationRecord | None = None
-    interrupted: bool = False
 
 
 def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> OptimizeResult:
@@ -88,10 +56,10 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
         if options.overwrite:
             clear(options.output)
         with staging(options.output) as folder:
-            model, given = _working_model(options, given)
+            working, given = _working_model(options, given)
             watcher.step("searching")
-            search = _compensated if options.search == "compensated" else _walked
-            decided = search(options, given, model, journal, folder, watcher)
+            run = SearchRun(options, given, working, _start(options, given), journal, folder, watcher)
+            decided = search_named(options.search).run(run)
             if decided.interrupted:
                 watcher.step("interrupted: finishing with the best so far (Ctrl-C again stops at once)")
             report = _build(options, given, decided, folder, watcher)
@@ -103,12 +71,6 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
     task = given.reading.task
     shared = shared_weights(options, given.source.anatomy)
     used = {name: version for name, version in versions().items() if name in _DECISIVE}
-    compensated = {
-        "goal": options.goal.words,
-        "effort": options.effort,
-        "shapes": options.shapes,
-        **({"refit_classifier": True} if options.refit_classifier else {}),
-    }
     return {
         "source_sha256": given.source.sha256,
         "data": {role: rows.sha256 for role, rows in given.rows.items()},
@@ -117,13 +79,7 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
             "metric": task.metric,
             "labels": list(given.reading.label_map.order),
             "max_length": given.reading.encoder.max_length,
-            "search": options.search,
-            **(compensated if options.search == "compensated" else {"k": options.k}),
-            "readout": options.readout,
-            "constants": options.constants,
-            "keys_values": options.keys_values,
-            "seed": options.seed,
-            "provider": options.machine.provider,
+            **options.decisive(),
             **({} if shared == "separate" else {"shared_weights": shared}),
         },
         "versions": used,
@@ -136,18 +92,20 @@ _DECISIVE = ("axformer-onnx", "numpy", "onnxruntime", "onnxruntime-gpu", "tokeni
 # -- search ------------------------------------------------------------------------------------------------------
 
 
-def _working_model(options: OptimizeOptions, given: Given) -> tuple[ir.Model, Given]:
+def _working_model(options: OptimizeOptions, given: Given) -> tuple[Working, Given]:
     """What searches work on: the source, its read-out narrowed where that is wanted and legal, which the notes say."""
     from axformer_passes.apply import narrowed
 
+    source = given.source
     if options.readout == "whole":
-        return given.source.model, given
-    model, found = narrowed(given.source.model, run_once)
+        return Working(source.model, source.examined), given
+    model, found = narrowed(source.model, run_once)
     if found.nodes:
         said = f"the read-out is narrowed (exact): {len(found.nodes)} operators compute only the token that the output reads"
     else:
         said = f"the read-out stays whole: {found.why}"
-    return model, dataclasses.replace(given, notes=(*given.notes, said), narrow=bool(found.nodes))
+    given = dataclasses.replace(given, notes=(*given.notes, said), narrow=bool(found.nodes))
+    return (Working.of(model) if found.nodes else Working(source.model, source.examined)), given
 
 
 def _start(options: OptimizeOptions, given: Given) -> Plan:
@@ -161,99 +119,17 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
     )
 
 
-def _walked(
-    options: OptimizeOptions, given: Given, model: ir.Model, journal: Journal, folder: Path, watcher: Watcher
-) -> _Decided:
-    result = _walk(options, given, model, journal, watcher)
-    record = search_record(result, options.search, seed=options.seed, k=options.k, resumed_trials=journal.resumed)
-    return _Decided(result.plan, None, record, interrupted=result.interrupted)
-
-
-def _walk(options: OptimizeOptions, given: Given, model: ir.Model, journal: Journal, watcher: Watcher) -> SearchResult:
-    from axformer_onnx.scoring import StageScorer, StageSessions
-
-    reading, machine = given.reading, options.machine
-    sessions = StageSessions(model, provider=machine.provider, threads=machine.threads)
-    anatomy = sessions.staged.examined.anatomy
-
-    def scorer(role: str) -> StageScorer:
-        rows = given.rows[role]
-        return StageScorer(sessions, anatomy, given.encoded[role], rows, reading.task, reading.label_map)
-
-    def recalibrated(role: str) -> StageScorer | Recalibrated:
-        if reading.task.regression:
-            return scorer(role)
-        return Recalibrated(scorer(role), given.rows[role].labels, reading.label_map)
-
-    start = _start(options, given)
-    if options.search == "axformer":
-        return search_axformer(
-            anatomy, scorer("search"), start=start, k=options.k, memory=journal, progress=watcher.trial
-        )
-    return search_robust(
-        anatomy,
-        recalibrated("search"),
-        recalibrated("select"),
-        start=start,
-        k=options.k,
-        seed=options.seed,
-        memory=journal,
-        progress=watcher.trial,
-    )
-
-
-def _compensated(
-    options: OptimizeOptions, given: Given, model: ir.Model, journal: Journal, folder: Path, watcher: Watcher
-) -> _Decided:
-    """The compensated search; the plans of its points go to `frontier/` in `folder`, their graphs are thrown away."""
-    from axformer_onnx.runtime import Shelf
-    from axformer_onnx.search.compensated import search_budget
-    from axformer_passes.apply import with_biases
-
-    began, points = time.monotonic(), folder / FRONTIER
-    with Shelf(_LEVEL_BYTES) as shelf:
-        found = search_budget(
-            options, given, with_biases(model, run_once), _start(options, given), journal, shelf, points, watcher.part
-        )
-    shutil.rmtree(folder / ".spool", ignore_errors=True)
-    folders = _keep_plans(found)
-    record = compensated_record(found, seed=options.seed, k=options.k, seconds=time.monotonic() - began)
-    compensation = compensation_record(found, options.goal.words, options.effort, folders)
-    kept = points / Path(folders[found.chosen.folder]).name / WEIGHTS
-    weights = kept if found.chosen.plan.weights else None
-    return _Decided(found.chosen.plan, weights, record, compensation, found.interrupted)
-
-
-_LEVEL_BYTES = 2**29
-"""Weights of levels that are kept in memory; beyond it they are in files."""
-
-
-def _keep_plans(found: Found) -> dict[Path, str]:
-    """Name the folder of every point after its speedup; returns the names, relative to the output folder."""
-    names: dict[Path, str] = {}
-    for point in sorted(found.points, key=lambda p: p.speedup.value):
-        for graph in point.folder.glob("model.onnx*"):
-            graph.unlink()
-        name = base = f"{point.speedup.value:.2f}x"
-        number = 2
-        while (point.folder.parent / name).exists():
-            name, number = f"{base}-{number}", number + 1
-        point.folder.rename(point.folder.parent / name)
-        names[point.folder] = f"{FRONTIER}/{name}"
-    return names
-
-
 # -- result ------------------------------------------------------------------------------------------------------
 
 
-def _build(options: OptimizeOptions, given: Given, decided: _Decided, folder: Path, watcher: Watcher) -> Report:
+def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Path, watcher: Watcher) -> Report:
     """Write model, plan, report and companions into `folder`."""
     from axformer_onnx.result import outcome
     from axformer_onnx.result.report import markdown
 
     watcher.step("applying the plan")
     model = folder / MODEL
-    write_planned(given.source.path, given.source.model, decided.plan, model, decided.weights)
+    write_planned(given.source, decided.plan, model, decided.weights, decided.built)
     (folder / "plan.json").write_text(decided.plan.dumps(), encoding="utf-8")
     if decided.weights is not None:
         shutil.copyfile(decided.weights, folder / WEIGHTS)

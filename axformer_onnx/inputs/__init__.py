@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from axformer_onnx.inputs.given import Given, open_source, read_rows, shared_weights
-from axformer_onnx.inputs.goal import Goal
-from axformer_onnx.inputs.options import MAX_SEARCH_ROWS, Backend, Level, OptimizeOptions
+from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights
 from axformer_onnx.inputs.refusals import NOTHING, Placed, left_whole, placed
+from axformer_onnx.options import MAX_SEARCH_ROWS, Backend, Goal, OptimizeOptions
 
 __all__ = [
     "MAX_SEARCH_ROWS",
@@ -13,9 +12,9 @@ __all__ = [
     "Backend",
     "Given",
     "Goal",
-    "Level",
     "OptimizeOptions",
     "Placed",
+    "Source",
     "left_whole",
     "open_source",
     "placed",

@@ -26,9 +26,9 @@ the names, because layers that share an initializer may each be given weights of
 "together", one layer's entries stand for its group.
 
 "readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
-left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact but for
+left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact up to
 the rounding of sums; it is left out where they are kept. "keys_values": "absorbed" projects neither keys nor values where a narrow
-read-out leaves one query (`absorb.py`), exact but for rounding; it is left out where they are projected.
+read-out leaves one query (`absorb.py`), exact up to rounding; it is left out where they are projected.
 """
 
 from __future__ import annotations
@@ -54,10 +54,17 @@ Constants = Literal["kept", "folded"]
 """Do factors, biases and sizes stay as they are, or go where they cost least?"""
 KeysValues = Literal["projected", "absorbed"]
 """Where there is one query: are keys and values computed for all tokens, or their weights multiplied with it instead?"""
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "shared_weights": get_args(SharedWeights),
+    "readout": get_args(Readout),
+    "constants": get_args(Constants),
+    "keys_values": get_args(KeysValues),
+}
+"""Keys that choose; the first value is what a plan without the key means."""
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
     "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
-    "shared_weights", "readout", "constants", "keys_values",
+    *_CHOICES,
 }  # fmt: skip
 
 
@@ -160,14 +167,7 @@ class Plan:
         }
         if self.weights is not None:
             data["weights"] = self.weights
-        if self.shared_weights != "separate":
-            data["shared_weights"] = self.shared_weights
-        if self.readout != "whole":
-            data["readout"] = self.readout
-        if self.constants != "kept":
-            data["constants"] = self.constants
-        if self.keys_values != "projected":
-            data["keys_values"] = self.keys_values
+        data |= {key: getattr(self, key) for key, values in _CHOICES.items() if getattr(self, key) != values[0]}
         return data
 
     def dumps(self) -> str:
@@ -199,18 +199,9 @@ class Plan:
             raise PlanError(
                 f'{origin}: "weights" is {_shown(weights)}, expected the name of a .safetensors file beside the plan'
             )
-        shared = data.get("shared_weights", "separate")
-        if shared not in get_args(SharedWeights):
-            raise PlanError(f'{origin}: "shared_weights" is {_shown(shared)}, expected separate or together')
-        readout = data.get("readout", "whole")
-        if readout not in get_args(Readout):
-            raise PlanError(f'{origin}: "readout" is {_shown(readout)}, expected whole or narrow')
-        constants = data.get("constants", "kept")
-        if constants not in get_args(Constants):
-            raise PlanError(f'{origin}: "constants" is {_shown(constants)}, expected kept or folded')
-        keys_values = data.get("keys_values", "projected")
-        if keys_values not in get_args(KeysValues):
-            raise PlanError(f'{origin}: "keys_values" is {_shown(keys_values)}, expected projected or absorbed')
+        for key, (first, *others) in _CHOICES.items():
+            if data.get(key, first) not in (first, *others):
+                raise PlanError(f'{origin}: "{key}" is {_shown(data[key])}, expected {" or ".join((first, *others))}')
         return cls(
             source_sha256=sha,
             heads=_id_lists(data, "heads", origin),
@@ -219,10 +210,7 @@ class Plan:
             feed_forward_blocks=_ids(data.get("feed_forward_blocks", []), '"feed_forward_blocks"', origin),
             hard_attention=_hard(data.get("hard_attention", {}), origin),
             weights=weights,
-            shared_weights=shared,
-            readout=readout,
-            constants=constants,
-            keys_values=keys_values,
+            **{key: data[key] for key in _CHOICES if key in data},
         )
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from axformer_onnx.inputs import Level
+from axformer_onnx.options import EffortLevel
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.allocation import allocate, exchanges, mutated
 from axformer_onnx.search.compensated.divergence import Race
@@ -50,7 +50,7 @@ class Effort:
     evaluations: int
 
 
-EFFORTS: dict[Level, Effort] = {
+EFFORTS: dict[EffortLevel, Effort] = {
     "low": Effort(25_000, 12_000, 96, 5, 192, 0),
     "medium": Effort(80_000, 80_000, 256, 8, 640, 32),
     "high": Effort(200_000, 160_000, 640, 16, 1280, 160),
@@ -227,7 +227,6 @@ __all__ = [
     "LEAST_ROWS",
     "Effort",
     "Evaluate",
-    "Level",
     "Tuned",
     "affordable_tokens",
     "chunks",

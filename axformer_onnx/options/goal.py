@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+GoalKind = Literal["drop", "speedup", "size"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """drop: points of the metric below the source, at most; speedup: a factor, at least; size: part of the file, at most."""
+    """drop: within so many points of the source; speedup: at least this factor; size: at most this part of the file."""
 
-    kind: Literal["drop", "speedup", "size"] = "drop"
+    kind: GoalKind = "drop"
     value: float = 0.0
 
     @property

@@ -1,0 +1,11 @@
+"""The subcommands, a line each. A subcommand `x` is the object `command` of the file `x.py`, imported when it is called."""
+
+from __future__ import annotations
+
+VERBS = {
+    "export": "Write a checkpoint to OUT/model.onnx, checked against torch.",
+    "inspect": "Show layers, heads, neurons, and what was not recognised.",
+    "optimize": "Find what a model can do without, and write it smaller.",
+    "apply": "Replay a plan: the same PLAN and MODEL give the same bytes.",
+    "score": "Score a model, or two against each other.",
+}

@@ -1,0 +1,37 @@
+"""The options of every command as pydantic models: defaults, bounds, choices, help, and what contradicts what, stated once.
+
+Both faces are made of them: the command line's options and `--help`, and the keyword arguments of `import axformer_onnx`. Nothing
+heavy is imported here, so that help and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+from axformer_onnx.options.base import AnyOptions, Options, fields_of, flag, make, mark
+from axformer_onnx.options.goal import Goal
+from axformer_onnx.options.optimizing import MAX_SEARCH_ROWS, Backend, EffortLevel, OptimizeOptions
+from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
+from axformer_onnx.options.registry import Registry
+from axformer_onnx.options.search_kinds import SEARCHES, SearchKind
+from axformer_onnx.options.spelling import in_python
+
+__all__ = [
+    "MAX_SEARCH_ROWS",
+    "SEARCHES",
+    "AnyOptions",
+    "ApplyOptions",
+    "Backend",
+    "EffortLevel",
+    "ExportOptions",
+    "Goal",
+    "InspectOptions",
+    "OptimizeOptions",
+    "Options",
+    "Registry",
+    "ScoreOptions",
+    "SearchKind",
+    "fields_of",
+    "flag",
+    "in_python",
+    "make",
+    "mark",
+]

@@ -1,0 +1,157 @@
+"""The options of a run of optimize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationInfo, field_validator, model_validator
+
+from axformer_onnx.errors import UsageError
+from axformer_onnx.options.base import fields_of, flag, mark, option
+from axformer_onnx.options.goal import Goal
+from axformer_onnx.options.search_kinds import SEARCHES
+from axformer_onnx.options.shared import RunOptions, TaskOptions
+from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
+from axformer_passes.rewrites import REWRITES
+
+MAX_SEARCH_ROWS = 3000
+"""Rows for search and select together, unless asked otherwise: two thirds decide trials. The standard error
+of a paired difference in accuracy is then about half a point, and a trial takes seconds."""
+
+EffortLevel = Literal["low", "medium", "high"]
+Backend = Literal["local", "ray"]
+
+
+def _rewrite(name: str) -> Any:
+    rewrite = REWRITES[name]
+    return option(rewrite.on, rewrite.help, decisive=True)
+
+
+class OptimizeOptions(TaskOptions, RunOptions):
+    """What to optimize, with which rows, how, and where to.
+
+    goal      what the compensated search is asked for: max_drop, speedup or size, whichever was given
+    machine   provider and threads; `shapes`: (batch, length) of the latency table, None: from the data
+    """
+
+    model: Path = option(help="An .onnx file, or a folder that holds model.onnx.", positional=True)
+    search_data: str | None = option(
+        None, "File with rows for the search; default: a search file, else a part of train."
+    )
+    calibration: str | None = option(
+        None, "File with unlabelled rows for compensation; default: the search rows."
+    )  # fmt: skip
+    output: Path = option(
+        None, "Folder; default: <folder of the model>-optimized here.", short="-o", validate_default=True
+    )
+    max_drop: float | None = option(
+        None, "The fastest graph that scores within this many points of MODEL on the select rows; default: 0.", ge=0
+    )
+    speedup: float | None = option(
+        None, "The most accurate graph that is measured at least this many times as fast.", gt=1
+    )
+    size: float | None = option(
+        None, "The most accurate graph whose file is at most this fraction of MODEL's.", gt=0, lt=1
+    )  # fmt: skip
+    effort: EffortLevel = option("medium", "How many candidates are evaluated, and on how many rows.")
+    search: str = option(
+        "compensated", "How to find what can go.", choices=SEARCHES, decisive=True, validate_default=True
+    )
+    refit_classifier: bool = option(
+        False, "Also refit the last linear layer, with the labels of the search rows.", decisive="if set"
+    )
+    k: int = option(30, "K of hard attention (robust, axformer).", ge=1)
+    readout: Readout = _rewrite("readout")
+    constants: Constants = _rewrite("constants")
+    keys_values: KeysValues = _rewrite("keys_values")
+    jobs: int = option(1, "Processes that score candidates (compensated).", ge=1)
+    backend: Backend = option(
+        "local",
+        "Where those processes run; ray: the cluster that RAY_ADDRESS names, else a local one. Needs the extra [ray].",
+    )
+    shared_weights: SharedWeights | None = option(
+        None,
+        "Heads and neurons of layers that share weights: cut in all of them at once, or in each with a copy; default: together.",
+    )
+    max_search_rows: int = option(MAX_SEARCH_ROWS, "Rows for the search, select rows included.", ge=3)
+    overwrite: bool = option(False, "Replace what an earlier run left in the output.")
+
+    @field_validator("search_data", "calibration", mode="before")
+    @classmethod
+    def _as_path(cls, value: Any) -> Any:
+        return value if value is None else str(value)
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _beside(cls, value: Any, info: ValidationInfo) -> Any:
+        return default_output(info.data["model"]) if value is None and "model" in info.data else value
+
+    @field_validator("search")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return SEARCHES[value].name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OptimizeOptions:
+        goals = self._goals()
+        if len(goals) > 1:
+            raise UsageError(f"{goals[0].words} and {goals[1].words} were given; name one goal")
+        for name, reason in SEARCHES[self.search].refuses.items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                others = " or ".join(search.name for search in SEARCHES if name not in search.refuses)
+                raise UsageError(f"{self._said(name)} is for --search {others}; --search {self.search} {reason}")
+        return self
+
+    def _goals(self) -> list[Goal]:
+        asked = (("drop", self.max_drop), ("speedup", self.speedup), ("size", self.size))
+        return [Goal(kind, value) for kind, value in asked if value is not None]  # type: ignore[arg-type]
+
+    def _said(self, name: str) -> str:
+        value = getattr(self, name)
+        return (
+            flag(name)
+            if value is True
+            else f"{flag(name)} {value:g}"
+            if isinstance(value, float)
+            else f"{flag(name)} {value}"
+        )
+
+    @property
+    def goal(self) -> Goal:
+        """What the compensated search is asked for; by default no drop at all."""
+        return next(iter(self._goals()), Goal())
+
+    def decisive(self) -> dict[str, Any]:
+        """What must be equal for a journal to be continued, by name: the fields marked so, and what the search adds to them."""
+        fields, header = fields_of(type(self)), dict[str, Any]()
+        for name, field in fields.items():
+            if mark(field, "decisive") is True:
+                header[name] = getattr(self, name)
+            if name == "search":
+                header |= {key: self._decided(key) for key in SEARCHES[self.search].decisive if self._counts(key)}
+        return header
+
+    def _decided(self, key: str) -> Any:
+        value = getattr(self, key)
+        return value.words if isinstance(value, Goal) else value
+
+    def _counts(self, key: str) -> bool:
+        field = type(self).model_fields.get(key)
+        return field is None or mark(field, "decisive") != "if set" or getattr(self, key) != field.default
+
+    def stated(self) -> dict[str, str]:
+        """The options that are not the defaults, by name and in words."""
+        stated = {}
+        for name, field in fields_of(type(self)).items():
+            value = getattr(self, name)
+            if value != field.default and name not in ("model", "output", "overwrite"):
+                stated[name] = str(getattr(value, "name", value))
+        return stated
+
+
+def default_output(model: Path) -> Path:
+    """`<name of the model's folder>-optimized` in the working directory. Raises: ModelError where there is no model."""
+    from axformer_passes.io import model_path
+
+    return Path(f"{model_path(model).resolve().parent.name or 'model'}-optimized")

@@ -1,0 +1,112 @@
+"""Groups of options that several commands share: the task with its rows, and how graphs are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from axformer_onnx.errors import UsageError
+from axformer_onnx.options.base import Options, option
+
+if TYPE_CHECKING:
+    from axformer_onnx.scoring import Machine
+    from axformer_onnx.tasks import Task
+else:
+    Task = Any  # a name on its way in, a Task behind the validation; its room is not imported for --help
+
+
+class TaskOptions(Options):
+    """The task and the rows that the report is measured on. `task`: a name, or a Task; it is a Task once validated."""
+
+    columns: tuple[str, ...] | None = option(None, "Text columns, one or two: text_a,text_b. Needed for --task custom.")
+    label: str | None = option(None, "Label column; default: label (multilabel: labels).")
+    metric: str | None = option(
+        None,
+        "Of a task of your own. custom: accuracy, f1, macro-f1, mcc, pearson_spearman; multilabel: micro-f1, macro-f1, "
+        "exact-match; embedding: spearman, pearson, cosine.",
+    )
+    task: Task = option(
+        help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm, custom, multilabel or embedding."
+    )
+    data: str | None = option(
+        None, "File or folder with rows, or a data set on the hub; default: data/ beside the model."
+    )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return value if value is None else str(value)
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _resolved(cls, value: Any, info: ValidationInfo) -> Any:
+        given = [info.data.get(name) for name in ("columns", "label", "metric")]
+        return resolved_task(value, *given) if isinstance(value, str) else _unchanged(value, given)
+
+
+def resolved_task(name: str, columns: Sequence[str] | None, label: str | None, metric: str | None) -> Task:
+    """The task called `name`, reading these columns. Raises: UsageError."""
+    from axformer_onnx.tasks import custom_task, get_task, is_kind, own_task, with_columns
+
+    if name.strip().lower() == "custom":
+        if columns is None:
+            raise UsageError("--task custom needs --columns, for example --columns text_a,text_b")
+        return custom_task(columns, label or "label", metric or "accuracy")
+    if is_kind(name.strip().lower()):
+        return own_task(name.strip().lower(), columns, label, metric)
+    if metric is not None:
+        raise UsageError(f"--metric is for --task custom, multilabel and embedding; {name} has its own")
+    return with_columns(get_task(name), columns, label)
+
+
+def _unchanged(task: Any, given: Sequence[Any]) -> Any:
+    if not hasattr(task, "name"):
+        raise UsageError(f"--task is {task!r:.80}: expected a name, or a Task")
+    if any(value is not None for value in given):
+        raise UsageError("--columns, --label and --metric go with a task's name; a Task states its own")
+    return task
+
+
+class RunOptions(Options):
+    """Where and how graphs are run, and the shapes of the latency table."""
+
+    seed: int = option(0, "Seed of every random choice.", ge=0, decisive=True)
+    provider: str = option("cpu", "Execution provider of ONNX Runtime.", decisive=True)
+    threads: int | None = option(None, "Threads of ONNX Runtime; default: its own choice.", ge=1)
+    batch: int = option(1, "Batch size of the latency table.", ge=1)
+    length: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        (), "Tokens per row of the latency table, repeatable; default: median and 95th percentile of the data.",
+        validate_default=True,
+    )  # fmt: skip
+    max_length: int | None = option(None, "Truncate inputs to this many tokens; default: the model's limit.", ge=3)
+
+    @field_validator("length", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+    @field_validator("length")
+    @classmethod
+    def _with_batch(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if not value and info.data.get("batch", 1) != 1:
+            raise UsageError("--batch needs --length, for example --batch 8 --length 128")
+        return value
+
+    @property
+    def machine(self) -> Machine:
+        """Where sessions run."""
+        from axformer_onnx.scoring import Machine
+
+        return Machine(self.provider, self.threads)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...] | None:
+        """(batch, length) of the latency table; None: from the data."""
+        return tuple((self.batch, length) for length in self.length) or None

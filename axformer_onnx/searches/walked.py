@@ -1,0 +1,49 @@
+"""What the searches share that remove element by element and change no weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from axformer_onnx.searches.search import Decided, Search, SearchRun
+
+if TYPE_CHECKING:
+    from axformer_onnx.scoring import StageScorer, StageSessions
+    from axformer_onnx.search.greedy import SearchResult
+
+_NO_GOAL = "has no goal but the loss"
+
+
+class Walked(Search):
+    """A search that walks the elements of a model one after the other."""
+
+    decisive = ("k",)
+    refuses: ClassVar = {
+        "max_drop": _NO_GOAL,
+        "speedup": _NO_GOAL,
+        "size": _NO_GOAL,
+        "refit_classifier": "changes no weight",
+    }
+
+    def run(self, run: SearchRun) -> Decided:
+        """Walk, and record every trial."""
+        from axformer_onnx.result.report import search_record
+
+        options, result = run.options, self.walk(run, run.working.sessions(run.options.machine))
+        record = search_record(
+            result, options.search, seed=options.seed, k=options.k, resumed_trials=run.journal.resumed
+        )
+        return Decided(result.plan, None, record, interrupted=result.interrupted)
+
+    def walk(self, run: SearchRun, sessions: StageSessions) -> SearchResult:
+        """The walk itself."""
+        raise NotImplementedError
+
+
+def scorer_of(run: SearchRun, sessions: StageSessions, role: str) -> StageScorer:
+    """Scores plans on the rows of `role`."""
+    from axformer_onnx.scoring import StageScorer
+
+    given, reading = run.given, run.given.reading
+    anatomy = sessions.staged.examined.anatomy
+    rows, task, label_map = given.rows[role], reading.task, reading.label_map
+    return StageScorer(sessions, anatomy, given.encoded[role], rows, task, label_map, output=reading.output)
