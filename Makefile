@@ -9,11 +9,13 @@ BIN    := $(VENV)/bin
 BIN5   := $(VENV5)/bin
 TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_support.py
 
-# Tests run in two processes of one thread each: more threads only fight over the same cores.
+# Tests run in two processes of one thread each: more threads only fight over the same cores. Each process begins with a run of
+# neighbours (worksteal), which share their models and exports.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test5 support fuzz lint format wheel bench model clean
+.PHONY: help demo test test5 test-all support fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,17 +23,21 @@ help: ## list the targets
 demo: $(VENV)/.package ## optimize the example model; installs no torch
 	$(BIN)/axformer-onnx optimize models/nli-mini/model.onnx --task mnli -o run/nli-mini --overwrite
 
-test: lint ## lint, type-check, then all tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+test: lint ## lint, type-check, all tests; of the matrix (architecture x file) the sample of this commit
+	$(TEST_ENV) $(BIN)/python $(PYTEST)
 
-test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum
-	$(TEST_ENV) $(BIN5)/python -m pytest -n 2 $(TESTS5)
+test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum, sampled alike
+	$(TEST_ENV) $(BIN5)/python $(PYTEST) $(TESTS5)
+
+test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix
+	$(TEST_ENV) $(BIN5)/python $(PYTEST) --whole-matrix $(TESTS5)
 
 support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix and write docs/support.md
 	$(TEST_ENV) $(BIN5)/python tests/support.py
 	$(TEST_ENV) $(BIN)/python tests/support.py docs/support.md
 
-fuzz: $(VENV)/.tests ## fuzz the loader and the plan reader, SECONDS=60 each
+fuzz: $(VENV)/.tests ## fuzz the loader and the plan reader side by side, SECONDS=60
 	$(BIN)/python -m pip install --quiet --group fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(SECONDS)
 

@@ -29,7 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; settle the seed before test processes start, so that all draw the same sample."""
     config.addinivalue_line("markers", "slow: takes more than about ten seconds on one core")
-    config.addinivalue_line("markers", "matrix: a case for each of many files of the zoo, of which a sample runs")
+    config.addinivalue_line(
+        "markers", "matrix(exporter): a case for each of many files of the zoo, of which a sample runs"
+    )
     os.environ[sampling.SEED] = sampling.seed_of_this_run()
 
 

@@ -3,7 +3,8 @@
     AXFORMER_TEST_SEED=7 pytest       the sample of seed 7; without it the seed is the commit
     pytest --whole-matrix             everything, as `make test-all` runs it
 
-A test marked `matrix` has a case for each of many files of the zoo, named by its parameters `family` and `exporter`. Files are
+A test marked `matrix` has a case for each of many files of the zoo, named by its parameters `family` and `exporter`; one
+exporter of all its cases may stand in the mark. Files are
 drawn, not cases: what one test has exported the others find. Every family and every exporter (each operator set, each rewrite
 of a file, each chain of rewrites) keeps at least one file, and every test a case. Tests without the mark always run, and so do
 cases that are asked for by name (`pytest FILE::TEST`, `-k`).
@@ -63,23 +64,25 @@ def drawn_cases(cases: Sequence[tuple[str, File]], seed: str, share: float = SHA
     return [file in drawn or own[test] == file for test, file in cases]
 
 
-def file_of(parameters: Mapping[str, Hashable]) -> File:
-    """The file that a case is about; "" where the test has one family, or one exporter, for all its cases."""
-    return str(parameters.get("family", "")), str(parameters.get("exporter", ""))
+def file_of(parameters: Mapping[str, Hashable], exporter: str = "") -> File:
+    """The file that a case is about. `exporter`: of all cases of the test, where it is no parameter. "tf5/" is no other file."""
+    found = str(parameters.get("exporter", exporter))
+    return str(parameters.get("family", "")), found.removeprefix("tf5/")
 
 
 def sample(items: list[pytest.Item], seed: str, share: float = SHARE) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """(run, left out), in the order given."""
-    marked = [item for item in items if item.get_closest_marker("matrix")]
-    cases = [(item.nodeid.split("[", 1)[0], file_of(_parameters(item))) for item in marked]
-    left_out = {id(item) for item, runs in zip(marked, drawn_cases(cases, seed, share), strict=True) if not runs}
+    marked = [(item, mark) for item in items if (mark := item.get_closest_marker("matrix"))]
+    cases = [(item.nodeid.split("[", 1)[0], file_of(_parameters(item), *mark.args)) for item, mark in marked]
+    runs = drawn_cases(cases, seed, share)
+    left_out = {id(item) for (item, _), does in zip(marked, runs, strict=True) if not does}
     return [i for i in items if id(i) not in left_out], [i for i in items if id(i) in left_out]
 
 
 def _parameters(item: pytest.Item) -> Mapping[str, Hashable]:
     callspec = getattr(item, "callspec", None)
-    if callspec is None or not {"family", "exporter"} & set(callspec.params):
-        raise pytest.UsageError(f"{item.nodeid}: marked `matrix`, but has no parameter `family` or `exporter`")
+    if callspec is None or "family" not in callspec.params:
+        raise pytest.UsageError(f"{item.nodeid}: marked `matrix`, but has no parameter `family`")
     return dict(callspec.params)
 
 

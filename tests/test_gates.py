@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import small_graphs as draw
+import torch
 from surgery import assert_close, gated_outputs, sessions
 from torch_oracle import masked_outputs
 from zoo import CASES, ZooModel, build, onnx_outputs
@@ -102,23 +103,38 @@ def _run(stages: StageSessions, stage: Any, form: Any, given: dict[str, Any]) ->
     return list(session.run(list(stage.outputs), {i.name: given[i.name] for i in session.get_inputs()}))
 
 
-def test_a_fractional_gate_scales_a_head() -> None:
-    """Gates are numbers, not switches: half a gate is half the context."""
+@pytest.mark.parametrize("value", [0.0, 0.5, -2.0])
+def test_a_fractional_gate_scales_a_head(value: float) -> None:
+    """Gates are numbers, not switches: half a gate is half the context. Torch: columns of the output projection's input, scaled."""
     model = build("bert", "torchscript-eager-17")
     stages, feeds = sessions(model.path), model.feeds(2, 7)
-    stage = next(s for s in stages.stages if s.blocks and s.blocks[0].kind == "attention")
-    block = stage.blocks[0]
+    scaled = next(s for s in stages.stages if s.blocks and s.blocks[0].kind == "attention")
+    block = scaled.blocks[0]
+    gate = np.ones(block.width, np.float32)
+    gate[list(block.positions[1])] = value
+    gates = {
+        block.gate: gate,
+        str(block.on): np.ones(1, np.float32),
+        **{name: np.array([NO_K]) for name in block.k.values()},
+    }
     tensors: dict[str, Any] = dict(feeds)
-    for earlier in stages.stages[: stage.index]:
-        tensors.update(zip(earlier.outputs, _run(stages, earlier, "plain", tensors), strict=True))
-    results = []
-    for value in (0.0, 0.5, 1.0):
-        gate = np.ones(block.width, np.float32)
-        gate[list(block.positions[1])] = value
-        gates: dict[str, Any] = {block.gate: gate, str(block.on): np.ones(1, np.float32)}
-        gates |= {name: np.array([NO_K]) for name in block.k.values()}
-        results.append(_run(stages, stage, "gated", {**tensors, **gates})[0])
-    assert all(np.abs(a - b).max() > 1e-3 for a, b in ((results[0], results[1]), (results[1], results[2])))
+    for stage in stages.stages:
+        found = (
+            _run(stages, stage, "gated", {**tensors, **gates})
+            if stage is scaled
+            else _run(stages, stage, "plain", tensors)
+        )
+        tensors.update(zip(stage.outputs, found, strict=True))
+
+    def scale(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        context = inputs[0].clone()
+        context[..., model.head_size : 2 * model.head_size] *= value
+        return (context,)
+
+    with model.module.get_submodule(model.records[0].output).register_forward_pre_hook(scale):
+        expected = model.logits(feeds)
+    assert np.abs(expected - model.logits(feeds)).max() > 1e-2
+    assert_close(tensors[stages.staged.graph_outputs[0]], expected, f"gate {value}")
 
 
 @pytest.mark.parametrize(("family", "exporter"), [("bert", "dynamo-20"), ("gpt2", "dynamo-23")])

@@ -106,7 +106,8 @@ def test_run_that_crashed_leaves_the_journal_alone_and_resumes(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["journal.jsonl"]
     resumed = run(folder, tmp_path / "out")
     assert resumed.plan == whole.plan and resumed.report.search.resumed_trials == after + 1
-    assert (resumed.output / "model.onnx").read_bytes() == (whole.output / "model.onnx").read_bytes()
+    for name in ("plan.json", "model.onnx"):
+        assert (resumed.output / name).read_bytes() == (whole.output / name).read_bytes(), name
 
 
 def test_ctrl_c_writes_the_best_so_far_and_says_so_and_the_next_run_goes_on(

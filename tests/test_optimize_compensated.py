@@ -135,18 +135,22 @@ def test_goals_out_of_reach_are_one_line_that_says_what_is_reachable(folder: Pat
         run(folder, tmp_path / "b", size=0.01)
 
 
-def test_killed_run_resumes_to_the_same_plan(folder: Path, whole: OptimizeResult, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_plan_weights_and_model(folder: Path, tmp_path: Path) -> None:
+    """The size of a file is the goal: it is not measured, so that nothing but what was resumed could differ."""
+    unbroken = run(folder, tmp_path / "unbroken", size=0.75)
     for what in ("sweep", "building the frontier"):
         with pytest.raises(MemoryError):
-            run(folder, tmp_path / "out", stopper(what, MemoryError()), max_drop=20.0)
+            run(folder, tmp_path / "out", stopper(what, MemoryError()), size=0.75)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["journal.jsonl"]
     journal = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     facts = {json.loads(line).get("fact") for line in journal}
     assert "latency table" in facts
-    resumed = run(folder, tmp_path / "out", max_drop=20.0)
+    resumed = run(folder, tmp_path / "out", size=0.75)
     again = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     assert again[: len(journal)] == journal
-    assert resumed.plan.readout == "narrow"
+    assert resumed.plan == unbroken.plan and resumed.plan.readout == "narrow"
+    for name in ("plan.json", "plan.safetensors", "model.onnx"):
+        assert (resumed.output / name).read_bytes() == (unbroken.output / name).read_bytes(), name
 
 
 def test_ctrl_c_ends_with_the_best_so_far(folder: Path, tmp_path: Path) -> None:

@@ -53,3 +53,8 @@ def test_two_factors_go_into_one_weight() -> None:
 def test_a_weight_that_others_read_stays_as_it_is() -> None:
     result = folded(two_factors(shared=True))
     assert [node.op_type for node in result.graph.node].count("Mul") == 2
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    product = x @ np.arange(12, dtype=np.float32).reshape(3, 4)
+    found = run_once(result.SerializeToString(), {"x": x})
+    np.testing.assert_allclose(found["z"], product, rtol=1e-5)
+    np.testing.assert_allclose(found["y"], product.reshape(-1, 2) / 8, rtol=1e-5)

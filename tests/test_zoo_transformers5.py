@@ -90,7 +90,7 @@ PLANS: tuple[Callable[[ZooModel], Plan], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.matrix
+@pytest.mark.matrix("transformers")
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("family", FAMILY)
 def test_own_exporter_removed_equals_gated_equals_masked(family: str, plan: Callable[[ZooModel], Plan]) -> None:

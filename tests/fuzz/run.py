@@ -1,4 +1,4 @@
-"""Run every fuzzer for a bounded time on fresh seeds: python tests/fuzz/run.py SECONDS
+"""Run the fuzzers side by side for a bounded time on fresh seeds: python tests/fuzz/run.py SECONDS
 
 Without atheris (there are wheels for some interpreters on Linux only) it says so and ends well. What a fuzzer finds is kept in
 run/fuzz; `python tests/fuzz/fuzz_load.py run/fuzz/crash-...` shows it again.
@@ -6,6 +6,7 @@ run/fuzz; `python tests/fuzz/fuzz_load.py run/fuzz/crash-...` shows it again.
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
 import os
 import subprocess
@@ -26,7 +27,8 @@ def main(seconds: int) -> int:
     if importlib.util.find_spec("atheris") is None:
         print(f"not fuzzed: atheris has no wheel for Python {sys.version.split()[0]} on {sys.platform}")
         return 0
-    return sum(_fuzz(name, seconds) != 0 for name in LONGEST)
+    with concurrent.futures.ThreadPoolExecutor(len(LONGEST)) as pool:
+        return sum(pool.map(lambda name: _fuzz(name, seconds) != 0, LONGEST))
 
 
 def _fuzz(name: str, seconds: int) -> int:

@@ -1,0 +1,95 @@
+"""The sample of the matrix: the same for a seed, another one for another, and nothing of which there is but one is ever missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sampling import SEED, SHARE, drawn_cases, drawn_files, seed_of_this_run
+
+FILES = [(f"family {i}", f"exporter {j}") for i in range(20) for j in range(25)] + [
+    ("family 3", "a spelling of its own")
+]
+SEEDS = [f"{seed:040x}" for seed in range(50)]
+
+
+def test_every_family_and_every_exporter_keeps_a_file_whatever_the_seed() -> None:
+    for seed in SEEDS:
+        drawn = drawn_files(FILES, seed)
+        assert {family for family, _ in drawn} == {family for family, _ in FILES}
+        assert {exporter for _, exporter in drawn} == {exporter for _, exporter in FILES}
+
+
+def test_a_sample_is_small_and_fifty_seeds_see_nearly_everything() -> None:
+    samples = [drawn_files(FILES, seed) for seed in SEEDS]
+    assert all(SHARE * len(FILES) - 1 <= len(drawn) < 0.25 * len(FILES) for drawn in samples)
+    assert len(frozenset().union(*samples)) > 0.99 * len(FILES)
+
+
+def test_the_sample_does_not_hang_on_the_order_in_which_cases_are_collected() -> None:
+    assert drawn_files(FILES, "7") == drawn_files(reversed(FILES), "7") != drawn_files(FILES, "8")
+
+
+def test_a_test_runs_on_the_drawn_files_or_where_it_has_none_of_them_on_one_of_its_own() -> None:
+    left = [file for file in FILES if file not in drawn_files(FILES, "7")]
+    cases = [*(("first", file) for file in FILES), *(("second", file) for file in left[:9])]
+    runs = drawn_cases(cases, "7")
+    assert {file for (test, file), does in zip(cases, runs, strict=True) if does and test == "first"} == drawn_files(
+        FILES, "7"
+    )
+    assert sum(does for (test, _), does in zip(cases, runs, strict=True) if test == "second") == 1
+
+
+def test_the_seed_is_the_commit_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SEED, "mine")
+    assert seed_of_this_run() == "mine"
+    monkeypatch.delenv(SEED)
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        assert seed_of_this_run() == "no commit"
+        return
+    assert asked.stdout.startswith(seed_of_this_run()) and len(seed_of_this_run()) == 12
+
+
+MATRIX = """
+import pytest
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("family", "exporter"), [(f, e) for f in "abcdef" for e in "uvwxyz"])
+def test_of_the_matrix(family, exporter):
+    pass
+
+@pytest.mark.parametrize("exporter", "uvwxyz")
+def test_that_always_runs(exporter):
+    pass
+"""
+
+
+def collected(folder: Path, *arguments: str) -> list[str]:
+    """Names of the cases that a run in `folder` takes."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, SEED: "7"}, check=True
+    )
+    return [line.split("::")[1] for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_pytest_takes_the_sample_unless_the_whole_or_single_tests_are_asked_for(tmp_path: Path) -> None:
+    for name in ("conftest.py", "sampling.py"):
+        (tmp_path / name).write_text((Path(__file__).parent / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "test_it.py").write_text(MATRIX, encoding="utf-8")
+    expected = drawn_files([(f, e) for f in "abcdef" for e in "uvwxyz"], "7")
+    found = collected(tmp_path)
+    assert sorted(name for name in found if "matrix" in name) == sorted(
+        f"test_of_the_matrix[{f}-{e}]" for f, e in expected
+    )
+    assert len(found) - len(expected) == 6
+    assert len(collected(tmp_path, "--whole-matrix")) == 42
+    assert len(collected(tmp_path, "test_it.py::test_of_the_matrix")) == 36
+    assert collected(tmp_path, "-k", "f-z") == ["test_of_the_matrix[f-z]"]
