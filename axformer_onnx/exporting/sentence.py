@@ -74,7 +74,7 @@ def sentence_module(module: Any, sentence: Sentence) -> Any:
             return (tokens + (here - 1) * 1e9).max(dim=1).values
         return (tokens * here).sum(dim=1) / here.sum(dim=1).clamp(min=1e-9)
 
-    class SentenceEmbedding(torch.nn.Module):
+    class SentenceEmbedding(torch.nn.Module):  # type: ignore[misc]
         main_input_name = "input_ids"
 
         def __init__(self) -> None:
