@@ -48,7 +48,7 @@ from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_
 from axformer_onnx.scoring import stage_scorer as stages
 from axformer_onnx.scoring.outputs import logits_output
 from axformer_onnx.search.compensated import preparation
-from axformer_onnx.search.compensated.divergence import Race, row_divergence
+from axformer_onnx.search.compensated.divergence import Race
 from axformer_onnx.search.compensated.levels import Choice, Levels
 from axformer_onnx.search.compensated.preparation import Scored, SearchInputs
 from axformer_onnx.search.compensated.tuning import EFFORTS
@@ -83,7 +83,7 @@ class PlainLoop:
             marks.append(time.perf_counter())
             outputs = self._outputs(session)
             marks.append(time.perf_counter())
-        found = row_divergence(self.source, outputs, regression=self.given.reading.task.regression)
+        found = self.given.reading.task.kind.divergence(self.source, outputs)
         return dict(zip(STEPS, np.diff(marks).tolist(), strict=True)), found
 
     def _session(self, path: Path) -> Any:
