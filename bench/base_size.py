@@ -70,7 +70,8 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     watcher = Watcher(step=note, part=lambda what, done, of: note(what.split(" of ")[0].split(" at ")[0]))
     options = OptimizeOptions(
         model=path, task=get_task("mnli"), output=folder / "out", data=str(_report_rows(folder)),
-        search_data=str(SOURCE / "search.jsonl"), speedup=a.speedup, effort=a.effort, length=(128,), max_search_rows=a.rows * 3 // 2,
+        search_data=str(SOURCE / "search.jsonl"), speedup=a.speedup, effort=a.effort, length=(128,),
+        max_search_rows=a.rows * 3 // 2,
     )  # fmt: skip
     result = optimize(options, watcher)
     seconds, found = time.perf_counter() - began, result.report.compensation

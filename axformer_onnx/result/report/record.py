@@ -119,7 +119,7 @@ class StageRecord(_Record):
 class SearchRecord(_Record):
     """How the plan was found."""
 
-    kind: Literal["compensated", "robust", "axformer"]
+    kind: str
     seed: int
     k: int
     trials: list[TrialRecord]
@@ -159,8 +159,8 @@ class CompensationRecord(_Record):
 
     goal          as on the command line; `reached` False: the result is what came nearest
     shape         batch x length at which speed was measured
-    rows          of calibration (`mixed` of others among them), sweep and races
-    evaluations   choices whose divergence was asked for; `hard_asked` of them with hard attention
+    rows          of calibration (`mixed` of them synthesised by recombination), sweep and races
+    evaluations   candidates whose divergence was evaluated; `hard_asked` of them with hard attention
     work          rows x stages that they took; `plain_work`: of evaluating each of them whole, on all search rows
     """
 
