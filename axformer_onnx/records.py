@@ -29,12 +29,12 @@ class Interval:
 class Scores:
     """One model on one set of rows.
 
-    outputs         float64[rows, classes]: logits (regression: one column), in the order of the rows
-    loss_per_row    float64[rows]: cross-entropy in nats, or squared error for regression
-    metric          name of the task's main metric; `value` in points (x 100)
-    metrics         every metric of the task, in points, by name
-    majority_rate   what always answering the most frequent label scores in accuracy, in points; None for regression
-    single_class    the one class that all rows were given, or None
+    outputs         float64[rows, columns], or [rows, texts, columns] where texts are fed apart, in the order of the rows
+    loss_per_row    float64[rows], as the task's kind defines it
+    metric          name of the main metric on these rows; `value` in points (x 100)
+    metrics         every metric that is reported, in points, by name
+    majority_rate   what always answering the most frequent label scores in accuracy, in points; None where that means nothing
+    single_class    the one answer that all rows were given, by name, or None
     """
 
     outputs: FloatArray
@@ -43,7 +43,7 @@ class Scores:
     value: float
     metrics: Mapping[str, float]
     majority_rate: float | None
-    single_class: int | None
+    single_class: str | None
 
     @property
     def loss(self) -> float:

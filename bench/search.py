@@ -131,7 +131,7 @@ def main() -> None:
     anatomy = recognise(model, run_once)
     sessions = StageSessions(model, threads=a.threads)
     scorer = StageScorer(sessions, anatomy, encoded, rows, reading.task, reading.label_map)
-    judged = Recalibrated(scorer, rows.labels, reading.label_map)
+    judged = Recalibrated(scorer, rows.labels, reading.label_map, reading.task.kind)
     recorder = Recorder(scorer, judged, PlainLoop(path, reading, encoded, rows, a.threads), a.every)
     result = walk(robust_order(anatomy, 30), robust_judge(fold_rows(len(rows), 0)), recorder, Plan())
     report(recorder, len(result.trials), len(rows), scorer, a.json)

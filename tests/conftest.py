@@ -1,4 +1,4 @@
-"""What all tests share: one thread, quiet libraries, the zoo of tiny models."""
+"""What all tests share: one thread, quiet libraries, the zoo of tiny models, the sample of the matrix (sampling)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sampling
 
 if TYPE_CHECKING:
     from zoo import ZooModel
@@ -20,9 +21,38 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--whole-matrix`."""
+    parser.addoption("--whole-matrix", action="store_true", help="all cases of tests marked matrix, not a sample")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the markers; settle the seed before test processes start, so that all draw the same sample."""
     config.addinivalue_line("markers", "slow: takes more than about ten seconds on one core")
+    config.addinivalue_line("markers", "matrix: a case for each of many files of the zoo, of which a sample runs")
+    os.environ[sampling.SEED] = sampling.seed_of_this_run()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Which part of the matrix runs."""
+    if _is_whole(config):
+        return "matrix: the whole"
+    seed = os.environ[sampling.SEED]
+    return f"matrix: the sample of {sampling.SEED}={seed}; --whole-matrix (make test-all) runs all"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the sample does not hold."""
+    if not _is_whole(config):
+        items[:], left_out = sampling.sample(items, os.environ[sampling.SEED])
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Asked for, or tests are named one by one."""
+    named = any("::" in argument for argument in config.args)
+    return bool(config.option.whole_matrix or config.option.keyword or named)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ bfloat16 has no CPU runtime: there the float32 twin of the file is asked.
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,14 @@ def float32_twin(model: Path | bytes) -> bytes:
 
 def run_as_declared(model: bytes, feeds: Feeds) -> list[npt.NDArray[Any]]:
     """`onnx_outputs`, float inputs given in the element type that the model declares."""
-    inputs = ModelProto.FromString(model).graph.input
-    types = {i.name: helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in inputs}
+    types = _input_types(model)
     return onnx_outputs(model, {name: value.astype(types[name]) for name, value in feeds.items() if name in types})
+
+
+@functools.lru_cache(maxsize=4)
+def _input_types(model: bytes) -> dict[str, Any]:
+    inputs = ModelProto.FromString(model).graph.input
+    return {i.name: helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in inputs}
 
 
 def _linear(model: ZooModel, name: str) -> Any:

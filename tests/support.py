@@ -14,6 +14,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -94,17 +95,18 @@ def _kept_at(family: str, exporter: str) -> Path:
 @functools.cache
 def _sources() -> bytes:
     """A digest of all that decides what a row says, beside the file: the passes, the gates, the oracles."""
+    from axformer_onnx.runtime.sessions import run_once
+    from axformer_onnx.scoring.stage_sessions import StageSessions
+
     digest = hashlib.sha256()
     package, tests = sorted((ROOT / "passes").rglob("*.py")), sorted(Path(__file__).parent.glob("*.py"))
     deciding = [
-        p for p in tests if p.name.startswith(("support_", "surgery", "torch_oracle", "graph_", "zoo_families"))
+        p
+        for p in tests
+        if p.name.startswith(("support_", "surgery", "torch_oracle", "graph_", "unrounded_", "zoo_families"))
     ]
-    for path in [
-        *package,
-        ROOT / "axformer_onnx" / "search" / "stages.py",
-        ROOT / "axformer_onnx" / "runtime.py",
-        *deciding,
-    ]:
+    runners = [Path(str(inspect.getsourcefile(one))) for one in (StageSessions, run_once)]
+    for path in [*package, *runners, *deciding]:
         digest.update(path.read_bytes())
     return digest.digest()
 

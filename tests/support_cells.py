@@ -28,6 +28,7 @@ from graph_locate import _weight_of
 from graph_oracle import masked_graph, run_as_declared
 from surgery import TOLERANCE, clear_sample, gated_outputs
 from torch_oracle import random_plan
+from unrounded_oracle import without_rounding
 from zoo import Feeds, ZooModel, build, onnx_outputs, unwrapped
 from zoo_variant_cases import tolerance
 
@@ -38,9 +39,9 @@ from axformer_passes.errors import AxformerError, VerifyError
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
 from axformer_passes.prepare.recipes.registry import RULES as FUSED
+from axformer_passes.prepare.unrounded_twin import unrounded
 from axformer_passes.prepare.walkable import prepared
 from axformer_passes.probe.float32_twin import widened
-from axformer_passes.probe.unrounded_twin import unrounded
 from axformer_passes.recognise.examination import Examined, examine
 
 Array = npt.NDArray[Any]
@@ -205,7 +206,7 @@ class _Subject:
         return smooth(graph) if self.rounds else graph
 
     def _expected(self, plan: Plan) -> Iterator[tuple[Feeds, Array]]:
-        oracle = smooth(masked_graph(self.model, plan)) if self.rounds else None
+        oracle = without_rounding(masked_graph(self.model, plan)) if self.rounds else None
         for batch, length in SHAPES:
             feeds, expected = clear_sample(self.model, plan, batch, length)
             yield feeds, expected if oracle is None else run_as_declared(oracle, feeds)[0]

@@ -190,11 +190,12 @@ def _cell(text: str) -> str:
 
 
 def _rules() -> str:
+    from axformer_passes.operators.channels import RULES
+
     from axformer_passes import (
         fused,  # noqa: F401  (fill the tables)
         operators,  # noqa: F401  (fill the tables)
     )
-    from axformer_passes.operators.channels import RULES
     from axformer_passes.prepare.recipes.registry import RULES as FUSED
 
     def listed(names: Iterable[str]) -> str:

@@ -68,6 +68,7 @@ def gone(zoo: ZooModel, plan: Plan = PROJECTED) -> float:
     return less / saved(zoo, 3, 11, KEY_VALUE_HEADS if zoo.family in GROUPED else None)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
 def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -91,6 +92,7 @@ def test_quantised_weights_stay(how: str) -> None:
     assert serialized(absorbed(source)) == serialized(apply_plan(source, PROJECTED, run_once))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("family", "exporter"),
     cases(("bert", "distilbert", "roberta", "electra", "minilm", "mpnet", "albert", "clip-text"), *EXPORTERS),
@@ -121,11 +123,13 @@ def test_keys_and_values_are_gone_out_of_a_fused_attention() -> None:
     assert kept == zoo.layers - 1  # the others leave fused
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases((*GROUPED, "modernbert"), *EXPORTERS))
 def test_values_go_where_keys_are_turned(family: str, exporter: str) -> None:
     assert gone(build(family, exporter)) == 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(WHOLE, *EXPORTERS))
 def test_nothing_changes_where_all_tokens_are_read(family: str, exporter: str) -> None:
     source = load_model(build(family, exporter).path)
@@ -176,6 +180,7 @@ def plans(last: int = 2, heads: int = 4) -> dict[str, Plan]:
     }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("what", plans())
 @pytest.mark.parametrize(("family", "exporter"), cases(("bert", "distilbert", "llama"), *EXPORTERS))
 def test_plans_equal_torch(family: str, exporter: str, what: str) -> None:

@@ -35,6 +35,7 @@ def planned(model: ZooModel) -> Plan:
     return plan.without_feed_forward(2).with_hard_attention(2, 4).with_hard_attention(0, 3, "renormalised")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_keeps_the_face_of_the_source(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -80,6 +81,7 @@ def _noted(node: onnx.NodeProto) -> dict[str, str]:
     return {prop.key: prop.value for prop in node.metadata_props}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> None:
     proto = ir.to_proto(removed(build(family, exporter), planned(build(family, exporter))))
@@ -94,6 +96,7 @@ def test_result_holds_nothing_that_nothing_reads(family: str, exporter: str) -> 
     assert len(large) - len(set(large)) <= twice_before, "an un-shared weight was written twice"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_shapes_that_the_result_states_are_the_shapes_of_a_run(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -114,6 +117,7 @@ def test_shapes_that_the_result_states_are_the_shapes_of_a_run(family: str, expo
                 assert sizes.setdefault(dim.dim_param, size) == size, info.name
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_file_is_smaller_by_what_was_removed(family: str, exporter: str, tmp_path: Path) -> None:
     model = build(family, exporter)
@@ -127,6 +131,7 @@ def test_file_is_smaller_by_what_was_removed(family: str, exporter: str, tmp_pat
     assert same <= model.path.stat().st_size + 16  # onnx-ir writes out an empty domain that torch leaves out
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_empty_plan_computes_the_same_bits(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -161,6 +166,7 @@ def test_same_plan_and_source_give_the_same_bytes(family: str, exporter: str) ->
     assert len(digests) == 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_source_object_and_file_are_untouched(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -274,3 +280,24 @@ def test_result_that_does_not_run_is_an_error_and_no_model() -> None:
     examined = examine(source, run_once)
     with pytest.raises(VerifyError, match="does not run: out of order"):
         apply_plan(source, Plan().without_heads(0, [1]), broken, examined=examined)
+
+
+ONCE = [
+    ("bert", "torchscript-sdpa-17"), ("bert", "torchscript-eager-17+ort"), ("gpt2", "torchscript-eager-17"),
+    ("albert", "dynamo-20"), ("bert", "torchscript-eager-17+int8"), ("llama", "dynamo-20"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "exporter"), ONCE)
+def test_plans_of_a_model_that_was_examined_once_are_the_bytes_of_examining_it_anew(family: str, exporter: str) -> None:
+    model = build(family, exporter)
+    source = load_model(model.path)
+    examined = examine(source, run_once)
+    before, labels = serialized(examined.labelling.model), {n: a.copy() for n, a in examined.labelling.of.items()}
+    hard = planned(model) if "int8" not in exporter else Plan().without_heads(0, [1]).without_neurons(1, [0, 2])
+    exact = Plan(readout="narrow", constants="folded", keys_values="absorbed")
+    for plan in (hard, exact, Plan().without_heads(1, [0]), hard):
+        anew = serialized(apply_plan(load_model(model.path), plan, run_once))
+        assert serialized(apply_plan(source, plan, run_once, examined=examined)) == anew
+    assert serialized(examined.labelling.model) == before
+    assert all((examined.labelling.of[name] == array).all() for name, array in labels.items())

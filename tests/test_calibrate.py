@@ -96,6 +96,7 @@ def assert_moments(found: Sequence[Moments], wanted: dict[Place, Array]) -> None
         np.testing.assert_allclose(one.matrix, matrix, rtol=0, atol=TOLERANCE * np.abs(matrix).max())
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_moments_are_those_of_what_torch_puts_into_the_projections(family: str, exporter: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -33,15 +35,15 @@ def test_ridge_towards_zero_is_that_of_scikit_learn() -> None:
     assert weight[:, 0] == pytest.approx(theirs.coef_) and bias[0] == pytest.approx(theirs.intercept_)
 
 
-@pytest.mark.parametrize("regression", [False, True])
-def test_a_damaged_layer_is_mended_on_rows_that_the_fit_did_not_see(regression: bool) -> None:
-    x, y, w, b = rows(600, 3, classes=1 if regression else 3)
-    if regression:
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared error"])
+def test_a_damaged_layer_is_mended_on_rows_that_the_fit_did_not_see(loss: Any) -> None:
+    x, y, w, b = rows(600, 3, classes=1 if loss == "squared error" else 3)
+    if loss == "squared error":
         y = (x @ w + b)[:, 0]
     damaged = w + np.random.default_rng(4).normal(size=w.shape)
-    found = fit_classifier(x[:400], y[:400], damaged, b, regression=regression, seed=0)
-    before = losses(x[400:], y[400:], damaged, b, regression=regression).mean()
-    after = losses(x[400:], y[400:], found.weight, found.bias, regression=regression).mean()
+    found = fit_classifier(x[:400], y[:400], damaged, b, loss=loss, seed=0)
+    before = losses(x[400:], y[400:], damaged, b, loss=loss).mean()
+    after = losses(x[400:], y[400:], found.weight, found.bias, loss=loss).mean()
     assert found.strength is not None and found.gain > 0 and after < before
 
 
@@ -49,6 +51,6 @@ def test_a_layer_that_is_right_already_stays_as_it_was() -> None:
     kept = 0
     for seed in range(8):
         x, y, w, b = rows(300, 10 + seed)
-        found = fit_classifier(x, y, w, b, regression=False, seed=0)
+        found = fit_classifier(x, y, w, b, loss="cross-entropy", seed=0)
         kept += found.strength is None and found.weight is w and found.bias is b
     assert kept >= 6

@@ -40,6 +40,7 @@ def folded(model: ir.Model, plan: Plan = FOLDED) -> ir.Model:
     return result
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
 def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -56,6 +57,7 @@ def test_outputs_equal_the_source_in_older_fused_and_quantised_files(how: str) -
     assert_same(zoo, source, folded(source), range(1, 13, 4))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(("bert", "gpt2", "vit", "llama"), *EXPORTERS))
 def test_a_cut_graph_equals_the_one_whose_constants_are_kept(family: str, exporter: str) -> None:
     zoo = build(family, exporter)

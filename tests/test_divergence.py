@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from axformer_onnx.search.compensated.divergence import Divergence, is_lost, row_divergence
+from axformer_onnx.search.compensated.divergence import Divergence, is_lost
+from axformer_onnx.tasks import CLASSIFICATION, REGRESSION
 
 torch = pytest.importorskip("torch", reason="needs the [export] extra (torch, transformers)")
 
@@ -38,9 +39,9 @@ def test_row_divergence_is_the_relative_entropy_of_the_outputs() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 50, 4)) * 3
     expected = [entropy(p, q) for p, q in zip(softmax(a), softmax(b), strict=True)]
-    assert row_divergence(a, b, regression=False) == pytest.approx(expected)
-    assert row_divergence(a[:, :1], b[:, :1], regression=True) == pytest.approx((a[:, 0] - b[:, 0]) ** 2)
-    assert (row_divergence(a, a, regression=False) == 0).all()
+    assert CLASSIFICATION.divergence(a, b) == pytest.approx(expected)
+    assert REGRESSION.divergence(a[:, :1], b[:, :1]) == pytest.approx((a[:, 0] - b[:, 0]) ** 2)
+    assert (CLASSIFICATION.divergence(a, a) == 0).all()
 
 
 @pytest.mark.parametrize("effect", [-0.1, -0.02, 0.0, 0.02, 0.1, 0.3])
@@ -104,7 +105,7 @@ def test_choice_through_stages_equals_torch_with_these_weights(case: tuple[ZooMo
     model, sessions, levels = case
     feeds = model.feeds(3, 6, seed=9)
     part = OnePart(sessions, feeds)
-    divergence = Divergence(sessions, levels, [part], regression=False)  # type: ignore[list-item]
+    divergence = Divergence(sessions, levels, [part], kind=CLASSIFICATION)  # type: ignore[list-item]
     rng = np.random.default_rng(4)
     layer = next(unit.layers[0] for unit in levels.units if unit.kind == "attention")
     for hard in ((), ((layer, Hard(2, "truncated")),)):
@@ -116,14 +117,14 @@ def test_choice_through_stages_equals_torch_with_these_weights(case: tuple[ZooMo
         scale = np.abs(expected).max()
         assert np.abs(found - expected.reshape(found.shape)).max() <= 2e-5 * scale
         assert divergence.of(choice, 0) == pytest.approx(
-            row_divergence(part.outputs(sessions.settings(Plan())), found, regression=False), abs=1e-9
+            CLASSIFICATION.divergence(part.outputs(sessions.settings(Plan())), found), abs=1e-9
         )
 
 
 def test_unchanged_choice_does_not_diverge(case: tuple[ZooModel, StageSessions, Levels]) -> None:
     model, sessions, levels = case
     part = OnePart(sessions, model.feeds(3, 6, seed=1))
-    divergence = Divergence(sessions, levels, [part], regression=False)  # type: ignore[list-item]
+    divergence = Divergence(sessions, levels, [part], kind=CLASSIFICATION)  # type: ignore[list-item]
     assert divergence.of(Choice((0,) * len(levels.units)), 0) == pytest.approx(np.zeros(3), abs=1e-12)
 
 
@@ -133,7 +134,7 @@ def test_divergences_are_multiplied_by_the_weights_of_their_rows(
     model, sessions, levels = case
     part = OnePart(sessions, model.feeds(3, 6, seed=1))
     choice, weights = Choice((1,) * len(levels.units)), np.array([0.25, 1.0, 3.0])
-    plain = Divergence(sessions, levels, [part], regression=False).of(choice, 0)  # type: ignore[list-item]
-    weighted = Divergence(sessions, levels, [part], regression=False, weights=[weights])  # type: ignore[list-item]
+    plain = Divergence(sessions, levels, [part], kind=CLASSIFICATION).of(choice, 0)  # type: ignore[list-item]
+    weighted = Divergence(sessions, levels, [part], kind=CLASSIFICATION, weights=[weights])  # type: ignore[list-item]
     assert plain.min() > 0 and weighted.of(choice, 0) == pytest.approx(weights * plain)
     assert weighted.race(choice).divergence == pytest.approx(weights * plain)

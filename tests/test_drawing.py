@@ -7,12 +7,15 @@ import pytest
 from scipy.stats import entropy
 
 from axformer_onnx.search.compensated.row_sampling import FLOOR, drawn_rows, inclusion, sizes_of
+from axformer_onnx.tasks import CLASSIFICATION
 
 
 def test_size_is_the_gini_impurity_and_a_floor() -> None:
     p = np.array([[0.5, 0.25, 0.25], [1.0, 1e-12, 1e-12], [1 / 3, 1 / 3, 1 / 3]])
-    assert sizes_of(np.log(p)) == pytest.approx([0.625 + FLOOR, FLOOR, 2 / 3 + FLOOR])
-    assert sizes_of(np.array([[np.nan, 0.0], [np.inf, 0.0], [0.0, 0.0]])) == pytest.approx([1, 1, 0.5 + FLOOR])
+    assert sizes_of(np.log(p), CLASSIFICATION) == pytest.approx([0.625 + FLOOR, FLOOR, 2 / 3 + FLOOR])
+    assert sizes_of(np.array([[np.nan, 0.0], [np.inf, 0.0], [0.0, 0.0]]), CLASSIFICATION) == pytest.approx(
+        [1, 1, 0.5 + FLOOR]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 99])
@@ -44,7 +47,7 @@ def test_the_weighted_mean_is_that_of_all_rows_with_half_of_the_noise_and_so_is_
     divergence = np.array([entropy(a, b) for a, b in zip(p, q, strict=True)])
     found, first, even = [], [], []
     for seed in range(600):
-        rows, weights = drawn_rows(sizes_of(logits), 256, seed)
+        rows, weights = drawn_rows(sizes_of(logits, CLASSIFICATION), 256, seed)
         found.append((weights * divergence[rows]).mean())
         first.append((weights * divergence[rows])[:64].mean())
         even.append(divergence[drawn_rows(np.ones(2000), 256, seed)[0]].mean())

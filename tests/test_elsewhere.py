@@ -77,6 +77,7 @@ def different(graph: Graph, cut: Graph) -> set[str]:
     return {name for name in graph.nodes if name not in cut.nodes or graph.says(name) != cut.says(name)}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(("family", "exporter"), FILES)
 def test_what_a_plan_changes_lies_in_the_blocks_that_it_names(family: str, exporter: str, plan: str) -> None:

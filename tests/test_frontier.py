@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from axformer_onnx.records import Interval, Scores
-from axformer_onnx.scoring.judgement import Drop, drop_of, expected_drop, judged_drop, judged_noise
+from axformer_onnx.scoring.judgement import Drop, drop_of, judged_drop, judged_noise
 from axformer_onnx.scoring.outputs import evaluate
 from axformer_onnx.search.compensated.levels import Choice
 from axformer_onnx.search.compensated.operating_points import Point, within_drop
+from axformer_onnx.tasks import CLASSIFICATION
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
@@ -74,7 +75,7 @@ def test_expected_drop_is_the_mean_over_labels_that_the_source_draws(metric: str
     labels = drawn()
     worse = logits + rng.normal(size=logits.shape) * 1.5
     source, found = scores(logits, labels, metric), scores(worse, labels, metric)
-    expected = expected_drop(source, found, labels, metric, LABELS)
+    expected = CLASSIFICATION.expected_drop(source.outputs, found.outputs, labels, metric, LABELS)
     again = [scores(logits, y, metric).value - scores(worse, y, metric).value for y in (drawn() for _ in range(60))]
     assert expected == pytest.approx(np.mean(again), abs=0.6) and expected > 1
     drop = drop_of(

@@ -41,6 +41,7 @@ def neutral(stages: StageSessions, feeds: dict[str, Any]) -> list[Any]:
     return [tensors[name] for name in stages.staged.graph_outputs]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_one_stage_a_block_between_prelude_and_readout(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -56,6 +57,7 @@ def test_one_stage_a_block_between_prelude_and_readout(family: str, exporter: st
     assert set(staged(model).graph_outputs) <= made
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_every_stage_in_every_form_passes_the_checker(family: str, exporter: str) -> None:
     found = staged(build(family, exporter))
@@ -64,6 +66,7 @@ def test_every_stage_in_every_form_passes_the_checker(family: str, exporter: str
             onnx.checker.check_model(found.serialized(stage, form), full_check=True)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_plain_stages_and_neutral_gates_give_the_sources_outputs(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -75,6 +78,7 @@ def test_plain_stages_and_neutral_gates_give_the_sources_outputs(family: str, ex
         assert_close(neutral(stages, feeds)[0], expected, "neutral")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_a_block_off_by_its_gate_is_the_bypass(family: str, exporter: str) -> None:
     """`on` = 0 in the gated form = the bypass form: what the search may mix freely."""

@@ -28,11 +28,13 @@ INTEGER = [
 ]  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), EXACT)
 def test_exact_files_answer_what_torch_answers(family: str, exporter: str) -> None:
     _assert_as_torch(build(family, exporter))
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "exporter"), [c for c in FURTHER_VARIANT_CASES if tolerance(c[1]) == 1e-5])
 def test_exact_files_of_further_families_answer_what_torch_answers(family: str, exporter: str) -> None:
@@ -78,7 +80,7 @@ def test_file_of_another_model_is_refused() -> None:
     model, other = (build("bert", "torchscript-eager-17", seed=seed) for seed in (0, 1))
     with pytest.raises(AssertionError, match=r"linear 0 \(32, 32\): 0 nodes, expected 1"):
         masked_graph_outputs(
-            dataclasses.replace(model, path=other.path), model.feeds(1, 3), Plan().without_heads(0, [0])
+            dataclasses.replace(model, file=other.path), model.feeds(1, 3), Plan().without_heads(0, [0])
         )
 
 

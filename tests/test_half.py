@@ -41,7 +41,7 @@ def twin(model: ZooModel, folder: Path) -> ZooModel:
     """The model whose file is the float32 twin."""
     path = folder / "twin.onnx"
     path.write_bytes(in_float32(model.path.read_bytes()))
-    return dataclasses.replace(model, path=path)
+    return dataclasses.replace(model, file=path)
 
 
 def in_float32(content: bytes) -> bytes:

@@ -89,6 +89,7 @@ def test_padding_never_beats_a_real_token(mode: Mode, lowest: float) -> None:
     np.testing.assert_allclose(found.sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), [c for c in CASES if c[1] in ("torchscript-sdpa-14", "dynamo-20")])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_k_beyond_the_sequence_changes_no_bit(family: str, exporter: str, mode: Mode) -> None:

@@ -26,6 +26,7 @@ from axformer_passes.recognise.examination import examine
 EXPORTERS = ("torchscript-eager-17", "dynamo-20", "optimum")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("family", sorted(PLACES))
 def test_applied_equals_gated_equals_torch_with_inner_weights(family: str, exporter: str) -> None:

@@ -1,6 +1,10 @@
 """The journal: append-only, resumable, and jealous of its header."""
 
+import dataclasses
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import pytest
 from search_fake import FakeScorer, MaskModel, anatomy, mask_scorer
 
 from axformer_onnx.errors import UsageError
+from axformer_onnx.records import StageScore, Trial, plan_digest
 from axformer_onnx.search.greedy.axformer import search_axformer
 from axformer_onnx.search.greedy.robust import search_robust
 from axformer_onnx.search.greedy.walk import SearchResult
@@ -120,9 +125,63 @@ def test_damaged_middle_line_is_refused_with_its_number(tmp_path: Path) -> None:
 
 
 def test_two_runs_cannot_write_one_journal(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl", reason="file locks are POSIX")
     path = tmp_path / "journal.jsonl"
     with open_journal(path, HEADER), pytest.raises(UsageError, match="another run is writing"):
+        open_journal(path, HEADER)
+    with open_journal(path, HEADER) as journal:
+        assert journal.resumed == 0
+    assert [one.name for one in tmp_path.iterdir()] == [path.name], "the lock is gone"
+
+
+def test_a_killed_run_does_not_lock_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    code = (
+        "import os, pathlib\nfrom axformer_onnx.search.journal import open_journal\n"
+        f"journal = open_journal(pathlib.Path({str(path)!r}), {{}})\nos._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    with open_journal(path, {}) as journal:
+        assert journal.resumed == 0
+
+
+KEPT = (
+    b'{"format": "axformer-journal/1", "source_sha256": "abc", "options": {"seed": 0, "k": 30}}\n'
+    b'{"trial": 0, "stage": 0, "element": "layer 0 head 1", "plan": "49c3c2db5c0ccb9b", "loss": null, "best": 0.25, '
+    b'"accepted": false, "reason": "no number", "seconds": 0.125, "details": {"rise": 1, "why": ["a", null]}}\n'
+    b'{"select": 0, "plan": "49c3c2db5c0ccb9b", "score": 84.2, "score_noise": 0.4, "rise": -0.01, "noise": null}\n'
+    b'{"fact": "sweep 3 [1, 2]", "value": [0.1, 1e-12, 3, {"a": "\\u00e9"}]}\n'
+)
+"""A journal of one line of every kind, as files have been written from the first version on."""
+
+
+def test_a_journal_is_written_as_it_has_always_been_and_read_back(tmp_path: Path) -> None:
+    path, plan = tmp_path / "journal.jsonl", Plan()
+    kept = KEPT.replace(b"49c3c2db5c0ccb9b", plan_digest(plan).encode())
+    trial = Trial(
+        0, 0, "layer 0 head 1", plan, math.nan, 0.25, False, "no number", 0.12512, {"rise": 1, "why": ["a", None]}
+    )
+    score, fact = StageScore(84.2, -0.01, math.nan, 0.4), [0.1, 1e-12, 3, {"a": "\u00e9"}]
+    with open_journal(path, HEADER) as journal:
+        journal.remember(trial)
+        journal.remember_stage(0, plan, score)
+        journal.fact("sweep 3 [1, 2]", lambda: fact)
+    assert path.read_bytes() == kept
+    with open_journal(path, HEADER) as journal:
+        found, stage = journal.recall(0, "layer 0 head 1", plan), journal.recall_stage(0, plan)
+        assert found is not None and stage is not None
+        assert repr(found) == repr(dataclasses.replace(trial, seconds=0.125)) and repr(stage) == repr(score)
+        assert journal.fact("sweep 3 [1, 2]", lambda: pytest.fail("measured again")) == fact
+        assert journal.resumed == 2
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]", b"3", b'{"other": 1}', b'{"fact": 3, "value": 1}', b'{"trial": "x"}', b'{"select": 0}']
+)
+def test_a_line_of_no_kind_or_with_a_wrong_type_is_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(KEPT + line + b"\n")
+    with pytest.raises(UsageError, match="line 5 is not a journal line"):
         open_journal(path, HEADER)
 
 

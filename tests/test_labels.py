@@ -20,9 +20,9 @@ from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import ModelError, PlanError
 from axformer_passes.io.files import serialized
-from axformer_passes.operators.classes import Classes
 from axformer_passes.plan import Plan
 from axformer_passes.recognise.examination import recognise
+from axformer_passes.registry.classes import Classes
 
 PAIRS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20)
 

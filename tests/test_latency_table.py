@@ -60,7 +60,7 @@ def true_ms(plan: Plan) -> float:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency_table, "apply_plan", lambda model, plan, runner: plan)
+    monkeypatch.setattr(latency_table, "apply_plan", lambda model, plan, runner, examined: plan)
     monkeypatch.setattr(latency_table, "detached", lambda one: one)
     monkeypatch.setattr(latency_table, "make_session", lambda one, **rest: _Session(one))
 

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from surgery import assert_three_ways_agree
 from torch_oracle import random_plan
-from zoo import CASES, FAMILY, FURTHER_CASES, TEXT_ENCODERS, ZooModel, build
+from zoo import CASES, FURTHER_CASES, TEXT_ENCODERS, ZooModel, build
 
 from axformer_passes.plan import Plan
 
@@ -80,6 +80,7 @@ PLANS: tuple[Callable[[ZooModel], Plan], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("plan", [nothing, nothing_left], ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_removed_equals_gated_equals_masked(family: str, exporter: str, plan: Callable[[ZooModel], Plan]) -> None:
@@ -87,16 +88,19 @@ def test_removed_equals_gated_equals_masked(family: str, exporter: str, plan: Ca
     assert_three_ways_agree(model, plan(model))
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILY)
-@settings(max_examples=6, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
-@given(data=st.data())
-def test_random_plans_removed_equals_gated_equals_masked(family: str, data: st.DataObject) -> None:
-    exporter = data.draw(st.sampled_from([e for f, e in (*CASES, *FURTHER_CASES) if f == family]))
-    shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 12)), label="batch, length")
+@pytest.mark.parametrize(("family", "exporter"), [*CASES, *FURTHER_CASES])
+@settings(max_examples=2, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
+@given(batch=st.integers(1, 3), length=st.integers(1, 12), seed=st.integers(0, 2**31 - 1))
+def test_random_plans_removed_equals_gated_equals_masked(
+    family: str, exporter: str, batch: int, length: int, seed: int
+) -> None:
     model = build(family, exporter)
-    plan = random_plan(model, np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed")))
-    assert_three_ways_agree(model, plan, (shape,))
+    own = zlib.crc32(
+        f"{family} {exporter}".encode()
+    )  # every file is given the same examples: so each has plans of its own
+    assert_three_ways_agree(model, random_plan(model, np.random.default_rng([seed, own])), ((batch, length),))
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from axformer_onnx.scoring.evaluation import score_warnings
 from axformer_onnx.search.greedy import robust
 from axformer_onnx.search.greedy.walk import Verdict
 from axformer_onnx.tasks.definitions import get_task
-from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
@@ -209,12 +208,11 @@ def test_apply_does_not_overwrite_unasked(folder: Path, tmp_path: Path, name: st
 
 
 def test_constant_answers_and_scores_below_the_most_frequent_label_are_warned_of() -> None:
-    labels = LabelMap((0, 1), ("no", "yes"), "")
     answers = np.array([[1.0, 0.0]] * 4)
-    constant = Scores(answers, np.ones(4), "accuracy", 50.0, {"accuracy": 50.0}, 50.0, 0)
-    found = score_warnings(constant, labels, "the result")
+    constant = Scores(answers, np.ones(4), "accuracy", 50.0, {"accuracy": 50.0}, 50.0, "no")
+    found = score_warnings(constant, "the result")
     assert len(found) == 2
     assert "the result gives every row the class 'no'" in found[0]
     assert "no more than always answering the most frequent label (50.00 %)" in found[1]
     fine = Scores(answers, np.ones(4), "accuracy", 75.0, {"accuracy": 75.0}, 50.0, None)
-    assert score_warnings(fine, labels, "the result") == []
+    assert score_warnings(fine, "the result") == []

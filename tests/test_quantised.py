@@ -1,8 +1,9 @@
 """Quantised graphs: dynamic INT8 (MatMulInteger), static QuantizeLinear and DequantizeLinear, blocks, int4, one way or per channel.
 
 A removal is exact: static scales stay, a dynamic range always holds 0, sums of integers have no order. Where a float32 sum is
-rounded to an integer afterwards, its last bit may tip the integer, which is 1/255 of the range. So of five inputs one at least
-must agree to 1e-5: what is cut wrongly agrees on none.
+rounded to an integer afterwards, its last bit may tip the integer, which is 1/255 of the range. So there are two comparisons.
+Without the rounding (`unrounded_oracle`) every input agrees to 1e-5. In the file's own arithmetic one input of five agrees to
+1e-5 at least, what is cut wrongly agrees on none; and none is further away than tipped integers explain.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 import small_graphs as draw
-from graph_oracle import masked_graph_outputs, run_as_declared
+from graph_oracle import masked_graph, masked_graph_outputs, run_as_declared
 from onnx import TensorProto
 from surgery import TOLERANCE, assert_close, gated_outputs, removed
 from test_matrix import PLANS
+from unrounded_oracle import without_rounding
 from zoo import ZooModel, build, onnx_outputs
 
 from axformer_onnx import cli
@@ -58,21 +60,27 @@ def test_fused_then_quantised_removed_equals_gated_equals_masked(plan: Callable[
     three_ways(build("bert", f"{BASE}+ort+int8"), plan)
 
 
+TIPPED = 0.05
+"""Largest difference, relative to the largest value, that a few integers tipped by 1/255 make in the outputs of these models."""
+
+
 def three_ways(model: ZooModel, plan: Callable[[ZooModel], Plan]) -> None:
-    """removed = gated = the oracle, at three batch sizes and lengths."""
+    """removed = gated = the oracle, at three batch sizes and lengths, for five inputs each."""
     wanted = plan(model)
     graph = serialized(removed(model, wanted))
+    masked = masked_graph(model, wanted)
+    unrounded, unrounded_masked = without_rounding(graph), without_rounding(masked)
     stages = StageSessions(load_model(model.path), threads=1, optimize=False)
     for batch, length in ((1, 1), (2, 7), (3, 12)):
-        worst = []
+        what, differences = f"{batch} x {length}, {wanted.to_json()}", []
         for seed in range(5):
             feeds = model.feeds(batch, length, seed=seed)
-            expected = masked_graph_outputs(model, feeds, wanted)[0]
+            exact = [run_as_declared(one, feeds)[0] for one in (unrounded, unrounded_masked)]
+            assert _difference(*exact) <= TOLERANCE, f"without rounding, input {seed}, {what}"
+            expected = run_as_declared(masked, feeds)[0]
             found = run_as_declared(graph, feeds)[0], gated_outputs(stages, wanted, feeds)[0]
-            worst.append(max(_difference(one, expected) for one in found))
-            if worst[-1] <= TOLERANCE:
-                break
-        assert min(worst) <= TOLERANCE, f"{batch} x {length}, {wanted.to_json()}: {worst}"
+            differences.append(max(_difference(one, expected) for one in found))
+        assert min(differences) <= TOLERANCE and max(differences) <= TIPPED, f"{what}: {differences}"
 
 
 def _difference(found: Array, expected: Array) -> float:
@@ -168,22 +176,24 @@ def test_nodes_out_of_order_as_the_quantiser_writes_them_are_put_in_order() -> N
 
 
 def quantised(array: Array, axis: int | None, signed: bool = True) -> tuple[Array, Array, Array]:
-    """(integers, scale, zero point) of a weight, one scale for all or one a position of `axis`."""
+    """(integers, scale, zero point) of a weight, one scale for all or one a position of `axis`.
+
+    7 bits: without VNNI, ONNX Runtime adds two products of bytes in 16 bits, which larger weights overflow.
+    """
     over = None if axis is None else tuple(i for i in range(array.ndim) if i != axis)
     low, high = np.minimum(array.min(over), 0), np.maximum(array.max(over), 0)
-    scale = np.asarray((high - low) / 255, np.float32)
+    least = -64 if signed else 0
+    scale = np.asarray((high - low) / 127, np.float32)
     kind = np.int8 if signed else np.uint8
-    zero = np.asarray(np.round(np.iinfo(kind).min - low / scale), kind)
-    shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-    wide = np.round(array / scale.reshape(shape if axis is not None else ())) + zero.reshape(
-        shape if axis is not None else ()
-    )
-    return np.clip(wide, np.iinfo(kind).min, np.iinfo(kind).max).astype(kind), scale, zero
+    zero = np.asarray(np.round(least - low / scale), kind)
+    shape = [-1 if i == axis else 1 for i in range(array.ndim)] if axis is not None else ()
+    wide = np.round(array / scale.reshape(shape)) + zero.reshape(shape)
+    return np.clip(wide, least, least + 127).astype(kind), scale, zero
 
 
 def scaled(array: Array) -> tuple[Array, Array]:
-    """(integers, scale of each row) of a weight, the zero point 0."""
-    scale = np.asarray(np.abs(array).max(axis=1) / 127, np.float32)
+    """(integers of 7 bits, scale of each row) of a weight, the zero point 0."""
+    scale = np.asarray(np.abs(array).max(axis=1) / 63, np.float32)
     return np.round(array / scale[:, None]).astype(np.int8), scale
 
 

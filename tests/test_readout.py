@@ -59,7 +59,7 @@ def narrowed(source: ir.Model) -> tuple[ir.Model, Readout]:
 
 def runner(model: ir.Model) -> Callable[[Feeds], dict[str, Any]]:
     """One session for many feeds, optimisations off."""
-    session = make_session(serialized(model), threads=1, optimize=False, quiet=True)
+    session = make_session(serialized(model), threads=1, optimize=False)
     return lambda feeds: run_session(session, feeds)
 
 
@@ -81,6 +81,7 @@ def assert_same(zoo: ZooModel, source: ir.Model, other: ir.Model, lengths: range
                 assert_close(found, expected[name], f"{name}, {batch} x {length}, padding left: {left}")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(POOLED, *EXPORTERS))
 def test_narrowed_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -88,6 +89,7 @@ def test_narrowed_outputs_equal_the_source(family: str, exporter: str) -> None:
     assert_same(zoo, source, narrowed(source)[0])
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "exporter"),
@@ -125,6 +127,7 @@ def last_layer(zoo: ZooModel, length: int) -> int:
     return 2 * zoo.width**2 + 2 * length * zoo.width + 2 * zoo.width * zoo.neurons
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("exporter", ["torchscript-eager-17", "dynamo-20"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "minilm", "mpnet", "albert", "clip-text", "gpt2"])
 def test_all_tokens_but_one_are_saved_in_the_last_layer(family: str, exporter: str) -> None:

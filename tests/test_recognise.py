@@ -27,6 +27,7 @@ def anatomy_of(model: ZooModel) -> Anatomy:
     return recognise(load_model(model.path), run_once)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_anatomy_is_the_configuration(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -51,6 +52,7 @@ def test_anatomy_is_the_configuration(family: str, exporter: str) -> None:
         ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_every_block_can_be_taken_out_where_its_sum_is_residual_plus_branch(family: str, exporter: str) -> None:
     model = build(family, exporter)

@@ -24,6 +24,7 @@ from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan, narrowed
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
+from axformer_passes.recognise.examination import examine
 
 Array = npt.NDArray[Any]
 RIDGE = 1e-2
@@ -154,7 +155,7 @@ def test_inner_weights_fit_the_source_where_its_narrowed_read_out_takes_packed_p
     inner, readout = narrowed(source, run_once)
     assert readout.nodes
     plan = Plan().without_heads(0, [1]).without_neurons(0, range(0, model.neurons, 3)).without_neurons(1, range(9))
-    with Teacher(StageSessions(inner, threads=1), samples, known=shapes_of(source)) as teacher:
+    with Teacher(StageSessions(inner, threads=1), samples, known=shapes_of(examine(source, run_once))) as teacher:
         found = refit_from(teacher, plan, {})
     roles = {key.rsplit(".", 1)[0] for key in found if key.count(".") == 4}
     assert roles == {

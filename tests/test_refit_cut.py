@@ -30,6 +30,7 @@ def plan_of(model: ZooModel) -> Plan:
     return plan.without_heads(last, range(model.heads)).without_neurons(1, range(5)).without_feed_forward(last)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_it_is_small_and_computes_what_torch_does_with_these_weights(family: str, exporter: str) -> None:
     if FAMILY[family].reason(exporter):

@@ -58,6 +58,7 @@ def assert_weights_count(model: ZooModel, plan: Plan, weights: Weights) -> ir.Mo
     return result
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("family", [f for f in BIASED if f in FAMILY])
 def test_applied_equals_gated_equals_torch_with_the_weights(family: str, exporter: str) -> None:

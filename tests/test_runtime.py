@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+import small_graphs as draw
 from tiny_classifier import save_classifier, tiny_classifier
 
-from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+from axformer_onnx.errors import AxformerError, ModelError, RuntimeFailure, UsageError
 from axformer_onnx.runtime.sessions import (
     PROVIDERS,
     cuda_device,
@@ -23,6 +28,7 @@ from axformer_onnx.runtime.sessions import (
     run_session,
     versions,
 )
+from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.io.file_size import parameters_and_size
 from axformer_passes.io.lean_model import detached
 
@@ -70,9 +76,64 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_token_outside_the_table_is_one_line() -> None:
     feeds = {"input_ids": np.array([[99]]), "attention_mask": np.array([[1]])}
-    with pytest.raises(RuntimeFailure, match="could not run the model") as caught:
+    with pytest.raises(RuntimeFailure, match="the model: ONNX Runtime could not run it") as caught:
         run_once(tiny_classifier(TABLE), feeds)
     assert "\n" not in str(caught.value)
+
+
+def refused(model: bytes, feeds: Mapping[str, Any]) -> str:
+    """What the user reads where a model does not load or run."""
+    with pytest.raises(AxformerError) as caught:
+        run_session(make_session(model, threads=1), feeds)
+    return str(caught.value)
+
+
+def broadcast_of(rows: int) -> bytes:
+    """x[a] + y[b], which runs where they fit: ONNX Runtime's reason stands behind a place in its C++."""
+    names = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in "xyz"]
+    node = onnx.helper.make_node("Add", ["x", "y"], ["z"])
+    graph = onnx.helper.make_graph([node] * bool(rows), "g", names[:2] * bool(rows), names[2:] * bool(rows))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+REFUSED = {
+    "a token outside the table": (
+        tiny_classifier(TABLE), {"input_ids": np.array([[99]]), "attention_mask": np.array([[1]])},
+        r"the model: ONNX Runtime could not run it on input_ids int64\[1, 1\], .*out of data bounds.*Check that the inputs",
+    ),
+    "an input is missing": (tiny_classifier(TABLE), {}, r"could not run it on no inputs: .*input_ids"),
+    "shapes that do not fit": (
+        broadcast_of(1), {"x": np.ones(4, np.float32), "y": np.ones(5, np.float32)}, r"Attempting to broadcast.*4 by 5",
+    ),
+    "an empty graph": (broadcast_of(0), {}, r"the model: ONNX Runtime does not load it: .*export the model again"),
+    "no model": (b"not a model", {}, r"the model: ONNX Runtime does not load it: .*onnx\.checker"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "feeds", "expected"), REFUSED.values(), ids=REFUSED)
+def test_what_onnx_runtime_says_reaches_the_user_in_our_words_alone(
+    capfd: pytest.CaptureFixture[str], model: bytes, feeds: Mapping[str, Any], expected: str
+) -> None:
+    message = refused(model, feeds)
+    assert re.search(expected, message), message
+    assert not re.search(r"ONNXRuntimeError|onnxruntime_src|\.cc:|::|\n", message), message
+    assert capfd.readouterr() == ("", ""), "ONNX Runtime's own log is silent"
+
+
+def test_a_stage_that_does_not_run_says_which_and_in_which_form(capfd: pytest.CaptureFixture[str]) -> None:
+    w, g = draw.weights(), draw.Sketch()
+    total = g("Add", "x", draw.attend(g, w, draw.separate(g, w, "x")))
+    proto = g.model({"x": ["b", "s", draw.D]}, draw.norm(g, total), ["b", "s", draw.D])
+    sessions = StageSessions(ir.from_proto(proto), threads=1)
+    stage = next(stage for stage in sessions.stages if stage.blocks)
+    feeds = {name: np.ones((1, 2, 3), np.float32) for name in ("x", *stage.inputs)}
+    with pytest.raises(
+        RuntimeFailure, match=r"stage \d of the model \(attention of layer 0\), plain: ONNX Runtime could"
+    ) as caught:
+        sessions.run(stage, "plain", feeds)
+    assert "ONNXRuntimeError" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_absent_provider_is_refused_with_the_available_ones_and_the_install_line() -> None:

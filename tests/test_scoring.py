@@ -88,7 +88,7 @@ def test_a_constant_output_has_no_correlation_and_no_warning() -> None:
 def test_the_majority_rate_and_a_single_guessed_class_are_told() -> None:
     labels = np.array([0, 0, 0, 1])
     one = evaluate(np.array([[1.0, 0.0]] * 4), labels, get_task("sst2"), identity(2))
-    assert (one.majority_rate, one.single_class, one.value) == (75.0, 0, 75.0)
+    assert (one.majority_rate, one.single_class, one.value) == (75.0, "0", 75.0)
     two = evaluate(np.eye(2)[labels], labels, get_task("sst2"), identity(2))
     assert (two.single_class, two.value) == (None, 100.0)
 

@@ -5,7 +5,9 @@ import pytest
 from sklearn.metrics import log_loss
 
 from axformer_onnx.records import FloatArray, Scores
-from axformer_onnx.scoring.recalibrate import Recalibrated, recalibrated_losses
+from axformer_onnx.scoring.recalibrate import Recalibrated
+from axformer_onnx.statistics import recalibrated_losses
+from axformer_onnx.tasks import CLASSIFICATION
 from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
 
@@ -71,6 +73,6 @@ def test_logits_are_read_in_the_order_of_the_labels() -> None:
         def metric(self, plan: Plan) -> float:
             return scores.value
 
-    scorer = Recalibrated(Outputs(), labels, LabelMap((1, 2, 0), ("a", "b", "c"), ""))
+    scorer = Recalibrated(Outputs(), labels, LabelMap((1, 2, 0), ("a", "b", "c"), ""), CLASSIFICATION)
     np.testing.assert_array_equal(scorer.losses(Plan()), recalibrated_losses(logits, labels))
     assert scorer.metric(Plan()) == 81.5 and scorer.rows == len(labels)

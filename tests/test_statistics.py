@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn import metrics as oracle
 from axformer_onnx.records import Scores
 from axformer_onnx.scoring.comparison import compare, metric_noise
 from axformer_onnx.scoring.outputs import evaluate
+from axformer_onnx.statistics.metrics import class_metric
 from axformer_onnx.statistics.paired import (
     _correlation,
     _midranks,
@@ -66,7 +68,7 @@ def test_drawing_counts_gives_the_interval_of_drawing_rows(name: str, metric: Ca
     labels = generator.integers(3, size=300)
     a = np.where(generator.random(300) < 0.7, labels, generator.integers(3, size=300))
     b = np.where(generator.random(300) < 0.8, a, generator.integers(3, size=300))
-    found = bootstrap_classes(name, labels, a, b, 3)
+    found = bootstrap_classes(partial(class_metric, name), labels, a, b, 3)
     low, high = drawn_rows(metric, labels, a, b, 1500)
     assert found.value == pytest.approx(100 * (metric(labels, b) - metric(labels, a)))
     # Both ends are random: with 1,500 draws the quantile's own error is about 4 % of the width.
@@ -109,7 +111,8 @@ def test_weighted_correlations_equal_those_of_repeated_rows(rows: list[tuple[int
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
     labels, a = np.arange(100) % 2, np.arange(100) % 3 % 2
-    one, two, other = (bootstrap_classes("mcc", labels, a, labels, 2, seed=seed, draws=500) for seed in (0, 0, 1))
+    mcc = partial(class_metric, "mcc")
+    one, two, other = (bootstrap_classes(mcc, labels, a, labels, 2, seed=seed, draws=500) for seed in (0, 0, 1))
     assert one == two
     assert (one.low, one.high) != (other.low, other.high)
 
@@ -117,7 +120,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
 def test_many_rows_and_classes_are_drawn_in_bounded_pieces() -> None:
     generator = np.random.default_rng(7)
     labels, a, b = (generator.integers(20, size=2000) for _ in range(3))
-    found = bootstrap_classes("accuracy", labels, a, b, 20, draws=3000)
+    found = bootstrap_classes(partial(class_metric, "accuracy"), labels, a, b, 20, draws=3000)
     assert found.low < found.value < found.high
 
 

@@ -17,11 +17,13 @@ HERE = {case for case in DOCUMENTED if case[1].startswith(support.FIVE) == suppo
 HINT = "docs/support.md says otherwise; where the change is meant, run `make support`"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), support.QUICK)
 def test_operations_answer_as_the_oracle_or_are_refused_as_documented(family: str, exporter: str) -> None:
     _assert_as_documented(family, exporter)
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "exporter"), support.SLOW)
 def test_operations_on_further_files_answer_as_the_oracle_or_are_refused_as_documented(

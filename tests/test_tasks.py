@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from axformer_onnx.errors import DataError, UsageError
+from axformer_onnx.tasks import CLASSIFICATION, REGRESSION
 from axformer_onnx.tasks.definitions import GLUE, custom_task, get_task, with_columns
 from axformer_onnx.tasks.labels import match_labels, model_label_names, with_label_names
 
@@ -33,7 +34,7 @@ def test_glue_tasks_have_glues_columns_labels_and_metrics(name: str) -> None:
     assert (task.columns, task.labels, set(task.metrics)) == (columns, labels, metrics)
     assert task.label == "label"
     assert task.metric in task.metrics
-    assert task.regression == (name == "stsb")
+    assert task.kind is (REGRESSION if name == "stsb" else CLASSIFICATION)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +54,8 @@ def test_an_unknown_task_is_refused_with_the_nearest_name_and_the_list() -> None
 def test_a_custom_task_has_the_columns_and_metric_asked_for() -> None:
     task = custom_task(["a", " b"], "y", "macro-f1")
     assert (task.columns, task.label, task.metric) == (("a", "b"), "y", "macro-f1")
-    assert not task.regression
-    assert custom_task(["a"], "y", "pearson_spearman").regression
+    assert task.kind is CLASSIFICATION
+    assert custom_task(["a"], "y", "pearson_spearman").kind is REGRESSION
 
 
 @pytest.mark.parametrize(

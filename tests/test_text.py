@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from axformer_onnx.data.encoding import Encoder, batches
+from axformer_onnx.data.encoding import Encoded, Encoder, batches
 from axformer_onnx.data.rows import Rows, read_rows
+from axformer_onnx.data.tokenised import TokenisedOnce
 from axformer_onnx.data.tokenizer_files import Padding, length_limit
 from axformer_onnx.errors import DataError, RuntimeFailure, UsageError
 from axformer_onnx.tasks.definitions import get_task
@@ -232,3 +233,36 @@ def test_tokens_of_real_rows_equal_transformers(name: str, max_length: int) -> N
         )
         for key in NAMES:
             np.testing.assert_array_equal(batch.feeds[key], padded[key])
+
+
+def same_tokens(one: Encoded, two: Encoded) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("ids", "types", "offsets"))
+
+
+PAIRS = [("a b", "C"), ("a " * 9, "b"), ("b", "a C a"), ("a b", "C"), ("C", "C b " * 7)]
+
+
+def test_rows_taken_of_tokens_are_the_tokens_of_rows_taken(tmp_path: Path) -> None:
+    encoder, rows = Encoder.from_folder(save_tokenizer(tmp_path), max_length=8), rows_of(PAIRS)
+    whole = encoder.encode(rows)
+    for some in ([3, 0, 4, 1], [2], [], [1, 1, 0]):
+        assert same_tokens(whole.take(some), encoder.encode(rows.take(some)) if some else whole.take([]))
+        assert len(whole.take(some)) == len(some)
+
+
+def test_each_row_is_tokenised_once_and_gives_the_tokens_that_it_gives_alone(tmp_path: Path) -> None:
+    encoder, rows = Encoder.from_folder(save_tokenizer(tmp_path), max_length=8), rows_of(PAIRS)
+    seen = list[tuple[str, ...]]()
+
+    class Counting(Encoder):
+        def encode(self, rows: Rows) -> Encoded:
+            seen.extend(rows.texts)
+            return super().encode(rows)
+
+    counting = Counting(encoder.tokenizer, encoder.max_length, encoder.padding, encoder.truncation_side)
+    known = rows.take([1, 0])
+    once = TokenisedOnce(counting, (known, encoder.encode(known)))
+    for some in ([0, 1], [4, 0, 2, 3], [2, 2, 4], [0, 1, 2, 3, 4]):
+        assert same_tokens(once.encode(rows.take(some)), encoder.encode(rows.take(some)))
+    assert sorted(seen) == sorted({PAIRS[2], PAIRS[4]})
+    assert len(once.encode(rows.take([]))) == 0

@@ -23,6 +23,7 @@ SOME = [(f, e) for f, e in CASES if e in ("torchscript-eager-17", "dynamo-23")]
 PLAN = Plan().without_heads(0, [1]).without_neurons(1, [2, 3]).without_attention(2).with_hard_attention(1, 2)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), SOME)
 def test_a_true_result_passes_and_the_difference_is_tiny(family: str, exporter: str, tmp_path: Path) -> None:
     model = build(family, exporter)

@@ -1,4 +1,4 @@
-"""Other processes give the same bits, and a lost one costs its tasks alone."""
+"""Other processes give the same bits, and a lost one costs its questions alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from axformer_onnx.runtime.spill import Shelf
 from axformer_onnx.search.compensated import workers
 from axformer_onnx.search.compensated.divergence import Divergence, Race, scorer_of
 from axformer_onnx.search.compensated.levels import Choice, build_levels
-from axformer_onnx.search.compensated.workers import InProcess, Pool, Spool, Task, read_spool, start_ray, write_spool
+from axformer_onnx.search.compensated.workers import (
+    InProcess,
+    Pool,
+    Question,
+    Spool,
+    read_spool,
+    start_ray,
+    write_spool,
+)
+from axformer_onnx.tasks import CLASSIFICATION
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 
@@ -38,23 +47,24 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Divergence,
     rows = resolve(get_task("mnli"), model_dir=folder).search
     reading = reading_of(folder / "model.onnx", make_session(folder / "model.onnx"), get_task("mnli"), rows)
     sessions = StageSessions(load_model(folder / "model.onnx"), threads=1)
-    parts = [rows.take(np.arange(len(rows))[i::2]) for i in range(2)]
-    weights = [np.linspace(0.5, 1.5, len(part)) for part in parts]
+    halves = [rows.take(np.arange(len(rows))[i::2]) for i in range(2)]
+    parts = [(half, reading.encoder.encode(half)) for half in halves]
+    weights = [np.linspace(0.5, 1.5, len(half)) for half in halves]
     with Shelf(2**20) as shelf:
         samples = text_samples(reading.encoder.encode(rows), sessions.input_names)
         levels = build_levels(sessions, samples, shelf)
-        scorers = [scorer_of(sessions, part, reading, 2**20) for part in parts]
-        divergence = Divergence(sessions, levels, scorers, regression=False, weights=weights)
+        scorers = [scorer_of(sessions, *part, reading, 2**20) for part in parts]
+        divergence = Divergence(sessions, levels, scorers, kind=CLASSIFICATION, weights=weights)
         spool = tmp_path_factory.mktemp("spool")
-        write_spool(spool, divergence, reading, parts, False)
+        write_spool(spool, divergence, reading, parts)
         yield divergence, spool
 
 
-def tasks_of(divergence: Divergence, count: int = 12) -> list[Task]:
+def questions_of(divergence: Divergence, count: int = 12) -> list[Question]:
     rng = np.random.default_rng(5)
     units = divergence.levels.units
     choices = [Choice(tuple(int(rng.integers(0, len(u.rungs))) for u in units)) for _ in range(count)]
-    return [Task(choice, 1 if i % 3 else None) for i, choice in enumerate(choices)]
+    return [Question(choice, 1 if i % 3 else None) for i, choice in enumerate(choices)]
 
 
 def same(one: list[Race], two: list[Race]) -> bool:
@@ -63,8 +73,8 @@ def same(one: list[Race], two: list[Race]) -> bool:
 
 def test_spool_gives_back_the_same_bits(case: tuple[Divergence, Path]) -> None:
     divergence, spool = case
-    tasks = tasks_of(divergence, 5)
-    assert same(InProcess(divergence)(tasks), InProcess(read_spool(spool, "cpu"))(tasks))
+    questions = questions_of(divergence, 5)
+    assert same(InProcess(divergence)(questions), InProcess(read_spool(spool, "cpu"))(questions))
 
 
 @pytest.mark.slow
@@ -73,22 +83,22 @@ def test_any_number_of_processes_gives_the_same_bits_and_their_work_is_counted(
     case: tuple[Divergence, Path], jobs: int
 ) -> None:
     divergence, spool = case
-    tasks = tasks_of(divergence)
-    expected, before = InProcess(divergence)(tasks), divergence.stages_run
-    assert same(Pool(divergence, spool, jobs=jobs, backend="local")(tasks), expected)
+    questions = questions_of(divergence)
+    expected, before = InProcess(divergence)(questions), divergence.stages_run
+    assert same(Pool(divergence, spool, jobs=jobs, backend="local")(questions), expected)
     assert divergence.stages_run > before
 
 
 _TRUE_REMOTE = workers._remote
 
 
-def _dies_once(spool: Spool, task: Task) -> Any:
-    """A worker that is killed, as by the system, at its first task."""
+def _dies_once(spool: Spool, question: Question) -> Any:
+    """A worker that is killed, as by the system, at its first question."""
     mark = Path(spool.folder) / "died"
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
-        return _TRUE_REMOTE(spool, task)
+        return _TRUE_REMOTE(spool, question)
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
     return None
@@ -96,13 +106,15 @@ def _dies_once(spool: Spool, task: Task) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # loky tells that a worker stopped
-def test_killed_worker_costs_its_tasks_alone(case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_costs_its_questions_alone(
+    case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     divergence, spool = case
-    tasks = tasks_of(divergence)
-    expected = InProcess(divergence)(tasks)
+    questions = questions_of(divergence)
+    expected = InProcess(divergence)(questions)
     monkeypatch.setattr(workers, "_remote", _dies_once)
     pool = Pool(divergence, spool, jobs=2, backend="local")
-    assert same(pool(tasks), expected)
+    assert same(pool(questions), expected)
     assert pool.lost == 1
 
 
@@ -114,25 +126,25 @@ def test_where_workers_keep_dying_this_process_does_the_work(
     class TerminatedWorkerError(RuntimeError):
         pass
 
-    def dead(self: Pool, tasks: Any) -> Iterator[Any]:
+    def dead(self: Pool, questions: Any) -> Iterator[Any]:
         raise TerminatedWorkerError
         yield
 
     monkeypatch.setattr(Pool, "_run", dead)
-    pool, tasks = Pool(divergence, spool, jobs=2, backend="local"), tasks_of(divergence, 4)
-    assert same(pool(tasks), InProcess(divergence)(tasks)) and pool.lost == workers.RETRIES
+    pool, questions = Pool(divergence, spool, jobs=2, backend="local"), questions_of(divergence, 4)
+    assert same(pool(questions), InProcess(divergence)(questions)) and pool.lost == workers.RETRIES
 
 
-def test_error_of_a_task_is_no_lost_worker(case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_question_is_no_lost_worker(case: tuple[Divergence, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     divergence, spool = case
 
-    def wrong(self: Pool, tasks: Any) -> Iterator[Any]:
+    def wrong(self: Pool, questions: Any) -> Iterator[Any]:
         raise ValueError("a bug")
         yield
 
     monkeypatch.setattr(Pool, "_run", wrong)
     with pytest.raises(ValueError, match="a bug"):
-        Pool(divergence, spool, jobs=2, backend="local")(tasks_of(divergence, 2))
+        Pool(divergence, spool, jobs=2, backend="local")(questions_of(divergence, 2))
 
 
 def test_without_ray_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,11 +159,11 @@ def test_local_ray_cluster_gives_the_same_bits(case: tuple[Divergence, Path], mo
     ray = pytest.importorskip("ray", reason="needs the [ray] extra")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     divergence, spool = case
-    tasks = tasks_of(divergence)
+    questions = questions_of(divergence)
     assert start_ray(2) in (1, 2)
     try:
         pool = Pool(divergence, spool, jobs=2, backend="ray")
         pool._spool = dataclasses.replace(pool._spool, folder="/nowhere")  # as on a machine that lacks it
-        assert same(pool(tasks), InProcess(divergence)(tasks))
+        assert same(pool(questions), InProcess(divergence)(questions))
     finally:
         ray.shutdown()

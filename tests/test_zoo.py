@@ -39,6 +39,7 @@ MASKED = (
 )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), EVERY_CASE)
 def test_export_answers_what_torch_answers(family: str, exporter: str) -> None:
     model = build(family, exporter)
@@ -48,6 +49,7 @@ def test_export_answers_what_torch_answers(family: str, exporter: str) -> None:
         np.testing.assert_allclose(logits, model.logits(feeds), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), EVERY_CASE)
 def test_export_passes_the_full_checker(family: str, exporter: str) -> None:
     graph = onnx.load(build(family, exporter).path)
@@ -55,6 +57,7 @@ def test_export_passes_the_full_checker(family: str, exporter: str) -> None:
     onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), EVERY_CASE)
 def test_batch_and_length_are_dynamic(family: str, exporter: str) -> None:
     inputs = {i.name: i.type.tensor_type.shape.dim for i in onnx.load(build(family, exporter).path).graph.input}
@@ -64,9 +67,10 @@ def test_batch_and_length_are_dynamic(family: str, exporter: str) -> None:
             assert dims[axis].dim_param == expected or (exporter == "optimum" and dims[axis].dim_param)
 
 
-@pytest.mark.parametrize("family", [family for family, exporter in EVERY_CASE if exporter == "dynamo-23"])
-def test_opset_23_has_one_attention_node_a_block(family: str) -> None:
-    model = build(family, "dynamo-23")
+@pytest.mark.matrix
+@pytest.mark.parametrize(("family", "exporter"), [case for case in EVERY_CASE if case[1] == "dynamo-23"])
+def test_opset_23_has_one_attention_node_a_block(family: str, exporter: str) -> None:
+    model = build(family, exporter)
     operators = collections.Counter(node.op_type for node in onnx.load(model.path).graph.node)
     blocks = sum(record.heads is not None for record in model.records)
     fused = 0 if model.default_attention == "eager" else blocks

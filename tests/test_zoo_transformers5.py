@@ -90,6 +90,7 @@ PLANS: tuple[Callable[[ZooModel], Plan], ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("family", FAMILY)
 def test_own_exporter_removed_equals_gated_equals_masked(family: str, plan: Callable[[ZooModel], Plan]) -> None:
@@ -104,6 +105,7 @@ def test_own_fusion_removed_equals_gated_equals_masked(family: str, plan: Callab
     assert_three_ways_agree(model, plan(model))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("family", "exporter"),
     [case for case in (*CASES, *FURTHER_CASES) if case[1] in ("torchscript-eager-17", "dynamo-20")],

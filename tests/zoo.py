@@ -1,7 +1,7 @@
 """The zoo: tiny random transformers, exported in every way that people export them.
 
     model = build("bert", "dynamo-23")
-    model.path                       the .onnx file (cached on disk, shared between test processes)
+    model.path                       the .onnx file (exported when asked for, cached on disk, shared between test processes)
     model.module                     the torch module (eval mode, eager attention), the tests' ground truth
     model.feeds(2, 7)                {"input_ids": int64[2, 7], "attention_mask": ..., ...}
     model.logits(feeds)              what torch answers
@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,22 @@ FURTHER_CASES: list[tuple[str, str]] = [
 
 @dataclasses.dataclass(frozen=True)
 class ZooModel:
-    """One random model and one export of it. `module` is shared: copy it before changing anything."""
+    """One random model and one export of it. `module` is shared: copy it before changing anything.
+
+    `file` is the export, or what writes it when the path is asked for first: who asks torch alone need not wait for it.
+    """
 
     family: str
     exporter: str
     seed: int
     sizes: Sizes
     module: Any
-    path: Path
+    file: Path | Callable[[], Path]
+
+    @property
+    def path(self) -> Path:
+        """The .onnx file, exported now if it is not there."""
+        return self.file if isinstance(self.file, Path) else self.file()
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -137,21 +146,33 @@ def build(family: str, exporter: str, *, seed: int = 0, **overrides: Any) -> Zoo
     def fresh(attention: str) -> Any:
         return known.exportable(make_module(family, sizes, seed, attention), base)
 
-    example = known.feeds(np.random.default_rng(0), 2, 7, True)
-    return ZooModel(family, exporter, seed, sizes, module, cached(key, exporter, fresh, example, known.interface))
+    @functools.cache
+    def file() -> Path:
+        return cached(key, exporter, fresh, known.feeds(np.random.default_rng(0), 2, 7, True), known.interface)
+
+    return ZooModel(family, exporter, seed, sizes, module, file)
 
 
 def onnx_outputs(model: Path | bytes, feeds: Feeds, threads: int = 1) -> list[npt.NDArray[Any]]:
     """All outputs of a file (or serialised model) in ONNX Runtime on the CPU, its own optimisations off."""
+    if isinstance(model, bytes):
+        session = _session(model, threads)
+    else:
+        found = Path(model).stat()
+        session = _session(str(model), threads, found.st_mtime_ns, found.st_size)
+    return [np.asarray(v) for v in session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})]
+
+
+@functools.lru_cache(maxsize=4)
+def _session(source: str | bytes, threads: int, *_state: int) -> Any:
+    """Tests ask one graph at several sizes; `_state` tells a file that was written again."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return [np.asarray(v) for v in session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})]
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 @functools.lru_cache(maxsize=64)

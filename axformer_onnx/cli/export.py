@@ -8,7 +8,8 @@ from axformer_onnx.cli.generated import command as subcommand
 from axformer_onnx.cli.generated import print_json
 from axformer_onnx.options import ExportOptions
 
-_MORE = """CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub.
+_MORE = """CHECKPOINT is a Hugging Face checkpoint folder, or a name on the hub; a sentence-transformers folder is written with
+pooling and normalisation in the graph.
 
 Needs the extra: pip install 'axformer-onnx[export]'."""
 

@@ -20,12 +20,10 @@ from axformer_onnx.inputs import Given, OptimizeOptions, open_source, read_rows,
 from axformer_onnx.result import JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
 from axformer_onnx.runtime import run_once, versions
 from axformer_onnx.search import open_journal
-from axformer_onnx.searches import Decided, SearchRun, Watcher, search_named
+from axformer_onnx.searches import Decided, SearchRun, Watcher, Working, search_named
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from axformer_onnx.result.report import Report
 
 __all__ = ["OptimizeOptions", "OptimizeResult", "Watcher", "optimize"]
@@ -50,9 +48,9 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
         if options.overwrite:
             clear(options.output)
         with staging(options.output) as folder:
-            model, given = _working_model(options, given)
+            working, given = _working_model(options, given)
             watcher.step("searching")
-            run = SearchRun(options, given, model, _start(options, given), journal, folder, watcher)
+            run = SearchRun(options, given, working, _start(options, given), journal, folder, watcher)
             decided = search_named(options.search).run(run)
             if decided.interrupted:
                 watcher.step("interrupted: finishing with the best so far (Ctrl-C again stops at once)")
@@ -86,18 +84,20 @@ _DECISIVE = ("axformer-onnx", "numpy", "onnxruntime", "onnxruntime-gpu", "tokeni
 # -- search ------------------------------------------------------------------------------------------------------
 
 
-def _working_model(options: OptimizeOptions, given: Given) -> tuple[ir.Model, Given]:
+def _working_model(options: OptimizeOptions, given: Given) -> tuple[Working, Given]:
     """What searches work on: the source, its read-out narrowed where that is wanted and legal, which the notes say."""
     from axformer_passes.apply import narrowed
 
+    source = given.source
     if options.readout == "whole":
-        return given.source.model, given
-    model, found = narrowed(given.source.model, run_once)
+        return Working(source.model, source.examined), given
+    model, found = narrowed(source.model, run_once)
     if found.nodes:
         said = f"the read-out is narrowed (exact): {len(found.nodes)} operators compute only the token that the output reads"
     else:
         said = f"the read-out stays whole: {found.why}"
-    return model, dataclasses.replace(given, notes=(*given.notes, said), narrow=bool(found.nodes))
+    given = dataclasses.replace(given, notes=(*given.notes, said), narrow=bool(found.nodes))
+    return (Working.of(model) if found.nodes else Working(source.model, source.examined)), given
 
 
 def _start(options: OptimizeOptions, given: Given) -> Plan:
@@ -121,7 +121,7 @@ def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Pat
 
     watcher.step("applying the plan")
     model = folder / MODEL
-    write_planned(given.source.path, given.source.model, decided.plan, model, decided.weights)
+    write_planned(given.source, decided.plan, model, decided.weights, decided.built)
     (folder / "plan.json").write_text(decided.plan.dumps(), encoding="utf-8")
     if decided.weights is not None:
         shutil.copyfile(decided.weights, folder / WEIGHTS)

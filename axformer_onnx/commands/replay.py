@@ -7,18 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from axformer_onnx.compensate import load_weights, weights_path
 from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
+from axformer_onnx.inputs import Source
 from axformer_onnx.result import MODEL, copy_companions, staging
 from axformer_onnx.runtime import run_once
-from axformer_passes.io import load_model, model_path, read_regular, sha256_of
+from axformer_passes.io import model_path, read_regular, sha256_of
 from axformer_passes.plan import Plan
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 
 PLAN_BYTES = 2**28
 """A plan is not longer: it names at most every neuron of a model."""
@@ -44,7 +40,7 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     with _staged(folder) as staging:
         path = staging / (output.name if single else MODEL)
         weights = weights_path(plan_path, plan.weights)
-        write_planned(source, load_model(source), plan, path, weights)
+        write_planned(Source.of(source), plan, path, weights)
         if not single:
             shutil.copyfile(plan_path, staging / "plan.json")
             if weights is not None:
@@ -81,26 +77,31 @@ def read_plan(path: Path, source: Path) -> Plan:
     return plan
 
 
-def write_planned(source: Path, model: ir.Model, plan: Plan, path: Path, weights_file: Path | None = None) -> None:
-    """Write the graph of `plan` to `path`, verified against `source`. Raises: PlanError, VerifyError.
+def write_planned(
+    source: Source, plan: Plan, path: Path, weights_file: Path | None = None, built: Path | None = None
+) -> None:
+    """Write the graph of `plan` to `path`, verified against the file of `source`. Raises: PlanError, VerifyError.
 
     weights_file   where the weights that the plan names lie
+    built          where the graph lies already, if it does: it is moved, and verified as any other
     """
     from axformer_onnx.result import verify
     from axformer_passes.apply import apply_plan
     from axformer_passes.blocks import expanded
     from axformer_passes.cut import expanded_weights, weight_shapes
     from axformer_passes.io import save_model
-    from axformer_passes.recognise import examine
 
-    examined = examine(model, run_once)
+    examined = source.examined
     plan.validate(examined.anatomy)
     weights = load_weights(weights_file, weight_shapes(plan, examined)) if weights_file else None
     weights = expanded_weights(weights, plan, examined.anatomy) if weights else weights
     plan = expanded(plan, examined.anatomy)
-    save_model(apply_plan(model, plan, run_once, examined=examined, weights=weights), path)
-    del examined  # it holds the weights that were cut
-    verify(source, path, plan, weights=weights)
+    if built is None:
+        save_model(apply_plan(source.model, plan, run_once, examined=examined, weights=weights), path)
+    else:
+        for part in built.parent.glob(f"{built.name}*"):  # its external data with it
+            part.replace(path.parent / part.name)
+    verify(source.path, path, plan, weights=weights)
 
 
 def _require_free(output: Path, source: Path, overwrite: bool) -> None:

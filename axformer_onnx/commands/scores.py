@@ -75,10 +75,10 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
         raise UsageError(f"{paths[0]}: given twice; name two different models")
     step("reading the rows")
     rows = resolve_report(options.task, model_dir=paths[0].parent, data=options.data)
-    scored = []
+    scored: list[_Scored] = []
     for path in paths:
         step(f"scoring {path}")
-        scored.append(_score_one(options, path, paths[0].parent, rows))
+        scored.append(_score_one(options, path, rows, scored[0] if scored else None))
     step("measuring latency")
     shapes = options.shapes or default_shapes(scored[0].encoded)
     latency = latency_of(
@@ -87,15 +87,19 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     return _result(options, rows, scored, latency)
 
 
-def _score_one(options: ScoreOptions, path: Path, first: Path, rows: Rows) -> _Scored:
+def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | None) -> _Scored:
     session = options.machine.session(path)
-    folder = path.parent if (path.parent / "tokenizer.json").is_file() else first
+    own = first is None or (path.parent / "tokenizer.json").is_file()
+    folder = path.parent if own or first is None else first.path.parent
     reading = reading_of(path, session, options.task, rows, folder=folder, max_length=options.max_length)
-    encoded = reading.encoder.encode(rows)
-    scores = score_session(session, encoded, rows, reading.task, reading.label_map)
+    encoded = reading.encode(rows)
+    source = None if first is None else first.scores.outputs
+    scores = score_session(
+        session, encoded, rows, reading.task, reading.label_map, output=reading.output, source=source
+    )
     warnings = (
         *provider_warnings(session, options.machine.provider),
-        *score_warnings(scores, reading.label_map, str(path)),
+        *score_warnings(scores, str(path)),
     )
     return _Scored(path, reading, encoded, scores, warnings)
 
@@ -112,13 +116,11 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         comparison = comparison_record(compared)
     return ScoreResult(
         task=first.reading.task.name,
-        metric=first.reading.task.metric,
+        metric=first.scores.metric,
         rows=len(rows),
         source=rows.source,
         models={
-            str(one.path): model_record(
-                one.path, one.scores, one.reading.label_map, macs(load_model(one.path), run_once, batch, length)
-            )
+            str(one.path): model_record(one.path, one.scores, macs(load_model(one.path), run_once, batch, length))
             for one in scored
         },
         comparison=comparison,

@@ -36,7 +36,7 @@ def pruned_sessions(
 
     plan, weights   as `expanded` and `reweighted` want them
     """
-    model = reweighted(source.model, plan, weights, run_once)
+    model = reweighted(source.model, plan, weights, run_once, examined=source.examined)
     inside, rest = divided(plan, source.staged.examined)
     if inside.is_exact:
         return StageSessions(model, provider=source.provider, threads=threads), plan

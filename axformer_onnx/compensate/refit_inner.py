@@ -20,13 +20,13 @@ import numpy.typing as npt
 from axformer_onnx.compensate.algebra import refit, refit_without_bias
 from axformer_onnx.compensate.moments import with_one
 from axformer_passes.blocks import Inner, Role, inner_projections
-from axformer_passes.prepare import prepared
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from axformer_onnx.scoring import StageSessions
     from axformer_passes.blocks import BlockKind, Inputs
+    from axformer_passes.recognise import Examined
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -72,9 +72,9 @@ def same_in(sessions: StageSessions, source: Together, layer: int, kind: BlockKi
     return Together(own[0].inputs, own)
 
 
-def shapes_of(model: ir.Model) -> dict[str, tuple[int, ...]]:
+def shapes_of(examined: Examined) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights of a model as passes name them."""
-    return {str(name): shape_of(value) for name, value in prepared(model).graph.initializers.items()}
+    return {str(name): shape_of(value) for name, value in examined.labelling.model.graph.initializers.items()}
 
 
 def shape_of(value: ir.Value) -> tuple[int, ...]:

@@ -30,11 +30,12 @@ def weights_path(plan_path: Path, name: str | None) -> Path | None:
 
 def save_weights(weights: Weights, path: Path) -> None:
     """Write the file. Equal weights give equal bytes. Raises: RuntimeFailure where it cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
         save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, path, metadata={"format": FORMAT})
-    except Exception as error:  # safetensors' own kind, or the file system's
+    except (OSError, SafetensorError) as error:
         raise RuntimeFailure(f"{path}: cannot be written: {error}") from None
 
 
@@ -43,7 +44,7 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
 
     Raises: PlanError for a file that is missing, no safetensors file, or holds anything else.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     _require_regular(path)
     try:
@@ -56,7 +57,7 @@ def load_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
             return {name: file.get_tensor(name) for name in names}
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from None
-    except Exception as error:  # safetensors' own kind, or the file system's
+    except (OSError, ValueError, SafetensorError) as error:
         raise PlanError(
             f"{path}: not a safetensors file, or truncated ({' '.join(str(error).split())[:160]})"
         ) from None

@@ -9,6 +9,7 @@ from axformer_onnx.data.encoding import Batch, Encoded, Encoder, batches, check_
 from axformer_onnx.data.recombination import calibration_rows
 from axformer_onnx.data.roles import DataRoles, resolve, resolve_report
 from axformer_onnx.data.rows import Rows
+from axformer_onnx.data.tokenised import TokenisedOnce
 from axformer_onnx.data.tokenizer_files import length_limit, read_json
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Rows",
+    "TokenisedOnce",
     "batches",
     "calibration_rows",
     "check_input",

@@ -54,7 +54,7 @@ def readers(name: str, config: str | None, task: Task) -> Mapping[str, Callable[
 def _reader(split: Any, origin: str, task: Task) -> Callable[[], Drawn]:
     def read() -> Drawn:
         found = tuple(split.column_names)
-        columns = {name: list(split[name]) for name in (*task.columns, task.label) if name in found}
+        columns = {name: list(split[name]) for name in task.kind.wanted(task, labelled=True) if name in found}
         feature = split.features.get(task.label)
         if hasattr(feature, "int2str") and task.label in columns:
             columns[task.label] = [_name(feature, value) for value in columns[task.label]]

@@ -20,7 +20,7 @@ from axformer_onnx.data.role_files import find_roles, looks_like_hub_name
 from axformer_onnx.data.rows import Drawn, Rows, draw, number_labels
 from axformer_onnx.data.separate import hold_out, part, split, without
 from axformer_onnx.errors import DataError
-from axformer_onnx.tasks import Task, with_label_names
+from axformer_onnx.tasks import GLUE, Task, with_label_names
 
 TRAIN_PART = 4_000  # rows taken of `train` where there is no `search` file
 HELD_OUT = 5_000  # at most so many rows are held out where there is no validation file
@@ -75,7 +75,7 @@ def resolve(
     drawn, notes = _draw_roles(task, found, search_data, calibration, max_search_rows or TRAIN_PART, seed)
     rows = dict(zip(drawn, number_labels(list(drawn.values()), task), strict=True))
     notes += _note_invented(rows["pool"])
-    return _separate(rows, notes, max_search_rows, seed)
+    return _separate(rows, notes, max_search_rows, seed, apart=task.kind.apart)
 
 
 def resolve_report(task: Task, *, model_dir: Source, data: Source | None = None) -> Rows:
@@ -135,13 +135,15 @@ def _part_of_train(train: Drawn, count: int, seed: int) -> tuple[Drawn, str]:
     return train.take(chosen), f"{note}; the model may have been trained on them"
 
 
-def _separate(rows: Mapping[str, Rows], notes: list[str], max_search_rows: int | None, seed: int) -> DataRoles:
+def _separate(
+    rows: Mapping[str, Rows], notes: list[str], max_search_rows: int | None, seed: int, *, apart: bool
+) -> DataRoles:
     """Disjoint roles out of the rows of 'pool', 'report' and 'calibration'."""
     pool, report, spare = rows["pool"], rows.get("report"), rows.get("calibration")
     if report is None:
         pool, report = hold_out(pool, seed, HELD_OUT)
         notes.append(f"no report rows were given: {len(report)} rows of {pool.source} were held out for the report")
-    pool, dropped = without(pool, report)
+    pool, dropped = without(pool, report, apart=apart)
     if dropped:
         notes.append(f"{dropped} search rows were left out: the report rows have the same text")
     if max_search_rows is not None and len(pool) > max_search_rows:
@@ -149,7 +151,7 @@ def _separate(rows: Mapping[str, Rows], notes: list[str], max_search_rows: int |
         pool = part(pool, max_search_rows, seed)
     search, select = split(pool, seed)
     if spare is not None:
-        spare, dropped = without(spare, report)
+        spare, dropped = without(spare, report, apart=apart)
         if dropped:
             notes.append(f"{dropped} calibration rows were left out: the report rows have the same text")
     return DataRoles(search, select, report, spare, tuple(notes))
@@ -184,7 +186,7 @@ def _find(task: Task, model_dir: Path, data: Source | None, *, optional: bool) -
         return _from_folder(beside, task)
     tried.append(f"there is no {beside}")
     try:
-        if task.name != "custom":
+        if task.name in GLUE:
             return _Found(hub.glue_readers(task), ("rows come from the hub's data set nyu-mll/glue",))
     except hub.Unreachable as error:
         tried.append(str(error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from axformer_onnx.data.formats import Table, read_table
 from axformer_onnx.errors import DataError
-from axformer_onnx.tasks import Task, label_ids
+from axformer_onnx.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Rows:
     """Rows of one role.
 
     texts        one tuple of 1 or 2 strings a row
-    labels       int64[rows] class ids in the data set's order, or float64[rows] for regression
+    labels       [rows] or [rows, labels], as the task's kind reads them (`tasks.Kind.numbered`)
     source       where they came from, for people
     sha256       of the content (texts and labels in order), so the same rows have it in every file format
     label_names  names by id where a custom task's string labels were numbered here, else empty
@@ -55,7 +54,7 @@ class Drawn:
     """Rows as files have them: texts checked, labels still names or numbers (None: not asked for)."""
 
     texts: tuple[tuple[str, ...], ...]
-    labels: tuple[str | float | None, ...] | None
+    labels: tuple[Any, ...] | None
     places: tuple[str, ...]
     source: str
 
@@ -69,7 +68,7 @@ class Drawn:
 def read_rows(path: str | Path, task: Task, *, labelled: bool = True) -> Rows:
     """Read a file of rows; its extension decides the format (formats.py).
 
-    labelled=False reads the texts alone: labels are -1 (NaN for regression).
+    labelled=False reads the texts alone: labels are the kind's mark for none.
 
     Raises: DataError naming file and row for missing columns, text that is not a string, labels that are
     missing, -1, out of range or of another task, and everything `read_table` refuses.
@@ -88,7 +87,7 @@ def draw(paths: Sequence[Path], task: Task, *, labelled: bool = True) -> Drawn:
 
     Raises: DataError as `read_rows`, except for what is wrong with a label's value.
     """
-    wanted = [*task.columns, task.label] if labelled else list(task.columns)
+    wanted = task.kind.wanted(task, labelled=labelled)
     tables = [read_table(path, wanted) for path in paths]
     return drawn_from_tables(tables, task, labelled=labelled, source=", ".join(map(str, paths)))
 
@@ -99,39 +98,28 @@ def drawn_from_tables(tables: Sequence[Table], task: Task, *, labelled: bool, so
     labels: list[Any] = []
     places: list[str] = []
     for table in tables:
-        _require_columns(table, [*task.columns, task.label] if labelled else task.columns)
-        texts += _texts(table, task)
+        columns, label_column = task.kind.found_columns(task, table.found, labelled=labelled)
+        _require_columns(table, columns if label_column is None else [*columns, label_column])
+        texts += _texts(table, columns)
         places += [table.where(i) for i in range(len(table.numbers))]
-        labels += table.columns[task.label] if labelled else []
-    for place, label in zip(places, labels, strict=False):
-        if not isinstance(label, (str, int, float, type(None))):
-            raise DataError(f"{place}: the label is {type(label).__name__} {label!r:.40}, expected a name or a number")
+        labels += [None] * len(table.numbers) if label_column is None else table.columns[label_column]
+    for place, label in zip(places, labels if labelled else [], strict=False):
+        if not isinstance(label, task.kind.label_types):
+            found = f"{type(label).__name__} {label!r:.40}"
+            raise DataError(f"{place}: the label is {found}, expected {task.kind.label_words}")
     return Drawn(tuple(texts), tuple(labels) if labelled else None, tuple(places), source)
 
 
 def number_labels(sets: Sequence[Drawn], task: Task) -> list[Rows]:
-    """Labels to ids in the data set's order, alike for all `sets`.
-
-    Names in the data are matched with the task's; for a task without names they are numbered in sorted order.
+    """Labels to arrays, alike for all `sets`, as the task's kind reads them.
 
     Raises: DataError naming the row for a label that is missing, -1, out of range or unknown.
     """
-    invented: tuple[str, ...] = ()
-    values = (value for one in sets for value in one.labels or ())
-    words = sorted({value for value in values if isinstance(value, str)})
-    if not task.regression and not task.labels:
-        invented = tuple(word for word in words if word and _integer(word) is None)
-        task = dataclasses.replace(task, labels=invented)
-    named = label_ids(words, task)
-    rows = []
-    for one in sets:
-        labels: npt.NDArray[Any]
-        if one.labels is None:
-            labels = np.full(len(one.texts), np.nan if task.regression else np.int64(-1))
-        else:
-            labels = _numbers(one, task) if task.regression else _ids(one, task, named)
-        rows.append(Rows(one.texts, labels, one.source, _digest(one.texts, labels), invented))
-    return rows
+    arrays, invented = task.kind.numbered(task, sets)
+    return [
+        Rows(one.texts, labels, one.source, _digest(one.texts, labels), invented)
+        for one, labels in zip(sets, arrays, strict=True)
+    ]
 
 
 def _require_columns(table: Table, wanted: Sequence[str]) -> None:
@@ -145,9 +133,9 @@ def _require_columns(table: Table, wanted: Sequence[str]) -> None:
         )
 
 
-def _texts(table: Table, task: Task) -> list[tuple[str, ...]]:
-    columns = [table.columns[name] for name in task.columns]
-    for name, column in zip(task.columns, columns, strict=True):
+def _texts(table: Table, names: Sequence[str]) -> list[tuple[str, ...]]:
+    columns = [table.columns[name] for name in names]
+    for name, column in zip(names, columns, strict=True):
         for i, text in enumerate(column):
             if not isinstance(text, str):
                 found = "missing" if text is None else f"{type(text).__name__} {text!r:.40}"
@@ -157,58 +145,6 @@ def _texts(table: Table, task: Task) -> list[tuple[str, ...]]:
             except UnicodeEncodeError:
                 raise DataError(f"{table.where(i)}: {name!r} has half a surrogate pair, not valid text") from None
     return list(zip(*columns, strict=True))
-
-
-def _integer(value: object) -> int | None:
-    """A label as an integer if it is one: 2, 2.0, '2', true; else None."""
-    if isinstance(value, (bool, int)):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            return None
-    return None
-
-
-def _ids(one: Drawn, task: Task, named: dict[str, int]) -> npt.NDArray[np.int64]:
-    limit, values = len(task.labels), one.labels or ()
-    ids = np.empty(len(values), dtype=np.int64)
-    for i, value in enumerate(values):
-        found = named.get(value) if isinstance(value, str) else None
-        number = found if found is not None else _integer(value)
-        if number is None or number < 0 or (limit and number >= limit):
-            raise DataError(f"{one.places[i]}: {_refusal(value, number, task)}")
-        ids[i] = number
-    return ids
-
-
-def _refusal(value: object, number: int | None, task: Task) -> str:
-    names = ", ".join(f"{i} {name}" for i, name in enumerate(task.labels))
-    expected = f"expected {names}" if names else "expected 0, 1, 2, ..."
-    if value is None or value == "":
-        return f"the label is missing; {expected}"
-    if number == -1:
-        return f"the label is -1, which marks rows without a published label; use labelled rows ({expected})"
-    if number is not None:
-        return f"label {number} is out of range; {expected}"
-    return f"label {value!r:.60} is not a label of task {task.name}; {expected}"
-
-
-def _numbers(one: Drawn, task: Task) -> npt.NDArray[np.float64]:
-    values = one.labels or ()
-    numbers = np.empty(len(values), dtype=np.float64)
-    for i, value in enumerate(values):
-        try:
-            numbers[i] = math.nan if value is None or isinstance(value, bool) else float(value)
-        except (OverflowError, ValueError):
-            numbers[i] = math.nan
-        if not math.isfinite(numbers[i]):
-            shown = "missing" if value in (None, "") else f"{value!r:.60}"
-            raise DataError(f"{one.places[i]}: the label is {shown}, expected a number (task {task.name})")
-    return numbers
 
 
 def _digest(texts: Sequence[tuple[str, ...]], labels: npt.NDArray[Any]) -> str:

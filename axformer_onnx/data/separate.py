@@ -15,13 +15,19 @@ def groups(rows: Rows) -> npt.NDArray[np.int64]:
     return np.array([numbers.setdefault(key, len(numbers)) for key in rows.content_keys()], dtype=np.int64)
 
 
-def without(rows: Rows, others: Rows) -> tuple[Rows, int]:
+def without(rows: Rows, others: Rows, *, apart: bool = False) -> tuple[Rows, int]:
     """`rows` less those whose texts `others` has too, and how many that were.
+
+    apart  texts are fed one by one: a row goes if `others` has any one of its texts
 
     Raises: DataError where nothing is left.
     """
-    taken = set(others.content_keys())
-    kept = [i for i, key in enumerate(rows.content_keys()) if key not in taken]
+    if apart:
+        texts = {text for key in others.content_keys() for text in key}
+        kept = [i for i, key in enumerate(rows.content_keys()) if texts.isdisjoint(key)]
+    else:
+        taken = set(others.content_keys())
+        kept = [i for i, key in enumerate(rows.content_keys()) if key not in taken]
     dropped = len(rows) - len(kept)
     if not kept:
         raise DataError(

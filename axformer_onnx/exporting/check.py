@@ -83,7 +83,7 @@ def worst_difference(checkpoint: Checkpoint, path: Path) -> float:
     from axformer_onnx.runtime import make_session, run_session
 
     try:
-        session = make_session(path, optimize=False, quiet=True)
+        session = make_session(path, optimize=False)
     except AxformerError as error:
         raise VerifyError(f"the exported graph does not load: {error}") from None
     worst, fits = 0.0, [(b, min(s, checkpoint.longest)) for b, s in SHAPES]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from axformer_onnx.data import length_limit, read_json
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
 from axformer_onnx.exporting.quiet import one_line, quiet
+from axformer_onnx.exporting.sentence import FILES, Sentence, is_sentence_folder, sentence_module, sentence_of
 
 Attention = Literal["sdpa", "eager"]
 INSTALL = "pip install 'axformer-onnx[export]'"
@@ -29,6 +30,7 @@ HEADS = {
     "ForImageClassification": ("AutoModelForImageClassification", "image-classification"),
     "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
 }
+SENTENCE = "SentenceEmbedding"
 _COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model",
@@ -44,7 +46,8 @@ class Checkpoint:
     name        of its folder, or on the hub
     folder      None: it came from the hub
     module      the torch model: float32, eval mode
-    head        one of HEADS
+    head        one of HEADS, or SENTENCE for a folder of sentence-transformers
+    sentence    how its embeddings are made of tokens, else None
     attention   sdpa | eager, as loaded
     """
 
@@ -53,6 +56,7 @@ class Checkpoint:
     module: Any
     head: str
     attention: str
+    sentence: Sentence | None = None
 
     @property
     def config(self) -> Any:
@@ -99,20 +103,25 @@ def load_checkpoint(checkpoint: str | Path, attention: Attention | None = None) 
     source, local = str(folder or checkpoint), folder is not None
     if not local:
         _require_reachable(source)
+    sentence = sentence_of(folder) if folder is not None and is_sentence_folder(folder) else None
     config = _guarded(source, lambda: transformers.AutoConfig.from_pretrained(source, local_files_only=local))
-    head = _head(source, config)
-    loader = getattr(transformers, HEADS[head][0])
+    head = SENTENCE if sentence else _head(source, config)
+    loader = transformers.AutoModel if sentence else getattr(transformers, HEADS[head][0])
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "local_files_only": local}
     if attention is not None:
         options["attn_implementation"] = attention
     module, info = _guarded(source, lambda: loader.from_pretrained(source, output_loading_info=True, **options))
-    missing = sorted(info["missing_keys"])
+    unread = "pooler." if sentence else ()  # BERT's own pooler, which embeddings do not read
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unread))
     if missing:
         raise ModelError(
             f"{source}: no weights for {missing[0]} ({len(missing)} missing): the checkpoint is not a fine-tuned {head}"
         )
     name = folder.resolve().name if folder else str(checkpoint)
-    return Checkpoint(name, folder, module.eval(), head, str(module.config._attn_implementation))
+    attended = str(module.config._attn_implementation)
+    if sentence:
+        module = sentence_module(module, sentence)
+    return Checkpoint(name, folder, module.eval(), head, attended, sentence)
 
 
 def copy_files(checkpoint: Checkpoint, out: Path) -> list[str]:
@@ -125,8 +134,9 @@ def copy_files(checkpoint: Checkpoint, out: Path) -> list[str]:
             checkpoint.config.save_pretrained(out)
     else:
         shutil.copyfile(checkpoint.folder / "config.json", out / "config.json")
-        for name in _COPIED:
+        for name in (*_COPIED, *(FILES if checkpoint.sentence else ())):
             if (checkpoint.folder / name).is_file():
+                (out / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(checkpoint.folder / name, out / name)
     if "input_ids" not in checkpoint.inputs or (out / "tokenizer.json").is_file():
         return []
@@ -198,4 +208,7 @@ def _head(source: str, config: Any) -> str:
             if architecture.endswith(head):
                 return head
     found = ", ".join(architectures) or "no architecture"
-    raise UsageError(f"{source}: config.json names {found}, expected one that ends in {', '.join(HEADS)}")
+    raise UsageError(
+        f"{source}: config.json names {found}, expected one that ends in {', '.join(HEADS)}, or a sentence-transformers folder "
+        "with modules.json"
+    )

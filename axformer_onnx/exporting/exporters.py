@@ -19,6 +19,9 @@ from axformer_onnx.exporting.quiet import one_line, quiet
 Exporter = Literal["optimum", "dynamo", "torchscript", "transformers"]
 EXPORTERS: tuple[Exporter, ...] = get_args(Exporter)
 
+OF_MODULES: tuple[Exporter, ...] = ("dynamo", "torchscript")
+"""Those that write any torch module; the others know transformers' own classes alone."""
+
 # Operator sets that each exporter writes without a conversion afterwards: lowest, highest, default. 18 is read by
 # ONNX Runtime since 1.14; torch's tracer calls itself complete up to 17 only.
 OPSETS: dict[Exporter, tuple[int, int, int]] = {
@@ -37,8 +40,10 @@ class Attempt:
     opset: int
 
 
-def attempts(exporter: str, opset: int | None) -> list[Attempt]:
+def attempts(exporter: str, opset: int | None, able: tuple[Exporter, ...] = EXPORTERS) -> list[Attempt]:
     """What to try, in order. `auto`: all that are installed, in the order of EXPORTERS.
+
+    able  those that can write this kind of model
 
     Raises: UsageError for an operator set that the exporter does not write; RuntimeFailure for one that is not installed.
     """
@@ -48,11 +53,16 @@ def attempts(exporter: str, opset: int | None) -> list[Attempt]:
     if exporter in absent:
         raise RuntimeFailure(absent[exporter])
     names = [name for name in EXPORTERS if exporter in ("auto", name) and name not in absent]
-    able = [name for name in names if opset is None or OPSETS[name][0] <= opset <= OPSETS[name][1]]
-    if not able:
+    if not any(name in able for name in names):
+        raise UsageError(
+            f"--exporter {exporter} does not write sentence-transformers folders; exporters: {', '.join(able)}"
+        )
+    names = [name for name in names if name in able]
+    fit = [name for name in names if opset is None or OPSETS[name][0] <= opset <= OPSETS[name][1]]
+    if not fit:
         ranges = "; ".join(f"{name} {OPSETS[name][0]} to {OPSETS[name][1]}" for name in names)
         raise UsageError(f"operator set {opset} is not written by the exporter; possible: {ranges}")
-    return [Attempt(name, OPSETS[name][2] if opset is None else opset) for name in able]
+    return [Attempt(name, OPSETS[name][2] if opset is None else opset) for name in fit]
 
 
 def _absent() -> dict[str, str]:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
 from axformer_onnx.exporting.check import check_graph, random_inputs, torch_outputs, worst_difference
 from axformer_onnx.exporting.checkpoint import Attention, Checkpoint, copy_files, load_checkpoint
-from axformer_onnx.exporting.exporters import Attempt, Exporter, attempts, write_raw
+from axformer_onnx.exporting.exporters import EXPORTERS, OF_MODULES, Attempt, Exporter, attempts, write_raw
 from axformer_onnx.exporting.graph import finish
-from axformer_onnx.tasks import get_task
+from axformer_onnx.tasks import get_task, is_kind
 from axformer_passes.io import SINGLE_FILE_LIMIT, load_model
 
 
@@ -52,8 +52,9 @@ def export(
 ) -> ExportResult:
     """Write a fine-tuned checkpoint to OUT/model.onnx, its tokenizer and config.json beside it.
 
-    checkpoint         folder, or a name on the Hugging Face hub
-    task               a GLUE name: recorded in the graph, and its number of labels compared with the model's; or custom
+    checkpoint         folder, or a name on the Hugging Face hub; of sentence-transformers a folder, whose pooling and
+                       normalisation become part of the graph
+    task               a GLUE name: recorded in the graph, its number of labels compared; or custom, or a kind
     attention          None: what transformers chooses, sdpa where the model has it
     check              compare with torch on random inputs (`check.SHAPES`, `check.TOLERANCE`)
     single_file_limit  bytes of weights above which they go to model.onnx.data
@@ -61,10 +62,11 @@ def export(
     The same export again leaves OUT as it is, after checking it. Raises: UsageError, ModelError, RuntimeFailure,
     VerifyError; then nothing was written.
     """
-    out, name = Path(out), None if task in (None, "custom") else get_task(str(task)).name
-    tries = attempts(exporter, opset)
+    out, name = Path(out), _glue_name(task)
+    attempts(exporter, opset)  # refuses before anything is loaded
     _require_free_or_model(out)
     loaded = load_checkpoint(checkpoint, attention)
+    tries = attempts(exporter, opset, OF_MODULES if loaded.sentence else EXPORTERS)
     if name:
         _require_labels(loaded, name)
     request = _provenance(loaded, name, f"{exporter} {opset} {attention}")
@@ -138,8 +140,12 @@ def _axes(checkpoint: Checkpoint) -> dict[str, list[str | int]]:
     return {k: [axis(sizes) for sizes in zip(first[k].shape, second[k].shape, strict=True)] for k in first}
 
 
+def _glue_name(task: str | None) -> str | None:
+    return None if task is None or task == "custom" or is_kind(task) else get_task(task).name
+
+
 def _require_labels(checkpoint: Checkpoint, task: str) -> None:
-    expected = 1 if get_task(task).regression else len(get_task(task).labels)
+    expected = get_task(task).kind.head_columns(get_task(task))
     found = checkpoint.config.num_labels
     if checkpoint.head != "ForSequenceClassification" or found != expected:
         raise UsageError(
@@ -154,6 +160,7 @@ def _provenance(checkpoint: Checkpoint, task: str | None, request: str) -> dict[
 
     return {
         **({"axformer.task": task} if task else {}),
+        **({"axformer.embedding": checkpoint.sentence.words} if checkpoint.sentence else {}),
         "axformer.checkpoint": checkpoint.name,
         "axformer.checkpoint_sha256": checkpoint.sha256,
         "axformer.export": f"{request}; torch {torch.__version__}, transformers {transformers.__version__}",

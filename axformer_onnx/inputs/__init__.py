@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from axformer_onnx.inputs.given import Given, open_source, read_rows, shared_weights
+from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights
 from axformer_onnx.inputs.refusals import NOTHING, Placed, left_whole, placed
 from axformer_onnx.options import MAX_SEARCH_ROWS, Backend, Goal, OptimizeOptions
 
@@ -14,6 +14,7 @@ __all__ = [
     "Goal",
     "OptimizeOptions",
     "Placed",
+    "Source",
     "left_whole",
     "open_source",
     "placed",

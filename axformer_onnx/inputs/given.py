@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axformer_onnx.data import Encoded, Rows, resolve
-from axformer_onnx.errors import RecogniseError
+from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.inputs.refusals import NOTHING, left_whole
 from axformer_onnx.options import SEARCHES, OptimizeOptions
 from axformer_onnx.runtime import run_once
@@ -21,15 +21,30 @@ from axformer_passes.plan import SharedWeights
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from axformer_passes.recognise import Examined
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The model to optimize."""
+    """The model to optimize, examined once for all that is done with it."""
 
     path: Path
     sha256: str
     model: ir.Model
-    anatomy: Anatomy
+    examined: Examined
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Load and examine. Raises: ModelError."""
+        from axformer_passes.recognise import examine
+
+        model = load_model(path)
+        return cls(path, sha256_of(path), model, examine(model, run_once))
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Its layers."""
+        return self.examined.anatomy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +67,10 @@ class Given:
 
 def open_source(options: OptimizeOptions) -> Source:
     """Load and recognise. Raises: ModelError, RecogniseError."""
-    from axformer_passes.recognise import recognise
-
-    path = model_path(options.model)
-    model = load_model(path)
-    anatomy = recognise(model, run_once)
-    if not anatomy.layers:
-        raise RecogniseError(f"{path}: {'; '.join(left_whole(anatomy)) or NOTHING}")
-    return Source(path, sha256_of(path), model, anatomy)
+    source = Source.of(model_path(options.model))
+    if not source.anatomy.layers:
+        raise RecogniseError(f"{source.path}: {'; '.join(left_whole(source.anatomy)) or NOTHING}")
+    return source
 
 
 def read_rows(options: OptimizeOptions, source: Source) -> Given:
@@ -75,9 +86,11 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     )
     session = options.machine.session(source.path)
     reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
+    if options.refit_classifier and reading.task.kind.head_loss is None:
+        raise UsageError(f"--refit-classifier: a task of kind {reading.task.kind.name} has no classifier with labels")
     search = SEARCHES[options.search]
     rows = search.rows_by_role(roles)
-    encoded = {role: reading.encoder.encode(part) for role, part in rows.items()}
+    encoded = {role: reading.encode(part) for role, part in rows.items()}
     used = search.calibrates or not options.calibration
     unused = [] if used else [f"the calibration rows are not used by --search {options.search}"]
     shared = _shared_notes(options, source.anatomy)

@@ -21,9 +21,15 @@ class TaskOptions(Options):
     """The task and the rows that the report is measured on. `task`: a name, or a Task; it is a Task once validated."""
 
     columns: tuple[str, ...] | None = option(None, "Text columns, one or two: text_a,text_b. Needed for --task custom.")
-    label: str | None = option(None, "Label column; default: label.")
-    metric: str | None = option(None, "For --task custom: accuracy, f1, macro-f1, mcc, pearson_spearman.")
-    task: Task = option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm or custom.")
+    label: str | None = option(None, "Label column; default: label (multilabel: labels).")
+    metric: str | None = option(
+        None,
+        "Of a task of your own. custom: accuracy, f1, macro-f1, mcc, pearson_spearman; multilabel: micro-f1, macro-f1, "
+        "exact-match; embedding: spearman, pearson, cosine.",
+    )
+    task: Task = option(
+        help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm, custom, multilabel or embedding."
+    )
     data: str | None = option(
         None, "File or folder with rows, or a data set on the hub; default: data/ beside the model."
     )
@@ -47,14 +53,16 @@ class TaskOptions(Options):
 
 def resolved_task(name: str, columns: Sequence[str] | None, label: str | None, metric: str | None) -> Task:
     """The task called `name`, reading these columns. Raises: UsageError."""
-    from axformer_onnx.tasks import custom_task, get_task, with_columns
+    from axformer_onnx.tasks import custom_task, get_task, is_kind, own_task, with_columns
 
     if name.strip().lower() == "custom":
         if columns is None:
             raise UsageError("--task custom needs --columns, for example --columns text_a,text_b")
         return custom_task(columns, label or "label", metric or "accuracy")
+    if is_kind(name.strip().lower()):
+        return own_task(name.strip().lower(), columns, label, metric)
     if metric is not None:
-        raise UsageError(f"--metric is for --task custom; {name} has its own")
+        raise UsageError(f"--metric is for --task custom, multilabel and embedding; {name} has its own")
     return with_columns(get_task(name), columns, label)
 
 

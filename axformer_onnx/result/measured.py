@@ -10,6 +10,7 @@ import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from axformer_onnx.inputs import Given, OptimizeOptions
 from axformer_onnx.records import Scores
@@ -31,6 +32,9 @@ from axformer_onnx.scoring import compare, default_shapes, latency_of, latency_w
 from axformer_onnx.search import random_plan
 from axformer_passes.io import load_model, save_model
 from axformer_passes.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Step = Callable[[str], None]
 
@@ -56,9 +60,9 @@ def outcome(
 ) -> Report:
     """Measure the graph at `candidate`, which carries out `plan`, against the source."""
     step("scoring the source on the report rows")
-    source = _judge(options, given, given.source.path, None)
+    source = _judge(options, given, given.source.path, given.source.model, None)
     step("scoring the result on the report rows")
-    judged = _judge(options, given, candidate, source.scores)
+    judged = _judge(options, given, candidate, load_model(candidate), source.scores)
     control = _control(options, given, plan, source.scores, candidate.parent, step)
     step("measuring latency")
     latency = _latency(options, given, candidate)
@@ -66,7 +70,7 @@ def outcome(
     return Report(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         task=given.reading.task.name,
-        metric=given.reading.task.metric,
+        metric=source.scores.metric,
         labels=given.reading.label_map.note,
         model=str(options.model),
         majority_rate=source.scores.majority_rate,
@@ -83,7 +87,7 @@ def outcome(
         compensation=compensation,
         data=data_records(given.rows),
         notes=[*given.notes, *_control_notes(judged, control)],
-        warnings=[*given.warnings, *_score_warnings(given, source, judged), *latency_warnings(latency)],
+        warnings=[*given.warnings, *_score_warnings(source, judged), *latency_warnings(latency)],
         provider=options.machine.provider,
         threads=options.machine.threads,
         versions=versions(),
@@ -91,13 +95,15 @@ def outcome(
     )
 
 
-def _judge(options: OptimizeOptions, given: Given, path: Path, source: Scores | None) -> _Judged:
+def _judge(options: OptimizeOptions, given: Given, path: Path, model: ir.Model, source: Scores | None) -> _Judged:
+    """The graph `model`, which lies at `path`."""
     from axformer_passes.blocks import macs
 
     rows, reading = given.rows["report"], given.reading
-    scores = score_file(path, reading, given.encoded["report"], rows, options.machine)
+    outputs = None if source is None else source.outputs
+    scores = score_file(path, reading, given.encoded["report"], rows, options.machine, source=outputs)
     batch, length = _macs_shape(given)
-    record = model_record(path, scores, reading.label_map, macs(load_model(path), run_once, batch, length))
+    record = model_record(path, scores, macs(model, run_once, batch, length))
     if source is None:
         return _Judged(scores, record, None)
     compared = compare(source, scores, rows.labels, reading.task, reading.label_map, options.seed)
@@ -116,8 +122,9 @@ def _control(
     control = random_plan(given.source.anatomy, plan, options.seed)
     with tempfile.TemporaryDirectory(dir=beside.parent, prefix=".writing-control-") as folder:
         path = Path(folder) / "model.onnx"
-        save_model(apply_plan(given.source.model, control, run_once), path)
-        return _judge(options, given, path, source)
+        model = apply_plan(given.source.model, control, run_once, examined=given.source.examined)
+        save_model(model, path)
+        return _judge(options, given, path, model, source)
 
 
 def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRow]:
@@ -137,9 +144,5 @@ def _control_notes(judged: _Judged, control: _Judged | None) -> list[str]:
     return ["the random plan of equal size scores as well as the result: which parts go hardly matters here"]
 
 
-def _score_warnings(given: Given, source: _Judged, judged: _Judged) -> list[str]:
-    label_map = given.reading.label_map
-    return [
-        *score_warnings(source.scores, label_map, "the source"),
-        *score_warnings(judged.scores, label_map, "the result"),
-    ]
+def _score_warnings(source: _Judged, judged: _Judged) -> list[str]:
+    return [*score_warnings(source.scores, "the source"), *score_warnings(judged.scores, "the result")]

@@ -22,7 +22,8 @@ OWN = (MODEL, f"{MODEL}.data", "plan.json", "plan.safetensors", "report.json", "
 COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE",
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model",
+    "spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model", "modules.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json", "1_Pooling/config.json",
 )  # fmt: skip
 """Files of a model folder that travel with the model."""
 
@@ -72,6 +73,7 @@ def copy_companions(folder: Path, target: Path) -> None:
     """Copy tokenizer and config files of a model folder."""
     for name in COMPANIONS:
         if (folder / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, target / name)
 
 

@@ -20,8 +20,8 @@ from axformer_onnx.errors import VerifyError
 from axformer_passes.cut import Weights
 from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared
-from axformer_passes.probe import HALVES, holds, probe_feeds, probed, unrounded, widened
+from axformer_passes.prepare import prepared, unrounded
+from axformer_passes.probe import HALVES, holds, probe_feeds, probed, widened
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -155,10 +155,7 @@ class _Oracle:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         tensors = dict(feeds)
         for stage, setting in zip(self.sessions.stages, self.settings, strict=True):
-            session = self.sessions.session(stage, setting.form)
-            given = {**tensors, **setting.feeds}
-            outputs = session.run(list(stage.outputs), {i.name: given[i.name] for i in session.get_inputs()})
-            tensors.update(zip(stage.outputs, outputs, strict=True))
+            tensors.update(self.sessions.run(stage, setting.form, {**tensors, **setting.feeds}))
         return {name: tensors[name] for name in self.sessions.staged.graph_outputs}
 
 

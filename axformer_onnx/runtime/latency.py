@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.data import check_input
-from axformer_onnx.errors import RuntimeFailure
 from axformer_onnx.records import FloatArray, Interval
+from axformer_onnx.runtime.failures import told
 from axformer_onnx.runtime.sessions import fit_feeds
 from axformer_onnx.statistics import ratio_of_medians
 
@@ -99,13 +99,15 @@ def _runner(name: str, session: Any, feeds: Feeds) -> Callable[[], None]:
     def on_cpu() -> None:
         session.run(outputs, fitted)
 
-    run: Callable[[], None] = on_cpu if device is None else Bound(session, fitted, outputs, device)
-    try:
-        run()
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        reason = " ".join(str(error).split())[:300]
-        raise RuntimeFailure(f"{name}: ONNX Runtime could not run it: {reason}") from None
-    return run
+    with told(name, fitted):
+        run: Callable[[], None] = on_cpu if device is None else Bound(session, fitted, outputs, device)
+
+    def one_run() -> None:
+        with told(name, fitted):
+            run()
+
+    one_run()
+    return one_run
 
 
 class Bound:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+from axformer_onnx.runtime.failures import reason_of, told
 from axformer_passes.io import Detached
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,10 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
 }
-_SEVERE_ONLY = 3  # ONNX Runtime's log levels: 2 warning, 3 error, 4 fatal
 _SILENT = 4
+"""ONNX Runtime's log level "fatal". Its errors reach us as exceptions; its log would print them once more, beside ours."""
+_WHAT = "axformer_what"
+"""Attribute of a session: what it runs, in words."""
 _NOTE = "axformer_note"
 """Attribute of a session that is not of the model as it is written: the sentence that says so."""
 _REASON = "axformer_reason"
@@ -98,7 +101,7 @@ def make_session(
     provider: str = "cpu",
     threads: int | None = None,
     optimize: bool = True,
-    quiet: bool = False,
+    what: str | None = None,
     widen: bool = True,
     prepack: bool = True,
     one_arena: bool = False,
@@ -108,7 +111,7 @@ def make_session(
     model     a path (external data is found beside it), the bytes of a model, or a model without its large weights
     threads   threads inside one operator; None: ONNX Runtime's choice (the physical cores)
     optimize  False switches off all of ONNX Runtime's graph rewrites
-    quiet     say nothing, not even errors, in ONNX Runtime's own log
+    what      what it is in messages; None: the path, or "the model"
     widen     a bfloat16 model that the provider has no kernels for runs as its float32 twin, which `fallback_note` says
     prepack   False: weights stay as they are (mapped, where they lie in files); slower to run, for sessions that run once
     one_arena take the memory of activations on the CPU from the one arena that all such sessions share: for many sessions of
@@ -122,12 +125,12 @@ def make_session(
     import onnxruntime as ort
 
     name = provider_name(provider)
-    on_disk = isinstance(model, str | Path)
-    origin = str(model) if on_disk else "model"
-    if on_disk and not Path(origin).is_file():
-        raise ModelError(f"{origin}: no such file")
+    if isinstance(model, str | Path) and not Path(model).is_file():
+        raise ModelError(f"{model}: no such file")
+    what = what or (str(model) if isinstance(model, str | Path) else "the model")
+    _silence()
     options = ort.SessionOptions()
-    options.log_severity_level = _SILENT if quiet else _SEVERE_ONLY
+    options.log_severity_level = _SILENT
     # Threads that go on spinning after a run take the cores from the session that runs next: of graphs timed in turns on two
     # cores each took twice its time, more or less at random (measured: 1.32).
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -141,19 +144,38 @@ def make_session(
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         shared = _attach(options, model, in_place=name == _CPU) if isinstance(model, Detached) else []
-        content = model.content() if isinstance(model, Detached) else model if isinstance(model, bytes) else origin
+        content = model.content() if isinstance(model, Detached) else model if isinstance(model, bytes) else str(model)
         session = _started(content, options, name)
         session.axformer_weights = shared  # they must live as long as the session
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         twin = _float32_twin(model) if widen and _lacks_kernel(error) else None
         if twin is None:
-            raise ModelError(f"{origin}: ONNX Runtime does not load it: {_one_line(error)}") from None
-        session = _started(twin, options, name)
+            raise _not_loaded(what, error) from None
+        try:
+            session = _started(twin, options, name)
+        except Exception as further:
+            raise _not_loaded(what, further) from None
         setattr(session, _NOTE, f"{name} lacks bfloat16 kernels: figures are of the same weights in float32 arithmetic")
+    setattr(session, _WHAT, what)
     note = fallback_note(session, provider)
     if note:
         logger.warning(note)
     return session
+
+
+def _not_loaded(what: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{what}: ONNX Runtime does not load it: {reason_of(error)}. Check the file with onnx.checker, update ONNX Runtime, or "
+        "export the model again"
+    )
+
+
+@functools.cache
+def _silence() -> None:
+    """The log that belongs to no session, of providers that look for their libraries, for example."""
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(_SILENT)
 
 
 def _started(content: str | bytes, options: Any, name: str) -> Any:
@@ -198,7 +220,7 @@ def _has_shared_arena() -> bool:
         memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
         ort.create_and_register_allocator(memory, None)
     except Exception as error:  # an ONNX Runtime without it, or one that has it registered already
-        logger.info("each session has an arena of its own: %s", _one_line(error))
+        logger.info("each session has an arena of its own: %s", reason_of(error))
         return False
     return True
 
@@ -247,13 +269,12 @@ def run_session(
 ) -> dict[str, npt.NDArray[Any]]:
     """Outputs by name (all, or those named). Feeds are cast to the input types; surplus ones are dropped.
 
-    Raises: RuntimeFailure with ONNX Runtime's message in one line.
+    Raises: RuntimeFailure with what ran, on which inputs and ONNX Runtime's reason, in one line.
     """
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
-    try:
-        values = session.run(names, fit_feeds(session, feeds))
-    except Exception as error:  # see make_session
-        raise RuntimeFailure(f"ONNX Runtime could not run the model: {_one_line(error)}") from None
+    fitted = fit_feeds(session, feeds)
+    with told(getattr(session, _WHAT, "the model"), fitted):
+        values = session.run(names, fitted)
     return dict(zip(names, values, strict=True))
 
 
@@ -275,7 +296,7 @@ def run_once(model: bytes | Detached, feeds: Mapping[str, npt.NDArray[Any]]) -> 
     """
     small = isinstance(model, bytes) or not model.weights
     # what is not prepacked costs ONNX Runtime (measured: 1.32) a search among all initializers for each of them
-    session = make_session(model, threads=1, optimize=False, quiet=True, widen=False, prepack=small)
+    session = make_session(model, threads=1, optimize=False, widen=False, prepack=small)
     return run_session(session, feeds)
 
 
@@ -356,10 +377,6 @@ def _reason(error: Exception) -> str:
     text = re.sub(r"^\S+:\d+ .*?\) ", "", " ".join(str(error).split()))
     failure = re.search(r"\w+ failure \d+: [^;]*", text)
     return (failure[0] if failure else text[:200]).strip().rstrip(".")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
 
 
 def _cpu_model() -> str:

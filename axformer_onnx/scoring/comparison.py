@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from axformer_onnx.records import Interval, Scores
-from axformer_onnx.scoring.outputs import guesses_of
-from axformer_onnx.statistics import McNemar, bootstrap_classes, bootstrap_numbers, mcnemar_exact
-from axformer_onnx.tasks import LabelMap, Task
+from axformer_onnx.statistics import McNemar
+from axformer_onnx.tasks import LabelMap, Task, metric_named
 
 Outcome = Literal["better", "worse", "no significant difference"]
 
@@ -48,19 +47,13 @@ def compare(
 
     label_map_b  where b's logits stand in another order than a's
     """
-    mcnemar = None
-    if task.regression:
-        outputs = scores_a.outputs[:, 0], scores_b.outputs[:, 0]
-        difference = bootstrap_numbers(task.metric, labels, *outputs, seed=seed)
-    else:
-        a = guesses_of(scores_a.outputs, label_map)
-        b = guesses_of(scores_b.outputs, label_map_b or label_map)
-        difference = bootstrap_classes(task.metric, labels, a, b, len(label_map.order), seed=seed)
-        if task.metric == "accuracy":
-            mcnemar = mcnemar_exact(a == labels, b == labels)
+    kind, metric = task.kind, metric_named(task.kind.name, scores_a.metric)
+    a = kind.answers(scores_a.outputs, scores_a.loss_per_row, labels, label_map)
+    b = kind.answers(scores_b.outputs, scores_b.loss_per_row, labels, label_map_b or label_map)
+    difference, mcnemar = metric.difference(a, b, seed=seed), metric.exact_test(a, b)
     outcome = _outcome(difference, mcnemar)
-    verdict = _sentence(task.metric, scores_a.value, scores_b.value, difference, mcnemar, outcome)
-    return Comparison(task.metric, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict)
+    verdict = _sentence(metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome)
+    return Comparison(metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict)
 
 
 def metric_noise(
@@ -70,14 +63,9 @@ def metric_noise(
 
     Read off the central 68.27 % interval: one standard error to either side of a normal distribution.
     """
-    draws, level = 1000, 0.6827
-    if task.regression:
-        a, b = scores_a.outputs[:, 0], scores_b.outputs[:, 0]
-        found = bootstrap_numbers(task.metric, labels, a, b, draws=draws, seed=seed, level=level)
-    else:
-        guess_a, guess_b = guesses_of(scores_a.outputs, label_map), guesses_of(scores_b.outputs, label_map)
-        classes = len(label_map.order)
-        found = bootstrap_classes(task.metric, labels, guess_a, guess_b, classes, draws=draws, seed=seed, level=level)
+    kind, metric = task.kind, metric_named(task.kind.name, scores_a.metric)
+    both = [kind.answers(one.outputs, one.loss_per_row, labels, label_map) for one in (scores_a, scores_b)]
+    found = metric.difference(*both, draws=1000, seed=seed, level=0.6827)
     return (found.high - found.low) / 2
 
 

@@ -1,4 +1,4 @@
-"""A model on a task: how its folder's tokenizer reads the rows, which logit is which label, how it scores."""
+"""A model on a task: how its folder's tokenizer reads the rows, what of its outputs counts, how it scores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from axformer_onnx.data import Encoded, Encoder, Rows, read_json
-from axformer_onnx.records import Scores
+from axformer_onnx.records import FloatArray, Scores
 from axformer_onnx.runtime import LatencyRow, compare_latency, fallback_note, make_feeds, make_session
-from axformer_onnx.scoring.outputs import logits_output, score_session
-from axformer_onnx.tasks import LabelMap, Task, match_labels, with_label_names
+from axformer_onnx.scoring.outputs import score_session
+from axformer_onnx.tasks import LabelMap, Output, Task, match_labels, with_label_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,12 +36,17 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How one model reads a task. `task` has its label names, from config.json or from the data."""
+    """How one model reads a task. `task` has its label names, from config.json or from the data; `output` is what counts of it."""
 
     task: Task
     label_map: LabelMap
     encoder: Encoder
     vocabulary: int
+    output: Output
+
+    def encode(self, rows: Rows) -> Encoded:
+        """Tokens of the sequences that the task makes of every row."""
+        return self.encoder.encode(rows, self.task.kind.passages)
 
 
 def reading_of(
@@ -53,7 +58,7 @@ def reading_of(
     folder: Path | None = None,
     max_length: int | None = None,
 ) -> Reading:
-    """Match the task's labels with the model's logits, and load the tokenizer of its folder (or of `folder`).
+    """Find what the task reads of the model, match its labels, and load the tokenizer of its folder (or of `folder`).
 
     Raises: DataError for a tokenizer that is missing or labels that do not match, UsageError for max_length.
     """
@@ -62,13 +67,17 @@ def reading_of(
     task = with_label_names(task, config)
     if rows.label_names and not task.labels:
         task = dataclasses.replace(task, labels=rows.label_names)
-    _, logits = logits_output(session)
+    output = task.kind.output(session.get_outputs(), folder)
+    label_map = match_labels(task, config or None, output.columns)
+    if output.note:
+        label_map = dataclasses.replace(label_map, note=f"{output.note} {label_map.note}")
     vocabulary = config.get("vocab_size")
     return Reading(
         task=task,
-        label_map=match_labels(task, config or None, logits),
+        label_map=label_map,
         encoder=Encoder.from_folder(folder, max_length),
         vocabulary=vocabulary if isinstance(vocabulary, int) and vocabulary > 1 else _VOCABULARY,
+        output=output,
     )
 
 
@@ -79,9 +88,14 @@ def score_file(
     rows: Rows,
     machine: Machine,
     progress: Callable[[int], None] | None = None,
+    *,
+    source: FloatArray | None = None,
 ) -> Scores:
-    """Scores of the graph at `path` with a session of its own."""
-    return score_session(machine.session(path), encoded, rows, reading.task, reading.label_map, progress=progress)
+    """Scores of the graph at `path` with a session of its own; `source`: the source's outputs, where it is not the source."""
+    return score_session(
+        machine.session(path), encoded, rows, reading.task, reading.label_map,
+        output=reading.output, source=source, progress=progress,
+    )  # fmt: skip
 
 
 def default_shapes(encoded: Encoded) -> tuple[tuple[int, int], ...]:
@@ -124,12 +138,11 @@ def provider_warnings(session: Any, provider: str) -> list[str]:
     return [note] if note else []
 
 
-def score_warnings(scores: Scores, label_map: LabelMap, who: str) -> list[str]:
+def score_warnings(scores: Scores, who: str) -> list[str]:
     """What a reader must know of these scores: one class for all rows, no better than the most frequent label."""
     found = []
     if scores.single_class is not None:
-        name = label_map.names[scores.single_class]
-        found.append(f"{who} gives every row the class {name!r}: its score is that of a constant answer")
+        found.append(f"{who} gives every row the class {scores.single_class!r}: its score is that of a constant answer")
     accuracy = scores.metrics.get("accuracy")
     if accuracy is not None and scores.majority_rate is not None and accuracy <= scores.majority_rate:
         found.append(
@@ -142,7 +155,11 @@ def score_warnings(scores: Scores, label_map: LabelMap, who: str) -> list[str]:
 def truncation_notes(parts: Sequence[tuple[str, Encoded]]) -> list[str]:
     """A sentence for each set of rows with rows longer than the limit."""
     return [
-        f"{encoded.truncated} of {len(encoded)} {role} rows were truncated at {encoded.max_length} tokens"
+        f"{encoded.truncated} of {len(encoded)} {role} {_unit(encoded)} were truncated at {encoded.max_length} tokens"
         for role, encoded in parts
         if encoded.truncated
     ]
+
+
+def _unit(encoded: Encoded) -> str:
+    return "rows" if len(encoded) == encoded.rows else "texts"

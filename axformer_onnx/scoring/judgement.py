@@ -3,7 +3,7 @@
     measured   metric of the source - metric of the graph, on labelled rows. Only rows on which the answers differ tell
                anything, and each counts +1 or -1: 50 such rows of 1,000 make a standard error of 0.7 points
     expected   the same with the source's own recalibrated probabilities p(y | row) in place of the labels (one temperature,
-               `search/recalibrate.py`), so that a changed answer counts what it is likely to cost. Its noise is far smaller;
+               `statistics/temperature.py`), so that a changed answer counts what it is likely to cost. Its noise is far smaller;
                it is biased where the source is wrong about its own confidence, or the graph knows something that the source
                does not: mostly to the side of caution, since it is never below 0 for accuracy
 
@@ -19,14 +19,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.records import FloatArray, Scores
+from axformer_onnx.records import Scores
 from axformer_onnx.scoring.comparison import metric_noise
-from axformer_onnx.scoring.outputs import guesses_of
-from axformer_onnx.scoring.recalibrate import best_temperature
-from axformer_onnx.statistics import class_metric
 from axformer_onnx.tasks import LabelMap, Task
 
 TRUST = 0.75
@@ -35,7 +31,7 @@ TRUST = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Drop:
-    """In points of the task's metric. noise: standard error of `measured`; expected None: not a classification."""
+    """In points of the task's metric. noise: standard error of `measured`; expected None: the task's kind has none."""
 
     measured: float
     noise: float
@@ -58,26 +54,11 @@ def drop_of(source: Scores, found: Scores, labels: npt.NDArray[Any], task: Task,
     """The drop of `found` below the source, both on these rows."""
     measured = source.value - found.value
     noise = metric_noise(source, found, labels, task, label_map)
-    if task.regression:
-        return Drop(measured, noise)
-    return Drop(measured, noise, expected_drop(source, found, labels, task.metric, label_map))
+    expected = task.kind.expected_drop(source.outputs, found.outputs, labels, source.metric, label_map)
+    return Drop(measured, noise, expected)
 
 
-def expected_drop(source: Scores, found: Scores, labels: npt.NDArray[Any], metric: str, label_map: LabelMap) -> float:
-    """Drop of a class metric if the labels were drawn from the source's recalibrated probabilities: of the expected counts."""
-    from scipy.special import softmax
-
-    logits = source.outputs[:, list(label_map.order)]
-    probabilities: FloatArray = softmax(best_temperature(logits, labels) * logits, axis=1)
-
-    def value(scores: Scores) -> float:
-        guesses = np.eye(probabilities.shape[1])[guesses_of(scores.outputs, label_map)]
-        return float(class_metric(metric, probabilities.T @ guesses))
-
-    return value(source) - value(found)
-
-
-__all__ = ["Drop", "drop_of", "expected_drop", "judged_drop", "judged_noise"]
+__all__ = ["Drop", "drop_of", "judged_drop", "judged_noise"]
 
 ROUNDING = 1e-6
 """Nats of mean loss, and points of score: below this a difference is the order of float32 sums."""

@@ -11,7 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from axformer_onnx.data import Batch, Encoded, Rows, batches
 from axformer_onnx.records import FloatArray, Scores
 from axformer_onnx.scoring.stage_sessions import BATCH_SIZE, BATCH_TOKENS, Array, Setting, StageSessions, read_by_later
-from axformer_onnx.tasks import LabelMap, Task
+from axformer_onnx.tasks import LabelMap, Output, Task
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import expanded
 from axformer_passes.plan import Plan
@@ -33,6 +33,7 @@ class StageScorer:
     """A records.PlanScorer over one fixed set of rows.
 
     cache_bytes   bound on the hidden states that are kept; beyond it only every second, third, ... stage's are; 0: none
+    output        what is read of the model; None: what the task's kind finds without the settings of a folder
     stages_run    stages x rows computed so far (what a plain loop would pay is all stages x rows for every plan)
     """
 
@@ -45,6 +46,7 @@ class StageScorer:
         task: Task,
         label_map: LabelMap,
         *,
+        output: Output | None = None,
         provider: str = "cpu",
         threads: int | None = None,
         batch_size: int = BATCH_SIZE,
@@ -56,6 +58,9 @@ class StageScorer:
         else:
             self.sessions = StageSessions(model, provider=provider, threads=threads)
         self._anatomy, self._rows, self._task, self._label_map = anatomy, rows, task, label_map
+        self._output = output or task.kind.output(_graph_outputs(self.sessions), None)
+        self._owner = encoded.owner
+        self._source: FloatArray | None = None
         names = self.sessions.input_names
         self._batches = batches(encoded, names, batch_size=batch_size, max_tokens=batch_tokens)
         self._kept_stages = _kept_stages(self.sessions.stages, anatomy.width, self._batches, cache_bytes)
@@ -95,29 +100,36 @@ class StageScorer:
         key = b"".join(setting.digest for setting in settings)
         if key not in self._scores:
             outputs = self.outputs(settings)
-            self._scores[key] = evaluate(outputs, self._rows.labels, self._task, self._label_map)
+            source = self._outputs_of_source() if self._task.kind.needs_source else None
+            self._scores[key] = evaluate(outputs, self._rows.labels, self._task, self._label_map, source)
         self._scores.move_to_end(key)
         while len(self._scores) > _REMEMBERED_PLANS:
             self._scores.popitem(last=False)
         return self._scores[key]
 
     def outputs(self, settings: Sequence[Setting]) -> FloatArray:
-        """float64[rows, classes] under these settings, in the order of the rows."""
-        run = _Run(self.sessions, settings)
+        """Outputs of the rows under these settings, in their order (`Kind.of_sequences`)."""
+        run = _Run(self.sessions, settings, self._output.name)
         numbers = range(len(self._batches))
         if self.sessions.workers == 1:
             parts = [self._batch(run, i) for i in numbers]
         else:
             with ThreadPoolExecutor(self.sessions.workers) as pool:
                 parts = list(pool.map(lambda i: self._batch(run, i), reversed(numbers)))[::-1]
-        logits: FloatArray = np.empty((self.rows, parts[0][0].shape[1]), dtype=np.float64)
+        found: FloatArray = np.empty((len(self._owner), parts[0][0].shape[1]), dtype=np.float64)
         for batch, (part, work) in zip(self._batches, parts, strict=True):
-            logits[batch.rows] = part
+            found[batch.rows] = part
             self.stages_run += work
-        return logits
+        return self._task.kind.of_sequences(found, self._owner)
+
+    def _outputs_of_source(self) -> FloatArray:
+        """Of the plan that removes nothing."""
+        if self._source is None:
+            self._source = self.outputs(self.sessions.settings(Plan()))
+        return self._source
 
     def _batch(self, run: _Run, number: int) -> tuple[Array, int]:
-        """(logits of one batch, stages x rows that it took)."""
+        """(outputs of one batch [B, C], stages x rows that it took)."""
         batch, stages = self._batches[number], self.sessions.stages
         start = max(s for s in range(len(stages)) if self._at_hand(run, s, number))
         tensors: dict[str, Array] = dict(batch.feeds)
@@ -132,7 +144,7 @@ class StageScorer:
                 # copied: the originals would hold the session's arena open, at twice their size
                 kept = {name: array.copy() for name, array in made.items()}
                 self._cache[stage.index, number] = (run.prefixes[stage.index], kept)
-        return np.asarray(tensors[run.logits]), (len(stages) - start) * len(batch.rows)
+        return self._output.read(tensors[run.output], batch.mask), (len(stages) - start) * len(batch.rows)
 
     def _at_hand(self, run: _Run, start: int, number: int) -> bool:
         """Is everything that the stages from `start` on read of earlier ones in the cache, under this plan?"""
@@ -146,35 +158,27 @@ class StageScorer:
 class _Run:
     """One plan's settings, with the digests of their prefixes."""
 
-    def __init__(self, sessions: StageSessions, settings: Sequence[Setting]) -> None:
-        self.sessions, self.settings = sessions, settings
+    def __init__(self, sessions: StageSessions, settings: Sequence[Setting], output: str) -> None:
+        self.sessions, self.settings, self.output = sessions, settings, output
         digest, self.prefixes = hashlib.blake2b(digest_size=16), list[bytes]()
         for setting in settings:
             digest.update(setting.digest)
             self.prefixes.append(digest.copy().digest())
         self.read_by_later = read_by_later(sessions.stages)
-        self.logits = logits_name(sessions)
         for stage, setting in zip(sessions.stages, settings, strict=True):
             sessions.session(stage, setting.form)  # made here: workers only run them
 
     def stage(self, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Run one stage on what is at hand."""
         setting = self.settings[stage.index]
-        session = self.sessions.session(stage, setting.form)
-        feeds = {
-            i.name: setting.feeds[i.name] if i.name in setting.feeds else tensors[i.name] for i in session.get_inputs()
-        }
-        return dict(zip(stage.outputs, session.run(list(stage.outputs), feeds), strict=True))
+        return self.sessions.run(stage, setting.form, {**tensors, **setting.feeds})
 
 
-def logits_name(sessions: StageSessions) -> str:
-    """The graph output that holds the logits, by the same rule as everywhere (`scoring.logits_output`)."""
-    from axformer_onnx.scoring.outputs import logits_output
-
+def _graph_outputs(sessions: StageSessions) -> list[Any]:
+    """The graph's outputs (name, type, shape), as the sessions of the stages that make them describe them."""
     names = set(sessions.staged.graph_outputs)
     ends = [stage for stage in sessions.stages if names & set(stage.outputs)]
-    found = [one for stage in ends for one in sessions.session(stage, "plain").get_outputs() if one.name in names]
-    return logits_output(SimpleNamespace(get_outputs=lambda: found))[0]
+    return [one for stage in ends for one in sessions.session(stage, "plain").get_outputs() if one.name in names]
 
 
 def _kept_stages(stages: tuple[Stage, ...], width: int, parts: list[Batch], cache_bytes: int) -> frozenset[int]:

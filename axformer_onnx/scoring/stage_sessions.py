@@ -18,7 +18,7 @@ from axformer_passes.blocks import GatedBlock, expanded
 from axformer_passes.io import Detached
 from axformer_passes.plan import Plan
 from axformer_passes.probe import BFLOAT16, widened_model
-from axformer_passes.recognise import examine
+from axformer_passes.recognise import Examined, examine
 from axformer_passes.stages import NO_K, Form, Stage, Staged
 
 Array = npt.NDArray[Any]
@@ -98,6 +98,8 @@ class StageSessions:
     short sequences of text tasks. On other providers one batch runs at a time. bfloat16 models run as their float32 twins: NumPy
     has no bfloat16 to hand over. `optimize` False switches off ONNX Runtime's rewrites, `prepack` False its
     own copies of the weights.
+
+    examined   of `model`, where the caller has it
     """
 
     def __init__(
@@ -108,16 +110,25 @@ class StageSessions:
         threads: int | None = None,
         optimize: bool = True,
         prepack: bool = True,
+        examined: Examined | None = None,
     ) -> None:
         from axformer_onnx.runtime import provider_name, run_once
 
-        self.model = model
-        self.staged = Staged(examine(widened_model(model, BFLOAT16), run_once))
+        self.model, twin = model, widened_model(model, BFLOAT16)
+        self.staged = Staged(examined if examined and twin is model else examine(twin, run_once))
+        self._examined = self.staged.examined if twin is model else examined
         self.provider, self._optimize, self._prepack = provider, optimize, prepack
         on_cpu = provider_name(provider) == "CPUExecutionProvider"
         self.workers = (threads or os.cpu_count() or 1) if on_cpu else 1
         self._session_threads = 1 if on_cpu else threads
         self._sessions: dict[tuple[int, Form], Any] = {}
+
+    @cached_property
+    def examined(self) -> Examined:
+        """Of `model`; where that is bfloat16, the stages are those of another one."""
+        from axformer_onnx.runtime import run_once
+
+        return self._examined or examine(self.model, run_once)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -138,8 +149,14 @@ class StageSessions:
         """The session of `stage` in `form`."""
         key = (stage.index, form)
         if key not in self._sessions:
-            self._sessions[key] = self.made(self.staged.detached(stage, form))
+            self._sessions[key] = self.made(self.staged.detached(stage, form), _words(stage, form))
         return self._sessions[key]
+
+    def run(self, stage: Stage, form: Form, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of `stage` in `form` by name; `tensors` holds its inputs, perhaps among others. Raises: RuntimeFailure."""
+        from axformer_onnx.runtime import run_session
+
+        return run_session(self.session(stage, form), tensors, stage.outputs)
 
     def part(
         self,
@@ -156,24 +173,31 @@ class StageSessions:
         tensors   other initializers, by name; those that are not the stage's are passed over
         """
         between = dataclasses.replace(stage, inputs=(*stage.inputs, *given), outputs=tuple(outputs))
-        return self.made(_with(self.staged.detached(between, form), tensors or {}))
+        return self.made(_with(self.staged.detached(between, form), tensors or {}), f"part of {_words(stage, form)}")
 
     def forget(self) -> None:
         """Close the sessions: each holds its stage's weights. They are made again when they are needed."""
         self._sessions.clear()
 
-    def made(self, piece: Detached) -> Any:
-        """A session of a stage that the caller has changed, made as all are. It is not kept."""
+    def made(self, piece: Detached, what: str) -> Any:
+        """A session of a piece of the graph, made as all are; `what` it is in messages. It is not kept."""
         from axformer_onnx.runtime import make_session
 
         return make_session(
             piece,
+            what=what,
             provider=self.provider,
             threads=self._session_threads,
             optimize=self._optimize,
             prepack=self._prepack,
             one_arena=True,
         )
+
+
+def _words(stage: Stage, form: Form) -> str:
+    """A stage in messages: "stage 3 of the model (attention of layer 1), gated"."""
+    blocks = ", ".join(f"{block.kind.replace('_', '-')} of layer {block.layer}" for block in stage.blocks)
+    return f"stage {stage.index} of the model ({blocks or 'no block'}), {form}"
 
 
 def _with(piece: Detached, tensors: Mapping[str, Array]) -> Detached:

@@ -1,4 +1,4 @@
-"""journal.jsonl: what a search asked and what it was told, one line an answer, so that a killed run can go on.
+"""journal.jsonl: every candidate that a search evaluated, one line an answer, so that a killed run can go on.
 
     {"format": "axformer-journal/1", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
     {"trial": 0, "stage": 0, "element": "layer 5 head 1", "plan": "<digest>", "loss": ..., "accepted": ...}
@@ -12,13 +12,17 @@ unbroken run. A last line without its newline was torn by the kill and is droppe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, TypeAdapter, ValidationError
 
 from axformer_onnx.errors import RuntimeFailure, UsageError
 from axformer_onnx.records import StageScore, Trial, plan_digest
@@ -27,15 +31,70 @@ from axformer_passes.plan import Plan
 FORMAT = "axformer-journal/1"
 
 
+class HeaderLine(BaseModel):
+    """The first line: which run this is, in fields that the run names itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: str
+
+
+class TrialLine(BaseModel):
+    """One trial of a walk; loss and best are None where they are no numbers."""
+
+    trial: int
+    stage: int
+    element: str
+    plan: str
+    loss: float | None
+    best: float | None
+    accepted: bool
+    reason: str
+    seconds: float
+    details: dict[str, Any]
+
+
+class StageLine(BaseModel):
+    """One stage of a walk on the select rows."""
+
+    select: int
+    plan: str
+    score: float
+    score_noise: float
+    rise: float | None
+    noise: float | None
+
+
+class FactLine(BaseModel):
+    """What a compensated search measured."""
+
+    fact: str
+    value: Any
+
+
+_KINDS = ("format", "trial", "select", "fact")
+"""The key that says which line it is."""
+Line = HeaderLine | TrialLine | StageLine | FactLine
+_LINE: TypeAdapter[Line] = TypeAdapter(
+    Annotated[
+        Annotated[HeaderLine, Tag("format")]
+        | Annotated[TrialLine, Tag("trial")]
+        | Annotated[StageLine, Tag("select")]
+        | Annotated[FactLine, Tag("fact")],
+        Discriminator(lambda line: next((key for key in _KINDS if isinstance(line, dict) and key in line), None)),
+    ]
+)
+
+
 class Journal:
     """An open journal, a `Memory` for `walk`; a context manager. The file is locked while it is open."""
 
-    def __init__(self, path: Path, descriptor: int, lines: list[dict[str, Any]]) -> None:
+    def __init__(self, path: Path, descriptor: int, lock: FileLock, lines: Sequence[Line]) -> None:
         """Wrap an open file; use `open_journal`."""
-        self._path, self._descriptor = path, descriptor
-        self._trials = [line for line in lines if "trial" in line]
-        self._stages = {(line["select"], line["plan"]): line for line in lines if "select" in line}
-        self._facts = {line["fact"]: line["value"] for line in lines if "fact" in line}
+        self._path, self._descriptor, self._lock = path, descriptor, lock
+        self._trials = [line for line in lines if isinstance(line, TrialLine)]
+        self._stages = {(line.select, line.plan): line for line in lines if isinstance(line, StageLine)}
+        self._facts = {line.fact: line.value for line in lines if isinstance(line, FactLine)}
         self.resumed = len(self._trials) + len(self._facts)
 
     def __enter__(self) -> Journal:
@@ -45,6 +104,7 @@ class Journal:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
+        _release(self._lock)
 
     def recall(self, index: int, element: str, plan: Plan) -> Trial | None:
         """The answer to trial `index`, or None where the journal ends.
@@ -54,39 +114,39 @@ class Journal:
         if index >= len(self._trials):
             return None
         line = self._trials[index]
-        if (line["trial"], line["element"], line["plan"]) != (index, element, plan_digest(plan)):
+        if (line.trial, line.element, line.plan) != (index, element, plan_digest(plan)):
             raise UsageError(
-                f"{self._path}: trial {index} is {line['element']!r}, but this search asks {element!r}; the "
+                f"{self._path}: trial {index} is {line.element!r}, but this search asks {element!r}; the "
                 "journal was written by another version. Use another -o, or --overwrite"
             )
         return Trial(
             index=index,
-            stage=line["stage"],
+            stage=line.stage,
             element=element,
             plan=plan,
-            loss=_number(line["loss"]),
-            best=_number(line["best"]),
-            accepted=line["accepted"],
-            reason=line["reason"],
-            seconds=line["seconds"],
-            details=line["details"],
+            loss=_number(line.loss),
+            best=_number(line.best),
+            accepted=line.accepted,
+            reason=line.reason,
+            seconds=line.seconds,
+            details=line.details,
         )
 
     def remember(self, trial: Trial) -> None:
         """Append a trial."""
         self._append(
-            {
-                "trial": trial.index,
-                "stage": trial.stage,
-                "element": trial.element,
-                "plan": plan_digest(trial.plan),
-                "loss": _finite(trial.loss),
-                "best": _finite(trial.best),
-                "accepted": trial.accepted,
-                "reason": trial.reason,
-                "seconds": round(trial.seconds, 3),
-                "details": dict(trial.details),
-            }
+            TrialLine(
+                trial=trial.index,
+                stage=trial.stage,
+                element=trial.element,
+                plan=plan_digest(trial.plan),
+                loss=_finite(trial.loss),
+                best=_finite(trial.best),
+                accepted=trial.accepted,
+                reason=trial.reason,
+                seconds=round(trial.seconds, 3),
+                details=dict(trial.details),
+            )
         )
 
     def recall_stage(self, stage: int, plan: Plan) -> StageScore | None:
@@ -94,31 +154,32 @@ class Journal:
         line = self._stages.get((stage, plan_digest(plan)))
         if line is None:
             return None
-        return StageScore(line["score"], _number(line["rise"]), _number(line["noise"]), line["score_noise"])
+        return StageScore(line.score, _number(line.rise), _number(line.noise), line.score_noise)
 
     def remember_stage(self, stage: int, plan: Plan, score: StageScore) -> None:
         """Append a stage on the select rows."""
         self._append(
-            {
-                "select": stage,
-                "plan": plan_digest(plan),
-                "score": score.score,
-                "score_noise": score.score_noise,
-                "rise": _finite(score.rise),
-                "noise": _finite(score.noise),
-            }
+            StageLine(
+                select=stage,
+                plan=plan_digest(plan),
+                score=score.score,
+                score_noise=score.score_noise,
+                rise=_finite(score.rise),
+                noise=_finite(score.noise),
+            )
         )
 
     def fact(self, name: str, measure: Callable[[], Any]) -> Any:
         """What an earlier run measured under this name, else what `measure` gives now (JSON values), written before it is used."""
         if name not in self._facts:
             self._facts[name] = json.loads(json.dumps(measure(), allow_nan=False))
-            self._append({"fact": name, "value": self._facts[name]})
+            self._append(FactLine(fact=name, value=self._facts[name]))
         return self._facts[name]
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: Line) -> None:
+        content = (json.dumps(line.model_dump(), allow_nan=False) + "\n").encode()
         try:
-            os.write(self._descriptor, _encode(line))
+            os.write(self._descriptor, content)
             os.fsync(self._descriptor)
         except OSError as error:
             raise RuntimeFailure(f"{self._path}: cannot write the journal: {error.strerror}") from None
@@ -130,37 +191,47 @@ def open_journal(path: Path, header: Mapping[str, Any], *, overwrite: bool = Fal
     Raises: UsageError if the file belongs to another run (unless `overwrite`) or another process is writing
     it.
     """
-    wanted = json.loads(json.dumps({"format": FORMAT, **header}))
+    wanted = HeaderLine.model_validate(json.loads(json.dumps({"format": FORMAT, **header})))
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
     except OSError as error:
         raise RuntimeFailure(f"{path}: cannot open the journal: {error.strerror}") from None
+    lock = FileLock(path.with_name(f"{path.name}.lock"), blocking=False, thread_local=False)
     try:
-        _lock(descriptor, path)
+        _acquire(lock, path)
         if overwrite:
             os.ftruncate(descriptor, 0)
         lines = _read_whole_lines(descriptor, path)
-        journal = Journal(path, descriptor, lines[1:])
+        journal = Journal(path, descriptor, lock, lines[1:])
         if lines:
-            _check_header(path, lines[0], wanted)
+            _check_header(path, lines[0].model_dump(), wanted.model_dump())
         else:
             journal._append(wanted)
     except BaseException:
         os.close(descriptor)
+        _release(lock)
         raise
     return journal
 
 
-_KEYS = (
-    {"format"},
-    {"trial", "stage", "element", "plan", "loss", "best", "accepted", "reason", "seconds", "details"},
-    {"select", "plan", "score", "score_noise", "rise", "noise"},
-    {"fact", "value"},
-)
-"""What a header, a trial, a stage on the select rows and a fact hold, at least."""
+def _acquire(lock: FileLock, path: Path) -> None:
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"{path}: another run is writing this folder. Wait for it, or use another -o") from None
+    except OSError as error:
+        raise RuntimeFailure(f"{lock.lock_file}: cannot be locked: {error.strerror or error}") from None
 
 
-def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:
+def _release(lock: FileLock) -> None:
+    """Let go of the lock if it is held; its file goes with it, where the system lets an open file go."""
+    if lock.is_locked:
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def _read_whole_lines(descriptor: int, path: Path) -> list[Line]:
     """Every line that ends in a newline; what follows the last newline is cut off the file."""
     with os.fdopen(os.dup(descriptor), "rb") as file:
         file.seek(0)
@@ -169,12 +240,9 @@ def _read_whole_lines(descriptor: int, path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(whole.splitlines(), start=1):
         try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict) or not any(line.keys() >= keys for keys in _KEYS):
-            raise UsageError(f"{path}: line {number} is not a journal line. Use another -o, or --overwrite")
-        lines.append(line)
+            lines.append(_LINE.validate_python(json.loads(text)))
+        except (ValueError, ValidationError):
+            raise UsageError(f"{path}: line {number} is not a journal line. Use another -o, or --overwrite") from None
     if len(whole) != len(data):
         os.ftruncate(descriptor, len(whole))
     return lines
@@ -198,22 +266,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = entry
     return flat
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Refuse a journal that another process is writing (POSIX; elsewhere the caller must not start two)."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UsageError(f"{path}: another run is writing this folder. Wait for it, or use another -o") from None
-
-
-def _encode(line: Mapping[str, Any]) -> bytes:
-    return (json.dumps(line, allow_nan=False) + "\n").encode()
 
 
 def _finite(value: float) -> float | None:

@@ -32,25 +32,26 @@ class Compensated(Search):
         return rows if roles.calibration is None else {**rows, "calibration": roles.calibration}
 
     def run(self, run: SearchRun) -> Decided:
-        """The plans of the points go to `frontier/` in the folder, their graphs are thrown away."""
+        """The plans of the points go to `frontier/` in the folder, with the graph of the answer alone."""
         from axformer_onnx.compensate import WEIGHTS
         from axformer_onnx.result import FRONTIER
         from axformer_onnx.result.report import compensated_record, compensation_record
-        from axformer_onnx.runtime import Shelf, run_once
+        from axformer_onnx.runtime import Shelf
         from axformer_onnx.search.compensated import search_budget
-        from axformer_passes.apply import with_biases
 
         options, began, points = run.options, time.monotonic(), run.folder / FRONTIER
-        model = with_biases(run.model, run_once)
         with Shelf(_LEVEL_BYTES) as shelf:
-            found = search_budget(options, run.given, model, run.start, run.journal, shelf, points, run.watcher.part)
+            sessions = run.working.with_biases().sessions(options.machine)
+            found = search_budget(options, run.given, sessions, run.start, run.journal, shelf, points, run.watcher.part)
         shutil.rmtree(run.folder / ".spool", ignore_errors=True)
         folders = _keep_plans(found)
         record = compensated_record(found, seed=options.seed, k=options.k, seconds=time.monotonic() - began)
         compensation = compensation_record(found, options.goal.words, options.effort, folders)
-        kept = points / Path(folders[found.chosen.folder]).name / WEIGHTS
-        weights = kept if found.chosen.plan.weights else None
-        return Decided(found.chosen.plan, weights, record, compensation, found.interrupted)
+        kept = points / Path(folders[found.chosen.folder]).name
+        weights = kept / WEIGHTS if found.chosen.plan.weights else None
+        graph = kept / found.chosen.graph.name
+        built = graph if graph.is_file() else None
+        return Decided(found.chosen.plan, weights, record, compensation, found.interrupted, built)
 
 
 def _keep_plans(found: Found) -> dict[Path, str]:
@@ -59,7 +60,7 @@ def _keep_plans(found: Found) -> dict[Path, str]:
 
     names: dict[Path, str] = {}
     for point in sorted(found.points, key=lambda p: p.speedup.value):
-        for graph in point.folder.glob("model.onnx*"):
+        for graph in point.folder.glob(f"{point.graph.name}*") if point is not found.chosen else ():
             graph.unlink()
         name = base = f"{point.speedup.value:.2f}x"
         number = 2

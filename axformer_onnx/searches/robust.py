@@ -39,9 +39,9 @@ def _recalibrated(run: SearchRun, sessions: StageSessions, role: str) -> StageSc
     from axformer_onnx.scoring import Recalibrated
 
     scorer, reading = scorer_of(run, sessions, role), run.given.reading
-    if reading.task.regression:
+    if not reading.task.kind.recalibrates:
         return scorer
-    return Recalibrated(scorer, run.given.rows[role].labels, reading.label_map)
+    return Recalibrated(scorer, run.given.rows[role].labels, reading.label_map, reading.task.kind)
 
 
 ROBUST = SEARCHES.add(Robust())

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from axformer_onnx.options import OptimizeOptions
     from axformer_onnx.records import Trial
     from axformer_onnx.result.report import CompensationRecord, SearchRecord
+    from axformer_onnx.scoring import Machine, StageSessions
     from axformer_onnx.search import Journal
     from axformer_passes.plan import Plan
+    from axformer_passes.recognise import Examined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +38,40 @@ class Watcher:
 
 
 @dataclasses.dataclass(frozen=True)
+class Working:
+    """The model that a search works on, examined."""
+
+    model: ir.Model
+    examined: Examined
+
+    def sessions(self, machine: Machine) -> StageSessions:
+        """Sessions of its stages."""
+        from axformer_onnx.scoring import StageSessions
+
+        return StageSessions(self.model, provider=machine.provider, threads=machine.threads, examined=self.examined)
+
+    def with_biases(self) -> Working:
+        """The same with a bias at every output projection that can have one."""
+        from axformer_onnx.runtime import run_once
+        from axformer_passes.apply import with_biases
+
+        model = with_biases(self.model, run_once, examined=self.examined)
+        return self if model is self.model else Working.of(model)
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Working:
+        """Examine it."""
+        from axformer_onnx.runtime import run_once
+        from axformer_passes.recognise import examine
+
+        return cls(model, examine(model, run_once))
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchRun:
     """What a search is handed.
 
-    model     what it works on: the source, narrowed where `start` says so
+    working   what it works on: the source, narrowed where `start` says so
     start     the plan that removes nothing, with the exact rewrites
     journal   asked before anything is measured, told before it is used
     folder    the output folder that is being built
@@ -47,7 +79,7 @@ class SearchRun:
 
     options: OptimizeOptions
     given: Given
-    model: ir.Model
+    working: Working
     start: Plan
     journal: Journal
     folder: Path
@@ -56,13 +88,14 @@ class SearchRun:
 
 @dataclasses.dataclass(frozen=True)
 class Decided:
-    """What a search decided: the plan, where its weights lie, and its records for the report."""
+    """What a search decided: the plan, where its weights lie, its graph if it is built, and records for the report."""
 
     plan: Plan
     weights: Path | None
     search: SearchRecord
     compensation: CompensationRecord | None = None
     interrupted: bool = False
+    built: Path | None = None
 
 
 class Search(SearchKind):

@@ -27,7 +27,7 @@ class Walked(Search):
         """Walk, and record every trial."""
         from axformer_onnx.result.report import search_record
 
-        options, result = run.options, self.walk(run, sessions_of(run))
+        options, result = run.options, self.walk(run, run.working.sessions(run.options.machine))
         record = search_record(
             result, options.search, seed=options.seed, k=options.k, resumed_trials=run.journal.resumed
         )
@@ -38,18 +38,11 @@ class Walked(Search):
         raise NotImplementedError
 
 
-def sessions_of(run: SearchRun) -> StageSessions:
-    """Sessions of the model's stages."""
-    from axformer_onnx.scoring import StageSessions
-
-    machine = run.options.machine
-    return StageSessions(run.model, provider=machine.provider, threads=machine.threads)
-
-
 def scorer_of(run: SearchRun, sessions: StageSessions, role: str) -> StageScorer:
     """Scores plans on the rows of `role`."""
     from axformer_onnx.scoring import StageScorer
 
     given, reading = run.given, run.given.reading
     anatomy = sessions.staged.examined.anatomy
-    return StageScorer(sessions, anatomy, given.encoded[role], given.rows[role], reading.task, reading.label_map)
+    rows, task, label_map = given.rows[role], reading.task, reading.label_map
+    return StageScorer(sessions, anatomy, given.encoded[role], rows, task, label_map, output=reading.output)

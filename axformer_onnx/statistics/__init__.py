@@ -5,22 +5,33 @@ Takes labels and answers of one or two models on the same rows and gives points,
 
 from __future__ import annotations
 
-from axformer_onnx.statistics.metrics import class_metric, confusion, number_metric
+from axformer_onnx.statistics.metrics import class_metric, confusion, number_metric, set_counts, set_metric
 from axformer_onnx.statistics.paired import (
+    CountsMetric,
     McNemar,
     bootstrap_classes,
+    bootstrap_mean,
     bootstrap_numbers,
+    bootstrap_sums,
     mcnemar_exact,
     ratio_of_medians,
 )
+from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
 
 __all__ = [
+    "CountsMetric",
     "McNemar",
+    "best_temperature",
     "bootstrap_classes",
+    "bootstrap_mean",
     "bootstrap_numbers",
+    "bootstrap_sums",
     "class_metric",
     "confusion",
     "mcnemar_exact",
     "number_metric",
     "ratio_of_medians",
+    "recalibrated_losses",
+    "set_counts",
+    "set_metric",
 ]

@@ -1,4 +1,4 @@
-"""Metrics, in points (x 100): of confusion counts for classes, of correlations for numbers.
+"""Metrics, in points (x 100): of confusion counts for classes, of correlations for numbers, of counts by label for label sets.
 
 Every class metric is a function of confusion counts[..., K, K] (label, guess) with any leading axes, so that
 the same line of code gives the figure of a report and ten thousand bootstrap draws of it.
@@ -41,6 +41,25 @@ def number_metric(name: str, labels: FloatArray, outputs: FloatArray) -> float:
     pearson = float(stats.pearsonr(labels, outputs).statistic)
     spearman = float(stats.spearmanr(labels, outputs).statistic)
     return 100 * {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}[name]
+
+
+def set_counts(labels: FloatArray, guesses: FloatArray) -> FloatArray:
+    """float64[rows, 3 L + 1] of label sets[rows, L] of 0 and 1: hits, labels and guesses by label, and 1 for equal sets."""
+    equal = (labels == guesses).all(axis=1, keepdims=True)
+    return np.concatenate([labels * guesses, labels, guesses, equal], axis=1).astype(np.float64)
+
+
+def set_metric(name: str, sums: FloatArray, rows: int) -> FloatArray:
+    """float64[...]: micro-f1, macro-f1 or exact-match of sums[..., 3 L + 1] of `set_counts` over `rows` rows, in points.
+
+    An F1 without labels and guesses is 0. macro-f1 is the mean over all L labels, as scikit-learn's.
+    """
+    if name == "exact-match":
+        return np.asarray(100 * sums[..., -1] / rows)
+    right, labels, guesses = np.split(sums[..., :-1], 3, axis=-1)
+    if name == "micro-f1":
+        return 100 * _ratio(2 * right.sum(axis=-1), labels.sum(axis=-1) + guesses.sum(axis=-1))
+    return np.asarray(100 * _ratio(2 * right, labels + guesses).mean(axis=-1))
 
 
 def _accuracy(counts: FloatArray) -> FloatArray:

@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.records import FloatArray, Interval
-from axformer_onnx.statistics.metrics import class_metric, confusion, number_metric
+from axformer_onnx.statistics.metrics import confusion, number_metric
 
 DRAWS = 10_000
 _CHUNK = 4_000_000  # numbers held at once while drawing: 32 MB an array
 IntArray = npt.NDArray[np.int64]
+CountsMetric = Callable[[FloatArray], FloatArray]
+"""Points of counts or sums with any leading axes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ def mcnemar_exact(correct_a: npt.NDArray[np.bool_], correct_b: npt.NDArray[np.bo
 
 
 def bootstrap_classes(
-    metric: str,
+    metric: CountsMetric,
     labels: IntArray,
     guesses_a: IntArray,
     guesses_b: IntArray,
@@ -56,7 +58,10 @@ def bootstrap_classes(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """metric(b) - metric(a) in points, with the percentile interval of `draws` paired resamples."""
+    """metric(b) - metric(a) in points, with the percentile interval of `draws` paired resamples.
+
+    metric  points of confusion counts[..., K, K], for example `functools.partial(class_metric, "accuracy")`
+    """
     joint = (labels * classes + guesses_a) * classes + guesses_b
     cells, counts = np.unique(joint, return_counts=True)
     label, a, b = cells // classes**2, cells // classes % classes, cells % classes
@@ -64,15 +69,13 @@ def bootstrap_classes(
 
     def difference(times: FloatArray) -> FloatArray:
         both = [_confusions(label, guess, classes, times) for guess in (a, b)]
-        return class_metric(metric, both[1]) - class_metric(metric, both[0])
+        return metric(both[1]) - metric(both[0])
 
     found = [
         difference(generator.multinomial(len(labels), counts / len(labels), size=size).astype(np.float64))
         for size in _chunks(draws, max(len(cells), classes**2))
     ]
-    value = class_metric(metric, confusion(labels, guesses_b, classes)) - class_metric(
-        metric, confusion(labels, guesses_a, classes)
-    )
+    value = metric(confusion(labels, guesses_b, classes)) - metric(confusion(labels, guesses_a, classes))
     return _percentiles(float(value), np.concatenate(found), level)
 
 
@@ -103,6 +106,29 @@ def bootstrap_numbers(
             change += _correlation(y, b, times) - _correlation(y, a, times)
         found.append(100 * change / len(kinds))
     value = number_metric(metric, labels, outputs_b) - number_metric(metric, labels, outputs_a)
+    return _percentiles(value, np.concatenate(found), level)
+
+
+def bootstrap_sums(
+    metric: CountsMetric,
+    parts_a: FloatArray,
+    parts_b: FloatArray,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """metric(b) - metric(a) in points, of metrics that are functions of sums over rows, with the percentile interval.
+
+    metric            points of sums[..., P]
+    parts_a, parts_b  float64[rows, P]: what each row adds to the sums, for each model
+    """
+    rows, generator = len(parts_a), np.random.default_rng(seed)
+    found = []
+    for size in _chunks(draws, max(rows, parts_a.shape[1])):
+        times = generator.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(np.float64)
+        found.append(metric(times @ parts_b) - metric(times @ parts_a))
+    value = float(metric(parts_b.sum(axis=0)) - metric(parts_a.sum(axis=0)))
     return _percentiles(value, np.concatenate(found), level)
 
 

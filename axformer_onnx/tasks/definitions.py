@@ -1,4 +1,4 @@
-"""What a task is: columns, label names in the data set's order, metrics. GLUE's nine, and the user's own.
+"""Tasks by name: GLUE's nine, and the user's own of any registered kind.
 
 Source of columns and label order: the GLUE benchmark (Wang et al. 2019), as the hub's `nyu-mll/glue` has it.
 Where GLUE names two metrics (MRPC, QQP: accuracy and F1) the main one here is accuracy, which has an exact
@@ -13,31 +13,10 @@ import difflib
 from collections.abc import Sequence
 
 from axformer_onnx.errors import UsageError
-
-CUSTOM_METRICS = ("accuracy", "f1", "macro-f1", "mcc", "pearson_spearman")
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What the rows of a task look like and how answers are judged.
-
-    columns     names of the one or two text columns
-    label       name of the label column
-    labels      label names, by id in the data set's order; empty for regression, or where a custom task
-                leaves them open
-    metric      the main metric, one of `metrics`
-    metrics     every metric that is reported, in points (x 100)
-    regression  labels are numbers, the loss is the squared error
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    label: str
-    labels: tuple[str, ...]
-    metric: str
-    metrics: tuple[str, ...]
-    regression: bool = False
-
+from axformer_onnx.tasks.classification import CLASSIFICATION
+from axformer_onnx.tasks.metrics import METRICS
+from axformer_onnx.tasks.protocol import KINDS, Kind, Task, kind_named
+from axformer_onnx.tasks.regression import REGRESSION
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _PAIR = ("sentence1", "sentence2")
@@ -50,7 +29,7 @@ GLUE: dict[str, Task] = {
         Task("mrpc", _PAIR, "label", ("not_equivalent", "equivalent"), "accuracy", ("accuracy", "f1")),
         Task(
             "stsb", _PAIR, "label", (),
-            "pearson_spearman", ("pearson_spearman", "pearson", "spearman"), regression=True,
+            "pearson_spearman", ("pearson_spearman", "pearson", "spearman"), REGRESSION,
         ),
         Task(
             "qqp", ("question1", "question2"), "label", ("not_duplicate", "duplicate"),
@@ -96,31 +75,49 @@ def get_task(name: str) -> Task:
     hint = f" Did you mean {_ALIASES.get(near[0], near[0])}?" if near else ""
     raise UsageError(
         f"unknown task {name!r}.{hint} Tasks: {', '.join(GLUE)}; for data of your own: "
-        "--task custom --columns text_a,text_b --label label --metric accuracy"
+        f"--task custom --columns text_a,text_b --label label --metric accuracy, or the kind of the task: {', '.join(KINDS)}"
     )
 
 
 def custom_task(columns: Sequence[str], label: str = "label", metric: str = "accuracy") -> Task:
-    """A task of the user's own. Label names are left open: `labels.with_label_names` fills them from
-    id2label.
+    """A classification or regression of the user's own; the metric says which. Label names are left open:
+    `labels.with_label_names` fills them from id2label.
 
     Raises: UsageError for a number of columns other than 1 or 2, repeated columns, or an unknown metric.
     """
+    kind = REGRESSION if metric in METRICS[REGRESSION.name] else CLASSIFICATION
+    known = [*METRICS[CLASSIFICATION.name], *METRICS[REGRESSION.name]]
+    return _task("custom", kind, columns, label, metric, known)
+
+
+def own_task(
+    kind: str, columns: Sequence[str] | None = None, label: str | None = None, metric: str | None = None
+) -> Task:
+    """A task of the kind registered as `kind`, which is its name, too; columns, label and metric are the kind's where not given.
+
+    Raises: UsageError as `custom_task`, and for an unknown kind.
+    """
+    found = kind_named(kind)
+    known = list(METRICS.get(kind, {}))
+    return _task(kind, found, columns or found.columns, label or found.label, metric or found.main_metric, known)
+
+
+def is_kind(name: str) -> bool:
+    """Is `name` a registered kind, of which `own_task` makes a task?"""
+    return name in KINDS
+
+
+def _task(name: str, kind: Kind, columns: Sequence[str], label: str, metric: str, known: list[str]) -> Task:
     names = tuple(column.strip() for column in columns)
     if len(names) not in (1, 2) or not all(names):
         raise UsageError(f"--columns names {len(names)} text columns ({', '.join(names)}); expected 1 or 2")
     if len({*names, label}) != len(names) + 1:
         raise UsageError(f"--columns {','.join(names)} --label {label}: each column may be named once")
-    if metric not in CUSTOM_METRICS:
-        near = difflib.get_close_matches(metric, CUSTOM_METRICS, n=1)
+    if metric not in known:
+        near = difflib.get_close_matches(metric, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"unknown metric {metric!r}.{hint} Metrics: {', '.join(CUSTOM_METRICS)}")
-    regression = metric == "pearson_spearman"
-    if regression:
-        metrics: tuple[str, ...] = ("pearson_spearman", "pearson", "spearman")
-    else:
-        metrics = (metric,) if metric == "accuracy" else (metric, "accuracy")
-    return Task("custom", names, label, (), metric, metrics, regression)
+        raise UsageError(f"unknown metric {metric!r}.{hint} Metrics: {', '.join(known)}")
+    return Task(name, names, label, (), metric, kind.reported(metric), kind)
 
 
 def with_columns(task: Task, columns: Sequence[str] | None = None, label: str | None = None) -> Task:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from axformer_onnx.errors import DataError
-from axformer_onnx.tasks.definitions import Task
+from axformer_onnx.tasks.protocol import LabelMap, Task
 
 # Other spellings of GLUE's label names, as `plain` leaves them. A synonym says the same thing about the same
 # task: 'contradiction' is not a synonym of 'not_entailment', which covers neutral pairs too.
@@ -32,25 +32,6 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 _CANONICAL = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym in (name, *synonyms)}
 _GENERIC = re.compile(r"(?:label)?(\d{1,4})")
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelMap:
-    """Where each label of the data set stands among the logits.
-
-    order   order[label id in the data set] = column of the logits
-    names   label names, by id in the data set
-    note    one sentence for the user: which label is which logit, and how that is known
-    """
-
-    order: tuple[int, ...]
-    names: tuple[str, ...]
-    note: str
-
-    @property
-    def is_identity(self) -> bool:
-        """The data set and the model number the labels alike."""
-        return self.order == tuple(range(len(self.order)))
 
 
 def plain(name: str) -> str:
@@ -80,23 +61,24 @@ def model_label_names(config: Mapping[str, Any] | None) -> tuple[str, ...] | Non
 
 def with_label_names(task: Task, config: Mapping[str, Any] | None) -> Task:
     """`task` with the model's label names filled in where a custom task left them open."""
-    if task.labels or task.regression:
+    if task.labels or not task.kind.named:
         return task
     return dataclasses.replace(task, labels=model_label_names(config) or ())
 
 
-def match_labels(task: Task, config: Mapping[str, Any] | None, logits: int | None) -> LabelMap:
-    """Pair the task's labels with the model's logits.
+def match_labels(task: Task, config: Mapping[str, Any] | None, columns: int | None) -> LabelMap:
+    """Pair the task's labels with the columns of the model's output, as its kind does (`Kind.match`).
 
-    config  content of the model's config.json, or None
-    logits  number of columns the model puts out, or None where it is not known
+    config   content of the model's config.json, or None
+    columns  of the output, or None where it is not known
 
     Raises: DataError where the numbers differ, or the names are other names.
     """
-    if task.regression:
-        if logits not in (None, 1):
-            raise DataError(f"task {task.name} is a regression, but the model has {logits} logits, expected 1")
-        return LabelMap((0,), ("value",), "Regression: the model's one output is compared with the number.")
+    return task.kind.match(task, config, columns)
+
+
+def match_logits(task: Task, config: Mapping[str, Any] | None, logits: int | None, least: int) -> LabelMap:
+    """`match_labels` for kinds with a logit for each label; least: fewest logits that make sense."""
     names = model_label_names(config)
     if names is not None and logits is not None and len(names) != logits:
         raise DataError(
@@ -105,7 +87,7 @@ def match_labels(task: Task, config: Mapping[str, Any] | None, logits: int | Non
         )
     count = logits if logits is not None else len(names) if names else None
     if not task.labels:
-        return _open_labels(task, names, count)
+        return _open_labels(task, names, count, least)
     if count is not None and count != len(task.labels):
         raise DataError(
             f"task {task.name} has {len(task.labels)} labels ({', '.join(task.labels)}), "
@@ -124,13 +106,13 @@ def label_ids(values: Sequence[str], task: Task) -> dict[str, int]:
     return {value: known[plain(value)] for value in values if plain(value) in known}
 
 
-def _open_labels(task: Task, names: tuple[str, ...] | None, count: int | None) -> LabelMap:
+def _open_labels(task: Task, names: tuple[str, ...] | None, count: int | None, least: int) -> LabelMap:
     """A custom task without names: label i of the data is logit i."""
     if count is None:
         raise DataError(f"task {task.name}: neither id2label nor the logits tell the number of labels")
-    if count < 2:
+    if count < least:
         raise DataError(
-            f"task {task.name}: the model has {count} logit, a classification needs 2 or more; "
+            f"task {task.name}: the model has {count} logit, a {task.kind.name} needs {least} or more; "
             "for regression give --metric pearson_spearman"
         )
     order = tuple(range(count))

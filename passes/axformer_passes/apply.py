@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from axformer_passes.blocks import expanded, kind_of
 from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, reweight, weight_key
-from axformer_passes.errors import PlanError, VerifyError
+from axformer_passes.errors import AxformerError, PlanError, VerifyError
 from axformer_passes.graph import Cleanup
 from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
@@ -30,7 +30,7 @@ def apply_plan(
 ) -> ir.Model:
     """A new model: `model` with `plan` carried out. `model` is not touched; equal arguments give equal bytes.
 
-    `examined` saves the second walk where the caller has just examined `model` himself; it is used up by this call.
+    `examined` saves a walk where the caller has examined `model` already; it stays as it is.
     `weights` are those that the plan names (`plan.py` says what they may be).
 
     Raises: PlanError (does not fit), RecogniseError (an operator on the way cannot follow the cut), VerifyError (the result
@@ -42,7 +42,7 @@ def apply_plan(
         clone = model.clone()
         Cleanup()(clone)
         return clone
-    examined = examined or examine(model, runner)
+    examined = examined.cloned() if examined else examine(model, runner)
     plan.validate(examined.anatomy)  # here too: onnx-ir wraps what a pass's own `requires` raises
     require_hardenable(model, plan)
     reweight(examined, plan, weights or {})
@@ -66,14 +66,17 @@ def apply_plan(
     return work
 
 
-def reweighted(model: ir.Model, plan: Plan, weights: Weights, runner: Runner) -> ir.Model:
+def reweighted(
+    model: ir.Model, plan: Plan, weights: Weights, runner: Runner, *, examined: Examined | None = None
+) -> ir.Model:
     """A new model in the shapes of `model`: its output projections hold `weights`, with zeros at the rows that `plan` removes.
 
     Nothing is removed: `plan` through the gates of this model is what `apply_plan` makes of `model`. Fused nodes are lowered.
+    `examined` as there.
 
     Raises: as `reweight`.
     """
-    examined = examine(model, runner)
+    examined = examined.cloned() if examined else examine(model, runner)
     plan.validate(examined.anatomy)
     reweight(examined, plan, weights)
     work = examined.labelling.model
@@ -98,16 +101,19 @@ def narrowed(model: ir.Model, runner: Runner) -> tuple[ir.Model, Readout]:
     return work, found
 
 
-def with_biases(model: ir.Model, runner: Runner) -> ir.Model:
-    """`model` with a bias of zeros at every output projection that lacks one and can be given one; itself where none is missing."""
-    examined = examine(model, runner)
+def with_biases(model: ir.Model, runner: Runner, *, examined: Examined | None = None) -> ir.Model:
+    """`model` with a bias of zeros at every output projection that lacks one and can be given one; itself where none is missing.
+
+    `examined` as in `apply_plan`.
+    """
+    examined = examined or examine(model, runner)
     missing: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
     for layer in examined.anatomy.layers:
         for block in layer.blocks:
             place = writable(examined, layer.index, kind_of(block))
             if place is not None and place.bias is None:
                 missing[weight_key(layer.index, kind_of(block), "bias")] = np.zeros(place.columns.size, np.float32)
-    return reweighted(model, Plan(), missing, runner) if missing else model
+    return reweighted(model, Plan(), missing, runner, examined=examined) if missing else model
 
 
 def softmax_dtypes(examined: Examined) -> dict[int, np.dtype[np.generic]]:
@@ -128,7 +134,7 @@ def _check(model: ir.Model, examined: Examined, runner: Runner) -> None:
     """Run the probe once: the graph must run, and its outputs must have the source's shapes."""
     try:
         outputs = widening(runner)(detached(model), examined.labelling.feeds)
-    except Exception as error:  # the runner's own kinds
+    except AxformerError as error:
         raise VerifyError(f"the pruned graph does not run: {first_line(error)}") from None
     for name, array in outputs.items():
         expected = np.shape(examined.labelling.values[name])

@@ -24,7 +24,6 @@ from axformer_onnx.result.report.record import (
 from axformer_onnx.runtime import LatencyRow
 from axformer_onnx.scoring import Comparison, judged_drop
 from axformer_onnx.search.greedy import SearchResult
-from axformer_onnx.tasks import LabelMap
 from axformer_passes.io import parameters_and_size, sha256_of
 
 if TYPE_CHECKING:
@@ -36,10 +35,9 @@ def interval_record(interval: Interval) -> IntervalRecord:
     return IntervalRecord(value=interval.value, low=interval.low, high=interval.high, level=interval.level)
 
 
-def model_record(path: Path, scores: Scores, label_map: LabelMap, macs: int | None) -> ModelRecord:
+def model_record(path: Path, scores: Scores, macs: int | None) -> ModelRecord:
     """The file at `path` with its scores on the report rows."""
     parameters, size_bytes = parameters_and_size(path)
-    single = None if scores.single_class is None else label_map.names[scores.single_class]
     return ModelRecord(
         sha256=sha256_of(path),
         size_bytes=size_bytes,
@@ -48,7 +46,7 @@ def model_record(path: Path, scores: Scores, label_map: LabelMap, macs: int | No
         score=scores.value,
         metrics=dict(scores.metrics),
         loss=_finite(scores.loss),
-        single_class=single,
+        single_class=scores.single_class,
     )
 
 

@@ -138,7 +138,7 @@ class PointRecord(_Record):
     speedup       measured against the source at `CompensationRecord.shape`, with its interval
     score         in points; `drop` below the source's on the same rows, `noise` its standard error
     judged_drop   that together with the drop that the source's own probabilities let expect (`judgement.py`): what decides
-    divergence    mean KL from the source's outputs, in nats (regression: squared difference)
+    divergence    mean over the rows, from the source's outputs, as the task's kind defines it (classification: KL in nats)
     size_bytes    of its graph
     chosen        the result of the run
     """
@@ -189,7 +189,7 @@ class Report(_Record):
     """One run of optimize, complete.
 
     majority_rate   accuracy of always answering the most frequent label of the report rows, in points; None
-                    for regression
+                    where that means nothing
     control         a random plan of equal size, or None where nothing was removed
     notes           sentences for the reader: label mapping, truncation, provider fallback, data overlap
     warnings        sentences that change how the figures are to be read

@@ -134,7 +134,7 @@ def control_sentence(report: Report) -> str | None:
 
 
 def majority_sentence(report: Report) -> str | None:
-    """The rate of the most frequent label, or None for regression."""
+    """The rate of the most frequent label, or None where there is none."""
     if report.majority_rate is None:
         return None
     return f"Always answering the most frequent label scores {report.majority_rate:.2f} in accuracy."

@@ -1,12 +1,12 @@
 """How far a choice is from the unpruned model: divergence of its outputs from the source's own, row by row.
 
-    classification   KL(p_full || p) of one row, in nats: it needs no labels, and its noise is far below that of a loss
-    regression       squared difference of the outputs
+    as the task's kind defines it (`tasks.Kind.divergence`), for classification KL(p_full || p) of one row in nats: it needs no
+    labels, and its noise is far below that of a loss
 
-Choices are scored through stages (`stages.py`): the weights of their rungs are run-time inputs, so no graph is edited, and
-what lies before the first changed block is reused. Rows are drawn with weights (`drawing.py`), by which their divergences are
-multiplied. They come in *parts*, drawn at random and of equal size, so that a candidate which is clearly worse on the first parts
-need not be asked on the rest:
+Choices are scored through stages (`scoring/stage_scorer.py`): weights of their rungs are run-time inputs, so no graph is edited,
+and what lies before the first changed block is reused. Rows are drawn with weights (`row_sampling.py`), by which their divergences
+are multiplied. They come in *parts*, drawn at random and of equal size, so that a candidate which is clearly worse on the first
+parts need not be evaluated on the rest:
 
     race   with d the row-wise difference from the incumbent on n rows seen so far of N: lost as soon as
 
@@ -34,8 +34,9 @@ from axformer_passes.plan import Plan
 from axformer_passes.stages import weight_feeds, writable
 
 if TYPE_CHECKING:
-    from axformer_onnx.data import Rows
+    from axformer_onnx.data import Encoded, Rows
     from axformer_onnx.scoring import Reading
+    from axformer_onnx.tasks import Kind
     from axformer_passes.stages import Stage
 
 Array = npt.NDArray[Any]
@@ -59,18 +60,6 @@ class Race:
         return float(self.divergence.mean())
 
 
-def row_divergence(source: FloatArray, found: FloatArray, *, regression: bool) -> FloatArray:
-    """float64[rows] for logits [rows, classes] (regression: [rows, 1])."""
-    if regression:
-        squared: FloatArray = ((found - source) ** 2).sum(axis=1)
-        return squared
-    from scipy.special import log_softmax
-
-    p, q = log_softmax(source, axis=1), log_softmax(found, axis=1)
-    kl: FloatArray = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
-    return kl
-
-
 def is_lost(candidate: FloatArray, incumbent: FloatArray, rows: int, z: float = RACE_Z) -> bool:
     """Is the candidate's mean above the incumbent's by more than z standard errors of the paired difference?
 
@@ -87,6 +76,7 @@ class Divergence:
     """Scores choices on fixed parts of rows.
 
     parts              one scorer for each part
+    kind               of the task: what a divergence is
     weights            float64[rows] for each part, with mean 1 over all that could be drawn; without: 1 for every row
     stages_elsewhere   stages x rows that workers evaluated for this one
     """
@@ -97,10 +87,10 @@ class Divergence:
         levels: Levels,
         parts: Sequence[StageScorer],
         *,
-        regression: bool,
+        kind: Kind,
         weights: Sequence[FloatArray] | None = None,
     ) -> None:
-        self.sessions, self.levels, self.parts, self._regression = sessions, levels, tuple(parts), regression
+        self.sessions, self.levels, self.parts, self._kind = sessions, levels, tuple(parts), kind
         self.weights = [np.ones(part.rows) for part in self.parts] if weights is None else list(weights)
         self._unit_at = {(u.kind, i): n for n, u in enumerate(levels.units) for i in u.layers}
         self._feeds: dict[tuple[int, int, int], dict[str, Array]] = {}
@@ -130,7 +120,7 @@ class Divergence:
         found = self.parts[part].outputs(self.settings(choice))
         if not np.isfinite(found).all():
             return np.full(len(found), _HOPELESS)
-        return self.weights[part] * row_divergence(self._source[part], found, regression=self._regression)
+        return self.weights[part] * self._kind.divergence(self._source[part], found)
 
     def race(self, choice: Choice, incumbent: FloatArray | None = None) -> Race:
         """Part by part, until it is lost against the incumbent's rows (those of all parts, in order) or all were seen."""
@@ -186,10 +176,18 @@ class Divergence:
         return found
 
 
-def scorer_of(sessions: StageSessions, rows: Rows, reading: Reading, cache_bytes: int) -> StageScorer:
+def scorer_of(sessions: StageSessions, rows: Rows, encoded: Encoded, reading: Reading, cache_bytes: int) -> StageScorer:
     """The scorer of one part."""
-    anatomy, encoded = sessions.staged.examined.anatomy, reading.encoder.encode(rows)
-    return StageScorer(sessions, anatomy, encoded, rows, reading.task, reading.label_map, cache_bytes=cache_bytes)
+    return StageScorer(
+        sessions,
+        sessions.staged.examined.anatomy,
+        encoded,
+        rows,
+        reading.task,
+        reading.label_map,
+        output=reading.output,
+        cache_bytes=cache_bytes,
+    )
 
 
-__all__ = ["Divergence", "Race", "is_lost", "row_divergence", "scorer_of"]
+__all__ = ["Divergence", "Race", "is_lost", "scorer_of"]

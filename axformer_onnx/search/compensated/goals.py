@@ -14,11 +14,11 @@ What is measured goes to the journal first (`Journal.fact`), so a killed run end
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,21 +26,19 @@ from axformer_onnx.compensate import Teacher, shapes_of
 from axformer_onnx.errors import UsageError
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.allocation import allocate, price_of
-from axformer_onnx.search.compensated.divergence import Race
 from axformer_onnx.search.compensated.latency_table import LatencyTable
 from axformer_onnx.search.compensated.levels import Choice, Unit
 from axformer_onnx.search.compensated.operating_points import Builder, Point, within_drop
-from axformer_onnx.search.compensated.preparation import Preparation, Watch
+from axformer_onnx.search.compensated.preparation import Prepared, SearchInputs, Watch, prepare
+from axformer_onnx.search.compensated.promised_speed import CLOSE, MEASURED, as_promised, fast_enough
 from axformer_onnx.search.compensated.tuning import GENERATION, Tuned, chunks, tune
-from axformer_onnx.search.compensated.workers import Task
 from axformer_passes.blocks import linear_parameters, linears
 from axformer_passes.plan import Hard, Plan
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from axformer_onnx.inputs import Given, OptimizeOptions
     from axformer_onnx.runtime import Shelf
+    from axformer_onnx.scoring import StageSessions
     from axformer_onnx.search.journal import Journal
     from axformer_passes.anatomy import Anatomy
 
@@ -51,13 +49,10 @@ FEWEST = 6
 FIRST_TUNED = 2.0
 """Speedup at which the coefficients are tuned where none was asked for."""
 MOST_GAINED = 0.5
-"""Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth a question."""
+"""Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth evaluating it."""
 REFINED = 2
 TEACHER_BYTES = 2**30
 """Of what the source computes, kept in memory for the refits; the rest is in files."""
-MEASURED = 6
-"""Choices that are measured to find one that is fast enough."""
-_CLOSE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Found:
     points        all that were built, the slowest first; the exact one (nothing removed) among them
     table         latencies that the choice was made with
     rows          rows of calibration, sweep and races
-    evaluations   choices whose divergence was asked for; `hard_asked` of them with hard attention
+    evaluations   candidates evaluated; `hard_asked` of them with hard attention
     stages_run    stages x rows that they took, answers from the journal left out
     stages_plain  stages x rows of evaluating every one of those whole, on all search rows
     interrupted   stopped by hand
@@ -89,67 +84,88 @@ class Found:
 def search_budget(
     options: OptimizeOptions,
     given: Given,
-    model: ir.Model,
+    sessions: StageSessions,
     start: Plan,
     journal: Journal,
     shelf: Shelf,
     folder: Path,
     watch: Watch = lambda what, done, of: None,
 ) -> Found:
-    """Search on `model` (the source, narrowed if `start` says so) and build the points under `folder`.
+    """Search on a model (the source, narrowed if `start` says so) and build the points under `folder`.
+
+    Graphs of points that can no longer be the answer are deleted as soon as that is known.
 
     Ctrl-C ends it with the points so far. Raises: UsageError where nothing can be compensated, or a goal is out of reach.
     """
-    from axformer_onnx.scoring import StageSessions
-
-    sessions = StageSessions(model, provider=options.machine.provider, threads=options.machine.threads)
-    made = Preparation(options, given, model, sessions, start, journal, watch)
-    made.prepare(shelf, folder.parent / ".spool")
+    inputs = SearchInputs(options, given, sessions, start, journal, watch)
+    prepared = prepare(inputs, shelf, folder.parent / ".spool")
     watch("what the source computes", 0, 1)
-    with Teacher(sessions, made.samples, TEACHER_BYTES, shapes_of(given.source.model)) as teacher:
-        return _Choosing(made, Builder(options, given, made.levels, teacher, start, folder, journal)).found()
+    with Teacher(sessions, prepared.calibration.refit, TEACHER_BYTES, shapes_of(given.source.examined)) as teacher:
+        builder = Builder(options, given, prepared.levels, teacher, start, folder, journal)
+        exact = builder.point(Choice((0,) * len(prepared.levels.units)), 1.0)
+        sizes = _sizes(sessions.staged.examined.anatomy, prepared.levels.units)
+        return _Choosing(inputs, prepared, builder, exact, sizes).found()
 
 
+@dataclasses.dataclass(frozen=True)
 class _Choosing:
-    """From costs and prices to points, and to the one that is the answer."""
+    """From costs and prices to points, and to the one that is the answer.
 
-    def __init__(self, made: Preparation, builder: Builder) -> None:
-        self.made, self.builder = made, builder
-        self.options, self.given, self.watch, self.effort = made.options, made.given, made.watch, made.effort
-        self.levels, self.table, self.costs = made.levels, made.table, made.costs
-        self.hard_asked = 0
+    exact   the point with nothing removed
+    sizes   bytes of every rung by unit
+    """
+
+    inputs: SearchInputs
+    prepared: Prepared
+    builder: Builder
+    exact: Point
+    sizes: list[FloatArray]
+
+    @property
+    def table(self) -> LatencyTable:
+        """Latencies that choices are made with."""
+        return self.prepared.table
+
+    @cached_property
+    def source_ms(self) -> float:
+        """Of the source, which may take longer than the model that the search works on."""
+        return self.table.model_ms * float(self.exact.speedup.value)
+
+    @property
+    def source_bytes(self) -> int:
+        """Of its file."""
+        return self.inputs.given.source.path.stat().st_size
 
     def found(self) -> Found:
         """Tune, build the frontier, decide."""
-        self.sizes, interrupted = _sizes(self.made.sessions.staged.examined.anatomy, self.levels.units), False
-        self.source_ms = self.table.model_ms * self._narrowing()
-        chosen, reached = self._exact(), self.options.goal.kind == "drop"
+        interrupted = False
         try:
             chosen, reached = self._decide()
         except KeyboardInterrupt:
             interrupted = True
             chosen, reached = self._best_so_far()
+        scored, evaluator = self.prepared.scored, self.prepared.evaluator
         rows = {
-            **self.made.calibration,
-            "sweep": sum(part.rows for part in self.made.divergence.parts[: self.made.sweep_parts]),
-            "races": self.made.divergence.rows,
+            **self.prepared.calibration.rows,
+            "sweep": sum(part.rows for part in scored.divergence.parts[: scored.sweep_parts]),
+            "races": scored.divergence.rows,
         }
-        plain = self.made.asked * len(self.given.rows["search"]) * len(self.made.sessions.stages)
+        plain = evaluator.computed * len(self.inputs.given.rows["search"]) * len(self.inputs.sessions.stages)
         return Found(
             chosen=chosen,
             reached=reached,
             points=tuple(self.builder.points),
             table=self.table,
             rows=rows,
-            evaluations=self.made.evaluations,
-            hard_asked=self.hard_asked,
-            stages_run=self.made.divergence.stages_run + self.made.stages_drawing,
+            evaluations=evaluator.evaluations,
+            hard_asked=evaluator.hard,
+            stages_run=scored.divergence.stages_run + scored.stages_drawn,
             stages_plain=plain,
             interrupted=interrupted,
         )
 
     def _decide(self) -> tuple[Point, bool]:
-        goal = self.options.goal
+        goal = self.inputs.options.goal
         if goal.kind == "speedup":
             return self._at_speedup(goal.value)
         if goal.kind == "size":
@@ -161,14 +177,6 @@ class _Choosing:
         self._ladder(tuned)
         return self._fastest_within(goal.value, tuned)
 
-    def _narrowing(self) -> float:
-        """How many times as long the source takes as the model that the search works on."""
-        exact = self._exact()
-        return float(exact.speedup.value)
-
-    def _exact(self) -> Point:
-        return self.builder.point(Choice((0,) * len(self.levels.units)), 1.0)
-
     def _milliseconds(self, speedup: float) -> float:
         """The budget of the units at a speedup against the source."""
         return self.source_ms / speedup - self.table.rest_ms
@@ -177,43 +185,35 @@ class _Choosing:
         units = price_of(self.table.prices, choice.rungs) + self._hard_ms(choice)
         return self.source_ms / (self.table.rest_ms + units)
 
-    def _evaluate(self, choices: Sequence[Choice], incumbent: FloatArray | None) -> list[Race]:
-        """Race choices, or recall how they ended."""
-        self.made.evaluations += len(choices)
-        against = "nothing" if incumbent is None else f"{incumbent.mean():.9g}"
-        fact = f"races {_digest(choices)} against {against}"
-        races = self.made.journal.fact(
-            fact, lambda: [_race_json(r) for r in self.made.ask([Task(c, None, incumbent) for c in choices])]
-        )
-        return [_race_from(race) for race in races]
-
     def _tuned(self, prices: Sequence[FloatArray], budget: float, name: str) -> Tuned | None:
         return tune(
-            self.costs, prices, budget, self._evaluate, evaluations=self.effort.evaluations, seed=self.options.seed,
-            progress=lambda done, of: self.watch(f"tuning at {name}", done, of),
+            self.prepared.costs, prices, budget, self.prepared.evaluator.races,
+            evaluations=self.prepared.scored.effort.evaluations, seed=self.inputs.options.seed,
+            progress=lambda done, of: self.inputs.watch(f"tuning at {name}", done, of),
         )  # fmt: skip
 
     def _harden(self, tuned: Tuned, budget: float) -> None:
         """Hard attention as one more element: taken where the milliseconds that it costs would buy less elsewhere.
 
         A candidate hardens one layer and pays for it: the rungs are chosen anew under what is left of the budget. If that alone
-        costs more than hard attention could possibly give back, it is not asked; else it is raced against the best so far like
+        costs more than hard attention could possibly give back, it is not evaluated; else it is raced against the best so far like
         any other choice, and the best of them is taken, until none wins.
         """
-        layers = [i for unit in self.levels.units if unit.kind == "attention" for i in unit.layers]
-        weighted = [c * cost for c, cost in zip(tuned.coefficients, self.costs, strict=True)]
+        layers = [i for unit in self.prepared.levels.units if unit.kind == "attention" for i in unit.layers]
+        weighted = [c * cost for c, cost in zip(tuned.coefficients, self.prepared.costs, strict=True)]
         for _ in layers:
             asked = []
             for layer, (k, ms) in itertools.product(layers, self.table.hard_ms.items()):
                 left = budget - ms - self._hard_ms(tuned.choice)
-                rungs = allocate(self.costs, self.table.prices, left, tuned.coefficients)
+                rungs = allocate(self.prepared.costs, self.table.prices, left, tuned.coefficients)
                 if rungs is None or layer in dict(tuned.choice.hard):
                     continue
                 paid = price_of(weighted, rungs) - price_of(weighted, tuned.choice.rungs)
                 if paid <= MOST_GAINED * tuned.divergence:
                     asked.append(dataclasses.replace(tuned.choice, rungs=rungs).with_hard(layer, Hard(k)))
-            races = [race for some in chunks(asked, GENERATION) for race in self._evaluate(some, tuned.rows)]
-            self.hard_asked += len(asked)
+            races = [
+                race for some in chunks(asked, GENERATION) for race in self.prepared.evaluator.races(some, tuned.rows)
+            ]
             won = [(race.mean, i) for i, race in enumerate(races) if race.finished and race.mean < tuned.divergence]
             if not won:
                 return
@@ -225,109 +225,84 @@ class _Choosing:
     def _choice(self, tuned: Tuned | None, speedup: float) -> Choice | None:
         """By dynamic programming with the coefficients that were found."""
         rungs = allocate(
-            self.costs, self.table.prices, self._milliseconds(speedup), tuned.coefficients if tuned else None
+            self.prepared.costs, self.table.prices, self._milliseconds(speedup), tuned.coefficients if tuned else None
         )
         return None if rungs is None else Choice(rungs)
 
-    def _build(self, choice: Choice) -> Point:
-        """A point; what questions left in memory goes first, since hardly any follow."""
-        self.made.divergence.forget()
-        return self.builder.point(choice, self._predicted(choice))
+    def _build(self, choice: Choice, held: Sequence[Point] = ()) -> Point:
+        """A point; what evaluations left in memory goes first, since hardly any follow. `held`: points that may be the answer."""
+        self.prepared.scored.divergence.forget()
+        point = self.builder.point(choice, self._predicted(choice))
+        self.builder.keep_graphs([*self._may_win(), *held])
+        return point
 
-    def _ladder(self, tuned: Tuned | None) -> None:
+    def _ladder(self, tuned: Tuned | None, held: Sequence[Point] = ()) -> None:
         """Points along the frontier: those of LADDER within reach and the tuned one; where they are few, more between them."""
-        exact, reach = self._exact().speedup.value, self._reach()
-        speeds = [s for s in LADDER if exact * (1 + _CLOSE) < s < reach]
+        exact, reach = self.exact.speedup.value, self._reach()
+        speeds = [s for s in LADDER if exact * (1 + CLOSE) < s < reach]
         wanted = [choice for speed in speeds if (choice := self._choice(tuned, speed)) is not None]
         wanted += [tuned.choice] if tuned is not None else []
         for choice in itertools.chain(wanted, self._more(tuned, max(reach, exact))):
             if choice not in wanted and len(self.builder.points) >= FEWEST:
                 break
-            self.watch("building the frontier", len(self.builder.points), max(len(wanted) + 1, FEWEST))
-            self._build(choice)
+            self.inputs.watch("building the frontier", len(self.builder.points), max(len(wanted) + 1, FEWEST))
+            self._build(choice, held)
 
     def _more(self, tuned: Tuned | None, reach: float) -> Iterator[Choice]:
         """Choices up to what is within reach, by speed, and by size where a table of a very small model tells too little."""
-        for speed in np.geomspace(self._exact().speedup.value, reach, 2 * FEWEST)[1:-1]:
+        for speed in np.geomspace(self.exact.speedup.value, reach, 2 * FEWEST)[1:-1]:
             choice = self._choice(tuned, float(speed))
             if choice is not None:
                 yield choice
         whole = sum(float(s[0]) for s in self.sizes)
         for part in np.linspace(0.9, 0.1, 2 * FEWEST):
-            rungs = allocate(self.costs, self.sizes, float(part) * whole)
+            rungs = allocate(self.prepared.costs, self.sizes, float(part) * whole)
             if rungs is not None:
                 yield Choice(rungs)
 
     def _reach(self) -> float:
         """The speedup without any head and neuron, by the table."""
-        left = self.table.rest_ms + price_of(self.table.prices, [-1] * len(self.costs))
+        left = self.table.rest_ms + price_of(self.table.prices, [-1] * len(self.prepared.costs))
         return self.source_ms / max(left, 1e-9)
 
     def _fastest_within(self, drop: float, tuned: Tuned | None) -> tuple[Point, bool]:
         for _ in range(REFINED):
             points = self.builder.points
             passing = within_drop(points, drop)
-            best = max(passing, key=lambda p: p.predicted, default=self._exact())
+            best = max(passing, key=lambda p: p.predicted, default=self.exact)
             beyond = [p for p in points if p.predicted > best.predicted]
             if not beyond:
                 break
             between = (best.predicted + beyond[0].predicted) / 2
             choice = self._choice(tuned, between)
-            if choice is None or between / best.predicted < 1 + _CLOSE:
+            if choice is None or between / best.predicted < 1 + CLOSE:
                 break
             self._build(choice)
-        passing = within_drop(self.builder.points, drop)
-        return max(passing, key=lambda p: p.predicted, default=self._exact()), True
+        return self._best_so_far()
 
     def _at_speedup(self, speedup: float) -> tuple[Point, bool]:
         """The budget shrinks by what the table was wrong, until the point is measured fast enough."""
-        wanted = self._as_promised(speedup)
+        first = self._choice(None, speedup)
+        if first is None:
+            raise UsageError(self._out_of_reach(speedup))
+        self.inputs.watch("measuring what was promised", 0, MEASURED)
+        wanted = as_promised(speedup, first, lambda s: self._choice(None, s), self._speed_of)
         tuned = self._tuned(self.table.prices, self._milliseconds(wanted), f"x{speedup:g}")
         assert tuned is not None  # something fits
         self._harden(tuned, self._milliseconds(wanted))
-        self._build(self._fast_enough(tuned, speedup, wanted))
+        choice = fast_enough(
+            tuned.choice, speedup, wanted, lambda s: self._choice(tuned, s), self._speed_of,
+            progress=lambda done, of: self.inputs.watch("measuring what was promised", done, of),
+        )  # fmt: skip
+        self._build(choice)
         self._ladder(tuned)
-        fast = [p for p in self.builder.points if p.speedup.value >= speedup]
-        if not fast:
-            return max(self.builder.points, key=lambda p: p.speedup.value), False
-        return min(fast, key=lambda p: p.divergence), True
+        return self._best_so_far()
 
-    def _as_promised(self, speedup: float) -> float:
-        """What to ask of the table for a graph that is measured so fast, by one choice that is not tuned yet.
-
-        Raises: UsageError where it is out of reach.
-        """
-        choice = self._choice(None, speedup)
-        if choice is None:
-            raise UsageError(self._out_of_reach(speedup))
-        self.watch("measuring what was promised", 0, MEASURED)
-        wanted = speedup * speedup / self.builder.speed_of(choice).value
-        return wanted if self._choice(None, wanted) is not None else speedup
-
-    def _fast_enough(self, tuned: Tuned, speedup: float, wanted: float) -> Choice:
-        """The slowest choice that is measured fast enough: what the table promised, corrected by what was measured.
-
-        wanted   what the tuned choice was to have by the table
-        """
-        choice, slow, fast = tuned.choice, 0.0, dict[float, Choice]()
-        for number in range(MEASURED):
-            self.watch("measuring what was promised", number, MEASURED)
-            found = self.builder.speed_of(choice).value
-            if found >= speedup:
-                fast[wanted] = choice
-            else:
-                slow = max(slow, wanted)
-            if fast and (found <= speedup * (1 + _CLOSE) or (slow and min(fast) / slow < 1 + _CLOSE / 2)):
-                break
-            wanted = float(np.sqrt(slow * min(fast))) if slow and fast else wanted * speedup / found
-            further = self._choice(tuned, wanted)
-            if further is None:
-                break
-            choice = further
-        return fast[min(fast)] if fast else choice
+    def _speed_of(self, choice: Choice) -> float:
+        return float(self.builder.speed_of(choice).value)
 
     def _at_size(self, part: float) -> tuple[Point, bool]:
-        source = self.given.source.path.stat().st_size
+        source = self.source_bytes
         rest = source - sum(s[0] for s in self.sizes)
         tuned = self._tuned(self.sizes, part * source - rest, f"size {part:g}")
         if tuned is None:
@@ -336,7 +311,7 @@ class _Choosing:
                 f"--size {part:g} is out of reach: without any head and neuron the file is {least:.2f} of the source's"
             )
         point = self._build(tuned.choice)
-        self._ladder(tuned)
+        self._ladder(tuned, held=[point])
         if point.size_bytes <= part * source:
             return point, True  # whatever the ladder has: its points hang on latencies, this answer does not
         small = [p for p in self.builder.points if p.size_bytes <= part * source]
@@ -349,15 +324,21 @@ class _Choosing:
         return f"--speedup {speedup:g} is out of reach: without any head and neuron the model is {most:.2f}x as fast at {shape}"
 
     def _best_so_far(self) -> tuple[Point, bool]:
-        goal, points = self.options.goal, self.builder.points
+        goal, points = self.inputs.options.goal, self.builder.points
         if goal.kind == "drop":
-            return max(within_drop(points, goal.value), key=lambda p: p.predicted, default=self._exact()), True
+            return max(within_drop(points, goal.value), key=lambda p: p.predicted, default=self.exact), True
         if goal.kind == "speedup":
             fast = [p for p in points if p.speedup.value >= goal.value]
             best = min(fast, key=lambda p: p.divergence, default=max(points, key=lambda p: p.speedup.value))
             return best, bool(fast)
         best = min(points, key=lambda p: p.size_bytes)
-        return best, best.size_bytes <= goal.value * self.given.source.path.stat().st_size
+        return best, best.size_bytes <= goal.value * self.source_bytes
+
+    def _may_win(self) -> list[Point]:
+        """Points of which one is the answer unless a later one is: what has lost to them has lost for good."""
+        goal, best = self.inputs.options.goal, self._best_so_far()[0]
+        small = [p for p in self.builder.points if p.size_bytes <= goal.value * self.source_bytes]
+        return [best, min(small, key=lambda p: p.divergence)] if goal.kind == "size" and small else [best]
 
 
 def _sizes(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
@@ -369,18 +350,6 @@ def _sizes(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
         per_unit = (sum(map(linear_parameters, inner)) + last.rows * last.columns) / unit.size
         found.append(4.0 * (np.array(unit.counts) * per_unit + last.columns))
     return found
-
-
-def _digest(choices: Sequence[Choice]) -> str:
-    return hashlib.sha256(repr(list(choices)).encode()).hexdigest()[:16]
-
-
-def _race_json(race: Race) -> dict[str, Any]:
-    return {"divergence": race.divergence.tolist(), "finished": race.finished}
-
-
-def _race_from(data: dict[str, Any]) -> Race:
-    return Race(np.array(data["divergence"]), bool(data["finished"]))
 
 
 __all__ = ["Found", "search_budget"]

@@ -104,8 +104,11 @@ def measure_table(
     variants.append((_EMPTY, _plan(units, range(len(units)), 0)))
     whole = Plan(constants=constants, keys_values=keys_values)
     variants = [(k, dataclasses.replace(p, constants=constants, keys_values=keys_values)) for k, p in variants]
-    unchanged = apply_plan(model, whole, run_once)
-    base_ms, ms = _time(model, unchanged, variants, machine, shape, vocabulary, seed, progress)
+
+    def carried_out(plan: Plan) -> ir.Model:
+        return apply_plan(model, plan, run_once, examined=examined)
+
+    base_ms, ms = _time(carried_out, whole, variants, machine, shape, vocabulary, seed, progress)
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
         measured = {
@@ -174,8 +177,8 @@ def _hardened(layers: Sequence[int], k: int) -> Plan:
 
 
 def _time(
-    model: ir.Model,
-    whole: ir.Model,
+    carried_out: Callable[[Plan], ir.Model],
+    whole: Plan,
     variants: Sequence[tuple[Any, Plan]],
     machine: Machine,
     shape: tuple[int, int],
@@ -183,17 +186,17 @@ def _time(
     seed: int,
     progress: Callable[[int, int], None],
 ) -> tuple[float, dict[Any, float]]:
-    """(ms of `whole`, ms of every variant of `model` as its ratio to that in the same rounds)."""
+    """(ms of `whole`, ms of every variant as its ratio to that in the same rounds)."""
 
-    def session(one: ir.Model) -> Any:
-        return make_session(detached(one), provider=machine.provider, threads=machine.threads)
+    def session(plan: Plan) -> Any:
+        return make_session(detached(carried_out(plan)), provider=machine.provider, threads=machine.threads)
 
     base, ratios, base_ms = session(whole), dict[Any, float](), list[float]()
     names = [one.name for one in base.get_inputs()]
     feeds = [(*shape, make_feeds(names, *shape, vocab_size=vocabulary, seed=seed))]
     for start in range(0, len(variants), _TOGETHER):
         some = variants[start : start + _TOGETHER]
-        sessions = {"model": base, **{str(key): session(apply_plan(model, plan, run_once)) for key, plan in some}}
+        sessions = {"model": base, **{str(key): session(plan) for key, plan in some}}
         rows = compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=seed)
         base_ms.append(rows[0].p50_ms)
         ratios.update({key: row.p50_ms / rows[0].p50_ms for (key, _), row in zip(some, rows[1:], strict=True)})

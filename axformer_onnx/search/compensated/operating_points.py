@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,8 @@ from axformer_onnx.scoring import (
     judged_drop,
     judged_noise,
     latency_of,
-    logits_output,
     score_file,
 )
-from axformer_onnx.search.compensated.divergence import row_divergence
 from axformer_onnx.search.compensated.levels import Choice, Levels
 from axformer_passes.apply import apply_plan
 from axformer_passes.blocks import classifier, input_of
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
-PLAN = "plan.json"
+PLAN, GRAPH = "plan.json", "model.onnx"
 MARGIN = 0.3
 """Points of the metric."""
 
@@ -76,6 +74,11 @@ class Point:
     divergence: float
     size_bytes: int
 
+    @property
+    def graph(self) -> Path:
+        """Where its graph lies, as long as it is kept."""
+        return self.folder / GRAPH
+
 
 class Builder:
     """Carries choices out.
@@ -99,7 +102,7 @@ class Builder:
         self._shape = shape_of(options, given)
         self._journal = journal
         self._points: dict[Choice, Point] = {}
-        self.source = self._score(given.source.path)
+        self.source = self._score(given.source.path, None)
 
     def point(self, choice: Choice, predicted: float) -> Point:
         """Build, measure and score one choice; each is built once."""
@@ -115,12 +118,18 @@ class Builder:
         def measured() -> list[float]:
             with tempfile.TemporaryDirectory(prefix=".speed-", dir=self._folder.parent) as folder:
                 plan, weights = self._plan(choice)
-                path = Path(folder) / "model.onnx"
-                bare = dataclasses.replace(plan, weights=None)
-                save_model(apply_plan(self._given.source.model, bare, run_once, weights=weights or None), path)
+                path = Path(folder) / GRAPH
+                save_model(self._graph(dataclasses.replace(plan, weights=None), weights), path)
                 return self._measured(path)
 
         return Interval(*self._journal.fact(f"speedup {choice}", measured))
+
+    def keep_graphs(self, points: Collection[Point]) -> None:
+        """Delete the graphs of all other points: their plans stay, from which they can be built again."""
+        for point in self._points.values():
+            if point not in points:
+                for part in point.folder.glob(f"{GRAPH}*"):
+                    part.unlink()
 
     @property
     def points(self) -> list[Point]:
@@ -131,11 +140,11 @@ class Builder:
         folder = self._folder / f"point-{len(self._points)}"
         folder.mkdir(parents=True)
         plan, model = self._carried_out(choice, folder)
-        path = folder / "model.onnx"
+        path = folder / GRAPH
         save_model(model, path)
-        scores = self._score(path)
+        scores = self._score(path, self.source)
         latency = Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
-        size = sum(part.stat().st_size for part in folder.glob("model.onnx*"))
+        size = sum(part.stat().st_size for part in folder.glob(f"{GRAPH}*"))
         rows, reading = self._given.rows["select"], self._given.reading
         return Point(
             choice=choice,
@@ -145,9 +154,7 @@ class Builder:
             speedup=latency,
             score=scores.value,
             drop=drop_of(self.source, scores, rows.labels, reading.task, reading.label_map),
-            divergence=float(
-                row_divergence(self.source.outputs, scores.outputs, regression=reading.task.regression).mean()
-            ),
+            divergence=float(reading.task.kind.divergence(self.source.outputs, scores.outputs).mean()),
             size_bytes=size,
         )
 
@@ -163,7 +170,12 @@ class Builder:
             save_weights(weights, folder / WEIGHTS)
         written = dataclasses.replace(written, weights=WEIGHTS if weights else None)
         (folder / PLAN).write_text(written.dumps(), encoding="utf-8")
-        return written, apply_plan(self._given.source.model, written, run_once, weights=weights or None)
+        return written, self._graph(written, weights)
+
+    def _graph(self, plan: Plan, weights: Weights) -> ir.Model:
+        """The source with a plan carried out."""
+        source = self._given.source
+        return apply_plan(source.model, plan, run_once, examined=source.examined, weights=weights or None)
 
     def _plan(self, choice: Choice) -> tuple[Plan, Weights]:
         """The plan of a choice and the weights of its levels."""
@@ -173,8 +185,9 @@ class Builder:
         """`weights` with the classifier refitted on the search rows, where that helps on rows left out."""
         given, reading = self._given, self._given.reading
         bare = dataclasses.replace(plan, weights=None)
-        model = apply_plan(given.source.model, bare, run_once, weights=weights or None)
-        output = logits_output(make_session(detached(model)))[0]
+        model = self._graph(bare, weights)
+        output, kind = reading.output.name, reading.task.kind
+        assert kind.head_loss is not None  # `inputs.read_rows` refuses others
         try:
             place = classifier(examine(model, run_once), output)
         except RecogniseError as error:
@@ -184,18 +197,17 @@ class Builder:
         if bias is None:
             return dict(weights)
         inputs = exposed(model, input_of(place), given.encoded["search"], self._options.machine)
-        regression = reading.task.regression
-        columns = labels if regression else np.asarray(reading.label_map.order)[labels]
-        seed = self._options.seed
-        found = fit_classifier(inputs, columns, place.weight_matrix(), bias, regression=regression, seed=seed)
+        targets, seed = kind.head_targets(labels, reading.label_map), self._options.seed
+        found = fit_classifier(inputs, targets, place.weight_matrix(), bias, loss=kind.head_loss, seed=seed)
         if found.strength is None:
             return dict(weights)
         keys = classifier_key(output, "weight"), classifier_key(output, "bias")
         return {**weights, keys[0]: found.weight.astype(np.float32), keys[1]: found.bias.astype(np.float32)}
 
-    def _score(self, path: Path) -> Scores:
-        given = self._given
-        return score_file(path, given.reading, given.encoded["select"], given.rows["select"], self._options.machine)
+    def _score(self, path: Path, source: Scores | None) -> Scores:
+        given, machine = self._given, self._options.machine
+        outputs = None if source is None else source.outputs
+        return score_file(path, given.reading, given.encoded["select"], given.rows["select"], machine, source=outputs)
 
     def _measured(self, path: Path) -> list[float]:
         pair = {"source": self._given.source.path, "point": path}

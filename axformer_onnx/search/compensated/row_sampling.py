@@ -1,4 +1,4 @@
-"""Which search rows are asked: rows that the source is unsure about more often, each with the weight that makes up for it.
+"""Rows that candidates are evaluated on: more often those that the source is unsure about, with weights that make up for it.
 
 Most of a divergence comes from few rows. To second order it is a quadratic form in the change of the logits, with the matrix
 diag(p) - p p^T of the source's own probabilities, whose trace is 1 - |p|^2 (Gini impurity): a row of which the source is sure
@@ -8,32 +8,34 @@ hardly counts. So rows are drawn without replacement with probabilities in propo
 
 and the mean of weight x divergence over the n rows drawn is the Horvitz-Thompson estimate of the mean over all N, with the noise of
 about twice as many rows drawn evenly (`tests/test_drawing.py`). Where there are far more rows than are wanted, N of them are drawn
-evenly first: the source need not be asked about all. Regressions draw evenly.
+evenly first: the source need not be run on all. Kinds of task for which no such size is known draw evenly
+(`tasks.Kind.weighs_rows`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.records import FloatArray
+from axformer_onnx.tasks import Kind
 
 FLOOR = 0.02
 """Size of a row of which the source is certain: such rows move, too, if rarely."""
 MOST = 2 / 3
 """Part of the rows that is drawn at most: the last third hardly counts."""
 POOL = 3
-"""Rows that the source is asked about for each that is wanted."""
+"""Rows that the source is run on for each that is wanted."""
 IntArray = npt.NDArray[np.int64]
 
 
-def sizes_of(outputs: FloatArray) -> FloatArray:
-    """float64[rows] from logits [rows, classes]; 1 for a row whose logits are not finite."""
-    from scipy.special import softmax
-
+def sizes_of(outputs: FloatArray, kind: Kind) -> FloatArray:
+    """float64[rows] from the outputs of rows; 1 for a row whose outputs are not finite."""
     finite = np.isfinite(outputs).all(axis=1)
     found = np.ones(len(outputs))
-    found[finite] = 1.0 - (softmax(outputs[finite], axis=1) ** 2).sum(axis=1) + FLOOR
+    found[finite] = kind.uncertainty(outputs[finite]) + FLOOR
     return found
 
 
@@ -63,4 +65,16 @@ def drawn_rows(sizes: FloatArray, count: int, seed: int) -> tuple[IntArray, Floa
     return chosen, count / (rows * chances[chosen])
 
 
-__all__ = ["FLOOR", "MOST", "POOL", "drawn_rows", "inclusion", "sizes_of"]
+def drawn_from_pool(
+    rows: int, count: int, least: int, seed: int, sizes_at: Callable[[IntArray], FloatArray]
+) -> tuple[IntArray, FloatArray]:
+    """(which of so many rows int64[n], their weights float64[n]): `count` of them, or `least`, or MOST of a pool drawn evenly.
+
+    sizes_at   the sizes of the rows at int64[pool], ascending
+    """
+    pool = np.sort(np.random.default_rng(seed).permutation(rows)[: POOL * count])
+    found, weights = drawn_rows(sizes_at(pool), min(count, max(least, int(MOST * len(pool)))), seed)
+    return pool[found], weights
+
+
+__all__ = ["FLOOR", "MOST", "POOL", "drawn_from_pool", "drawn_rows", "inclusion", "sizes_of"]

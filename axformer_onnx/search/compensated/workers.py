@@ -5,9 +5,9 @@
     --backend ray          the machines of the cluster that RAY_ADDRESS names, else a local one
 
 What a worker needs is written once to a *spool* folder: the model that is searched on, weights of all rungs, rows. A worker
-loads it at its first task; one on another machine gets it from Ray's object store. Batches run on one thread each in every
-case, so the numbers are the same bits however many processes there are. A task is a pure function of its arguments: where a
-worker is lost, its tasks and those not yet begun are given out again, in the end to this process.
+loads it at its first question; one on another machine gets it from Ray's object store. Batches run on one thread each in every
+case, so the numbers are the same bits however many processes there are. An answer is a pure function of its question: where a
+worker is lost, its questions and those not yet begun are given out again, in the end to this process.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from axformer_onnx.search.compensated.divergence import Divergence, Race
 from axformer_onnx.search.compensated.levels import Choice, Levels
 
 if TYPE_CHECKING:
-    from axformer_onnx.data import Rows
+    from axformer_onnx.data import Encoded, Rows
     from axformer_onnx.scoring import Reading
     from axformer_onnx.search.compensated.levels import Unit
 
 logger = logging.getLogger(__name__)
 RETRIES = 3
-"""Times that lost tasks are given to a new pool before this process does them itself."""
-_MODEL, _TASKS = "model.onnx", "spool.pickle"
+"""Times that lost questions are given to a new pool before this process does them itself."""
+_MODEL, _SPOOL = "model.onnx", "spool.pickle"
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Question:
     """Mean divergence over the first `parts` parts (a sweep), or a race against `incumbent`."""
 
     choice: Choice
@@ -53,17 +53,17 @@ class Task:
 
 
 class Scoring(Protocol):
-    """Answers tasks, in order."""
+    """Answers questions, in order."""
 
-    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
-        """A race for each task; of a sweep the rows of its parts."""
+    def __call__(self, questions: Sequence[Question]) -> list[Race]:
+        """A race for each question; of a sweep the rows of its parts."""
 
 
-def answer(divergence: Divergence, task: Task) -> Race:
-    """One task."""
-    if task.parts is None:
-        return divergence.race(task.choice, task.incumbent)
-    return Race(np.concatenate([divergence.of(task.choice, i) for i in range(task.parts)]), True)
+def answer(divergence: Divergence, question: Question) -> Race:
+    """One question."""
+    if question.parts is None:
+        return divergence.race(question.choice, question.incumbent)
+    return Race(np.concatenate([divergence.of(question.choice, i) for i in range(question.parts)]), True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,9 @@ class InProcess:
 
     divergence: Divergence
 
-    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
+    def __call__(self, questions: Sequence[Question]) -> list[Race]:
         """One after the other."""
-        return [answer(self.divergence, task) for task in tasks]
+        return [answer(self.divergence, question) for question in questions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,39 +97,39 @@ class Pool:
         spool = Spool(str(folder), uuid.uuid4().hex, provider)
         self._spool = dataclasses.replace(spool, remote=_stored(folder)) if backend == "ray" else spool
 
-    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
+    def __call__(self, questions: Sequence[Question]) -> list[Race]:
         """Spread over the workers; what is lost is given out again."""
         found: dict[int, Race] = {}
         for _ in range(RETRIES):
-            left = [i for i in range(len(tasks)) if i not in found]
+            left = [i for i in range(len(questions)) if i not in found]
             if not left:
                 break
             try:
-                for i, (race, work) in zip(left, self._run([tasks[i] for i in left]), strict=True):
+                for i, (race, work) in zip(left, self._run([questions[i] for i in left]), strict=True):
                     found[i] = race
                     self._divergence.stages_elsewhere += work
             except Exception as error:
                 if not _is_lost_worker(error):
                     raise
                 self.lost += 1
-                logger.warning("a worker was lost (%s); its tasks are given out again", type(error).__name__)
-        return [found[i] if i in found else answer(self._divergence, tasks[i]) for i in range(len(tasks))]
+                logger.warning("a worker was lost (%s); its questions are given out again", type(error).__name__)
+        return [found[i] if i in found else answer(self._divergence, questions[i]) for i in range(len(questions))]
 
-    def _run(self, tasks: Sequence[Task]) -> Iterator[tuple[Race, int]]:
+    def _run(self, questions: Sequence[Question]) -> Iterator[tuple[Race, int]]:
         import joblib
 
         name = "loky" if self._backend == "local" else "ray"
         with joblib.parallel_config(backend=name, n_jobs=self._jobs):
             parallel = joblib.Parallel(return_as="generator" if name == "loky" else "list", batch_size=1)
-            yield from parallel(joblib.delayed(_remote)(self._spool, task) for task in tasks)
+            yield from parallel(joblib.delayed(_remote)(self._spool, question) for question in questions)
 
 
-def _remote(spool: Spool, task: Task) -> tuple[Race, int]:
+def _remote(spool: Spool, question: Question) -> tuple[Race, int]:
     """In a worker: (the answer, stages x rows that it took)."""
     held = spool.key in _HELD  # what loading it took counts, too
     divergence = _loaded(spool)
     before = divergence.stages_run if held else 0
-    race = answer(divergence, task)
+    race = answer(divergence, question)
     return race, divergence.stages_run - before
 
 
@@ -141,14 +141,14 @@ def _loaded(spool: Spool) -> Divergence:
     if spool.key not in _HELD:
         _HELD.clear()
         folder = Path(spool.folder)
-        if spool.remote is not None and not (folder / _TASKS).is_file():
+        if spool.remote is not None and not (folder / _SPOOL).is_file():
             folder = _unpacked(spool)
         _HELD[spool.key] = read_spool(folder, spool.provider)
     return _HELD[spool.key]
 
 
-def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Sequence[Rows], regression: bool) -> None:
-    """Write what a worker needs: model, units with the weights of all rungs, rows by part."""
+def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Sequence[tuple[Rows, Encoded]]) -> None:
+    """Write what a worker needs: model, units with the weights of all rungs, rows and their tokens by part."""
     from axformer_passes.io import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +159,9 @@ def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Se
         arrays = {f"{part}{rung}": pair[i] for rung, pair in pairs.items() for i, part in enumerate(("weight", "bias"))}
         np.savez(folder / f"unit{number}.npz", **arrays)  # type: ignore[arg-type]
     content = {
-        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights, "regression": regression,
+        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights,
     }  # fmt: skip
-    (folder / _TASKS).write_bytes(pickle.dumps(content))
+    (folder / _SPOOL).write_bytes(pickle.dumps(content))
 
 
 def read_spool(folder: Path, provider: str) -> Divergence:
@@ -171,14 +171,14 @@ def read_spool(folder: Path, provider: str) -> Divergence:
     from axformer_passes.io import load_model
     from axformer_passes.stages import writable
 
-    content = pickle.loads((folder / _TASKS).read_bytes())
+    content = pickle.loads((folder / _SPOOL).read_bytes())
     sessions = StageSessions(load_model(folder / _MODEL), provider=provider, threads=1)
     units: Sequence[Unit] = content["units"]
     places = {(u.kind, u.layers[0]): writable(sessions.staged.examined, u.layers[0], u.kind) for u in units}
     assert all(place is not None for place in places.values())
     levels = Levels(units, places, _Npz(folder))  # type: ignore[arg-type]
-    parts = [scorer_of(sessions, rows, content["reading"], 2**28) for rows in content["rows"]]
-    return Divergence(sessions, levels, parts, regression=content["regression"], weights=content["weights"])
+    parts = [scorer_of(sessions, rows, encoded, content["reading"], 2**28) for rows, encoded in content["rows"]]
+    return Divergence(sessions, levels, parts, kind=content["reading"].task.kind, weights=content["weights"])
 
 
 class _Npz:
@@ -241,7 +241,7 @@ def _unpacked(spool: Spool) -> Path:
 
 
 def _is_lost_worker(error: Exception) -> bool:
-    """Is it the death of a process, not an error of a task?"""
+    """Is it the death of a process, not an error of its own?"""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(
         names & {"TerminatedWorkerError", "BrokenProcessPool", "RayActorError", "WorkerCrashedError", "RaySystemError"}
@@ -252,9 +252,9 @@ __all__ = [
     "Backend",
     "InProcess",
     "Pool",
+    "Question",
     "Scoring",
     "Spool",
-    "Task",
     "answer",
     "read_spool",
     "start_ray",

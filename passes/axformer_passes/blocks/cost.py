@@ -7,7 +7,6 @@ macs     multiply-accumulates of MatMul, Gemm, Conv, Einsum and their integer fo
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import onnx
@@ -16,13 +15,9 @@ import onnx_ir as ir
 from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock
 from axformer_passes.graph import find, origin
 from axformer_passes.io import detached
-from axformer_passes.operators import letters_of
+from axformer_passes.operators import known
 from axformer_passes.prepare import prepared
 from axformer_passes.probe import Runner, probe_feeds, widening
-
-_COUNTED = frozenset(
-    {"MatMul", "Gemm", "Conv", "Einsum", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
-)
 
 
 def macs(model: ir.Model, runner: Runner, batch: int = 1, length: int = 128) -> int:
@@ -36,7 +31,7 @@ def macs_by_node(model: ir.Model, runner: Runner, batch: int = 1, length: int = 
 
 
 def _macs_by_node(model: ir.Model, runner: Runner, batch: int, length: int) -> dict[str, int]:
-    nodes = [node for node in model.graph if node.op_type in _COUNTED]
+    nodes = [node for node in model.graph if known(node).cost is not None]
     shapes = _shapes(model, nodes, runner, batch, length)
 
     def shape(value: ir.Value | None) -> tuple[int, ...]:
@@ -69,16 +64,8 @@ def _shapes(
 
 
 def _node_macs(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
-    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
-        return math.prod(output) * math.prod(inputs[3 if node.op_type == "QLinearConv" else 1][1:])
-    if node.op_type == "Einsum":
-        operands, _ = letters_of(node)
-        sizes = {c: n for o, shape in zip(operands or [], inputs, strict=False) for c, n in zip(o, shape, strict=True)}
-        return math.prod(sizes.values()) if len(inputs) > 1 else 0
-    inner = inputs[0][-1]
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
-        inner = inputs[0][0]
-    return math.prod(output) * inner
+    counted = known(node).cost
+    return counted(node, inputs, output) if counted is not None else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +133,14 @@ def _around(model: ir.Model, block: AttentionBlock) -> set[str]:
         producer = value.producer() if value is not None else None
         if producer is None:
             continue
-        if producer.op_type in _COUNTED:
+        if known(producer).cost is not None:
             found.add(str(producer.outputs[0].name))
         else:
             behind.extend(producer.inputs[:1])
     ahead = [node.outputs[0]]
     while ahead:
         for user in ahead.pop().consumers():
-            if user.op_type in _COUNTED:
+            if known(user).cost is not None:
                 found.add(str(user.outputs[0].name))
             elif user.op_type not in ("Shape", "Size"):
                 ahead.append(user.outputs[0])

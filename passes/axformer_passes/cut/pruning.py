@@ -11,6 +11,8 @@ Exact: equals the source with the removed activations zeroed, up to the order of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from axformer_passes.anatomy import Block
@@ -41,8 +43,7 @@ class Prune(ir.passes.InPlacePass):
         for block in emptied:
             keep_only_bias(self.examined.labelling, block)
         removed = self._removed_blocks()
-        for block in removed:
-            bypass(model.graph, block)
+        bypass(model.graph, removed)
         cut = Cut(self.examined.labelling, classes).apply() if classes else False
         return ir.passes.PassResult(model, modified=bool(emptied or removed or cut))
 
@@ -79,19 +80,32 @@ def _assign(
         classes.update(all_classes[i] for i in ids)
 
 
-def bypass(graph: ir.Graph, block: Block) -> None:
-    """sum = residual + branch -> sum = residual. The block's nodes die in the clean-up.
+def bypass(graph: ir.Graph, blocks: Sequence[Block]) -> None:
+    """sum = residual + branch -> sum = residual. The nodes of the blocks die in the clean-up.
 
-    The residual is what the addition reads now: the block below may have been taken out before.
+    The residual is what the addition reads now: the block below may have been taken out before. Of parallel blocks that are added
+    to one another nothing may be left, and then it is what their sum is added to that stays:
+
+        sum = attended + fed; out = sum + stream  ->  out = stream
     """
-    total = find(graph, block.sum)
-    node = total.producer()
-    assert node is not None
-    residual = next(v for v in node.inputs if v is not None and v.name != block.branch)
-    if total.is_graph_output():
-        total_name, total.name = total.name, fresh(graph, f"{total.name}_unused")
-        out = ir.Value(name=total_name, shape=total.shape, type=total.type)
-        graph.insert_after(node, ir.node("Identity", [residual], outputs=[out]))
-        total.replace_all_uses_with(out, replace_graph_outputs=True)
+    gone = {find(graph, str(block.branch)) for block in blocks}
+    for node in list(graph) if gone else ():
+        if node.op_type not in ("Add", "Sum") or gone.isdisjoint(v for v in node.inputs if v is not None):
+            continue
+        left = [v for v in node.inputs if v is not None and v not in gone]
+        if left:
+            _put_for(graph, node, left[0])
+        else:
+            gone.add(node.outputs[0])
+
+
+def _put_for(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """`value` for what the addition `node` made; the name of a graph output stays."""
+    total = node.outputs[0]
+    if not total.is_graph_output():
+        total.replace_all_uses_with(value)
         return
-    total.replace_all_uses_with(residual)
+    total_name, total.name = total.name, fresh(graph, f"{total.name}_unused")
+    out = ir.Value(name=total_name, shape=total.shape, type=total.type)
+    graph.insert_after(node, ir.node("Identity", [value], outputs=[out]))
+    total.replace_all_uses_with(out, replace_graph_outputs=True)

@@ -6,6 +6,7 @@ Everything here takes an `onnx_ir` graph or value and knows nothing of transform
 from __future__ import annotations
 
 from axformer_passes.graph.cleanup import Cleanup
+from axformer_passes.graph.clones import clone_of
 from axformer_passes.graph.copies import merge_copies
 from axformer_passes.graph.lookup import anchor, find, operator
 from axformer_passes.graph.values import (
@@ -29,6 +30,7 @@ __all__ = [
     "Cleanup",
     "Origin",
     "anchor",
+    "clone_of",
     "constant",
     "find",
     "fresh",

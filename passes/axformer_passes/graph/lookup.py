@@ -6,7 +6,8 @@ import onnx_ir as ir
 
 from axformer_passes.errors import PlanError
 
-_INDEX = "axformer.values"
+INDEX = "axformer.values"
+"""Key in the meta of a graph: its values by name."""
 
 
 def find(graph: ir.Graph, name: str | None) -> ir.Value:
@@ -15,9 +16,9 @@ def find(graph: ir.Graph, name: str | None) -> ir.Value:
     An index is kept with the graph, and made again where it is out of date, so that a pass over many blocks stays linear.
     """
     for attempt in range(2):
-        known: dict[str | None, ir.Value] | None = graph.meta.get(_INDEX) if attempt == 0 else None
+        known: dict[str | None, ir.Value] | None = graph.meta.get(INDEX) if attempt == 0 else None
         if known is None:
-            known = graph.meta[_INDEX] = _values(graph)
+            known = graph.meta[INDEX] = _values(graph)
         value = known.get(name)
         node = value.producer() if value is not None else None
         if value is not None and value.name == name and (node is None or node.graph is graph):

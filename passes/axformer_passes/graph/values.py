@@ -96,14 +96,18 @@ def _graph_of(value: ir.Value) -> ir.Graph | ir.Function | None:
     return node.graph if node is not None else value.graph
 
 
+NAMES = "axformer.names"
+"""Key in the meta of a graph: its names, each with the suffixes that were tried for it."""
+
+
 def fresh(graph: ir.Graph, base: str) -> str:
     """A value name that `graph` does not use yet, made from `base`."""
-    taken: dict[str | None, int] | None = graph.meta.get("axformer.names")  # name: suffixes tried for it
+    taken: dict[str | None, int] | None = graph.meta.get(NAMES)
     if taken is None:
         taken = dict.fromkeys(graph.initializers, 0)
         taken.update((v.name, 0) for v in graph.inputs)
         taken.update((v.name, 0) for node in graph.all_nodes() for v in node.outputs)
-        graph.meta["axformer.names"] = taken
+        graph.meta[NAMES] = taken
     name, count = base, taken.get(base, 0)
     while name in taken:
         count += 1

@@ -15,6 +15,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from axformer_passes.errors import ModelError
+from axformer_passes.io.reading import first_line
+
 LARGE_BYTES = 2**16
 """Bytes from which on a weight stays out of the graph."""
 
@@ -62,7 +65,10 @@ class Detached:
 
 
 def detached(model: ir.Model) -> Detached:
-    """`model` in two parts. Its tensors are shared, not copied; `model` is as before when this returns."""
+    """`model` in two parts. Its tensors are shared, not copied; `model` is as before when this returns.
+
+    Raises: ModelError for a graph that cannot be written (an attribute without a kind, say).
+    """
     held = model.graph.initializers.items()
     unread = {n for n, v in held if not v.uses() and not v.is_graph_output()}  # a runtime may not know them by name
     constants = {n: v.const_value for n, v in held if v.const_value is not None and n not in unread}
@@ -71,12 +77,19 @@ def detached(model: ir.Model) -> Detached:
     written: dict[str, Any] = {name: _stub(name, t) for name, t in weights.items() if not _lies_in(t, folder)}
     written |= {n: _inside(n, t) for n, t in constants.items() if n not in weights and isinstance(t, ir.ExternalTensor)}
     with _replaced(model.graph, written):
-        proto = ir.to_proto(model)
+        proto = _written(model)
     if unread:
         kept = [tensor for tensor in proto.graph.initializer if tensor.name not in unread]
         del proto.graph.initializer[:]
         proto.graph.initializer.extend(kept)
     return Detached(proto, folder, weights)
+
+
+def _written(model: ir.Model) -> onnx.ModelProto:
+    try:
+        return ir.to_proto(model)
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"the graph is malformed: {first_line(error)}") from None
 
 
 def _is_large(tensor: Any) -> bool:

@@ -1,40 +1,70 @@
-"""What each operator does to channels: one rule a kind of operator, registered by name.
+"""What is known of each operator, one file a kind: what it does to channels, and which tokens it needs.
 
-A walk carries label arrays through a graph and asks the table; the rules import the walk, and whoever drives it imports the rules.
+A file registers its rules (`axformer_passes.registry`); whoever walks a graph imports this room and asks `known(node)`.
 """
 
 from __future__ import annotations
 
-from axformer_passes.operators import contraction, einsum, elementwise, movement, normalisation, quantised, rotary  # noqa: F401  (their rules enter the table)
-from axformer_passes.operators.channels import RULES, Carrier, Product, Walk
-from axformer_passes.operators.classes import IntArray, distinct, labels_in
-from axformer_passes.operators.contraction import BEARERS, FOLLOWING, OPERANDS, data_side, operands
+from axformer_passes.operators import (  # noqa: F401  (their rules enter the registry)
+    contraction,
+    einsum,
+    elementwise,
+    normalisation,
+    quantised,
+    reshaping,
+    rotary,
+    selection,
+    shapes,
+)
+from axformer_passes.operators.contraction import OPERANDS, data_side, float_matrix, operands
 from axformer_passes.operators.einsum import letters_of, spread_rows, summed_width
-from axformer_passes.operators.elementwise import NARY, UNARY
-from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, softmax_axes
-from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, rescaled, unquantised
+from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, adds_up, over_last_axis, softmax_axes
+from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, SCALED, rescaled, unquantised
+from axformer_passes.operators.reshaping import retargeted
+from axformer_passes.operators.selection import leave_last_axis
+from axformer_passes.registry import (
+    OPERATORS,
+    Carrier,
+    IntArray,
+    Operator,
+    Probes,
+    Product,
+    Stop,
+    TokenRows,
+    Walk,
+    distinct,
+    known,
+    labels_in,
+)
 
 __all__ = [
-    "BEARERS",
-    "FOLLOWING",
     "INTEGER_PRODUCTS",
     "LINEAR",
-    "NARY",
     "NORMS",
     "OPERANDS",
+    "OPERATORS",
     "REDUCTIONS",
-    "RULES",
-    "UNARY",
+    "SCALED",
     "Carrier",
     "IntArray",
+    "Operator",
+    "Probes",
     "Product",
+    "Stop",
+    "TokenRows",
     "Walk",
+    "adds_up",
     "data_side",
     "distinct",
+    "float_matrix",
+    "known",
     "labels_in",
+    "leave_last_axis",
     "letters_of",
     "operands",
+    "over_last_axis",
     "rescaled",
+    "retargeted",
     "softmax_axes",
     "spread_rows",
     "summed_width",

@@ -6,16 +6,17 @@ bnij,jbnd->ibnd  two activations: j is tied on both sides, b, n, i, d meet in th
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import Origin, origin
-from axformer_passes.operators.channels import Product, Walk, any_along, rule
-from axformer_passes.operators.classes import IntArray
 from axformer_passes.operators.contraction import data_side, summed_axis
+from axformer_passes.registry import IntArray, Probes, Product, Stop, TokenRows, Walk, any_along, channels, cost, tokens
 
 
-@rule("Einsum")
+@channels("Einsum", bears=True)
 def _einsum(walk: Walk, node: ir.Node) -> None:
     operands, output = letters_of(node)
     if operands is None or len(node.inputs) > 2:
@@ -124,3 +125,32 @@ def summed_width(node: ir.Node, right: tuple[int, ...]) -> int:
     operands, output = letters_of(node)
     assert operands is not None
     return int(np.prod([n for n, c in zip(right, operands[1], strict=True) if c not in output]))
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@tokens("Einsum")
+def _einsum_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    operands, output = letters_of(node)
+    if operands is None:
+        raise Stop("an Einsum with an ellipsis or a repeated letter")
+    token, batch = output[rows.axis], None if rows.batch is None else output[rows.batch]
+    found: dict[int, TokenRows] = {}
+    for slot, letters in enumerate(operands):
+        if token in letters:
+            place = None if batch is None else letters.find(batch)
+            if place == -1:
+                raise Stop("the batch is multiplied with the tokens")
+            found[slot] = rows.at(letters.index(token), place)
+    return found
+
+
+# -- cost ---------------------------------------------------------------------------------------------------------------
+
+
+@cost("Einsum")
+def _einsum_cost(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    operands, _ = letters_of(node)
+    sizes = {c: n for o, shape in zip(operands or [], inputs, strict=False) for c, n in zip(o, shape, strict=True)}
+    return math.prod(sizes.values()) if len(inputs) > 1 else 0

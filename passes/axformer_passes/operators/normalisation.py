@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.operators.channels import Walk, any_along, rule
+from axformer_passes.operators.axes import apart, axes_named
+from axformer_passes.registry import (
+    Cutting,
+    FloatArray,
+    Probes,
+    Shifting,
+    Stuck,
+    TokenRows,
+    Walk,
+    any_along,
+    channels,
+    cut_edit,
+    follow_beside,
+    shifts,
+    tokens,
+)
 
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 REDUCTIONS = (
@@ -31,7 +46,7 @@ def softmax_axes(model: ir.Model, node: ir.Node, rank: int) -> list[int]:
     return [node.attributes.get_int("axis", -1) % rank]
 
 
-@rule("Softmax", "LogSoftmax")
+@channels("Softmax", "LogSoftmax")
 def _softmax(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
     for axis in softmax_axes(walk.model, node, labels.ndim):
@@ -40,7 +55,7 @@ def _softmax(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], labels)
 
 
-@rule(*NORMS)
+@channels(*NORMS)
 def _norm(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
     for axis in range(node.attributes.get_int("axis", -1) % labels.ndim, labels.ndim):
@@ -48,7 +63,7 @@ def _norm(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], labels)
 
 
-@rule("GroupNormalization", "InstanceNormalization")
+@channels("GroupNormalization", "InstanceNormalization")
 def _norm_in_groups(walk: Walk, node: ir.Node) -> None:
     """x[N, C, ..]: the channels of a group (InstanceNormalization: each alone), with all that is behind them."""
     if node.op_type == "GroupNormalization" and walk.model.opset_imports.get("", 21) < 21:
@@ -60,14 +75,14 @@ def _norm_in_groups(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], labels)
 
 
-@rule("LpNormalization", "Hardmax")
+@channels("LpNormalization", "Hardmax")
 def _norm_one_axis(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
     walk.tie(labels, node.attributes.get_int("axis", -1))
     walk.put(node.outputs[0], labels)
 
 
-@rule(*REDUCTIONS)
+@channels(*REDUCTIONS)
 def _reduce(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
     axes = axes_of(walk, node)
@@ -81,7 +96,7 @@ def _reduce(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], labels.reshape(walk.shape(node.outputs[0])))
 
 
-@rule("ArgMax", "ArgMin", "CumSum", "TopK")
+@channels("ArgMax", "ArgMin", "CumSum", "TopK")
 def _along_one_axis(walk: Walk, node: ir.Node) -> None:
     labels = walk.labels(node.inputs[0])
     default = -1 if node.op_type == "TopK" else 0
@@ -95,3 +110,92 @@ def _along_one_axis(walk: Walk, node: ir.Node) -> None:
         if shape is not None and len(shape) == labels.ndim:
             kept = labels.take(range(min(shape[axis], labels.shape[axis])), axis)
             walk.put(value, np.broadcast_to(kept, shape))
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@tokens("Softmax", "LogSoftmax")
+def _softmax_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    apart(rows, softmax_axes(probes.model, node, probes.rank(node.outputs[0])))
+    return {0: rows}
+
+
+@tokens(*NORMS)
+def _norm_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    rank = probes.rank(node.inputs[0])
+    apart(rows, list(range(node.attributes.get_int("axis", -1) % rank, rank)))
+    return {0: rows}
+
+
+@tokens("ArgMax", "ArgMin", "Hardmax", "LpNormalization", "TopK")
+def _along_one_axis_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    rank = probes.rank(node.inputs[0])
+    axis = node.attributes.get_int("axis", 0 if node.op_type.startswith("Arg") else -1) % rank
+    if node.op_type.startswith("Arg") and not node.attributes.get_int("keepdims", 1):
+        return {0: rows.through(lambda a: a if a < axis else a + 1)}
+    apart(rows, [axis])
+    return {0: rows}
+
+
+@tokens(*REDUCTIONS)
+def _reduce_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    rank = probes.rank(node.inputs[0])
+    axes = sorted(a % rank for a in axes_named(probes, node))
+    if not node.attributes.get_int("keepdims", 1):
+        left = [a for a in range(rank) if a not in axes]
+        return {0: rows.through(lambda a: left[a])}
+    apart(rows, axes)
+    return {0: rows}
+
+
+@tokens("CumSum")
+def _cumulative_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    apart(rows, [a % probes.rank(node.inputs[0]) for a in axes_named(probes, node)])
+    return {0: rows}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+@cut_edit("GroupNormalization", "InstanceNormalization")
+def _regroup(cut: Cutting, node: ir.Node) -> None:
+    """Gain and shift follow. The channels of a group have one label, so whole groups go: as many are left as there are
+    channels for."""
+    follow_beside(cut, node, ((1, 1, -1), (2, 1, -1)))
+    labels, keep = cut.labels(node.outputs[0]), cut.kept(node.outputs[0]).get(1)
+    if labels is not None and keep is not None and "num_groups" in node.attributes:
+        size = labels.shape[1] // node.attributes.get_int("num_groups")
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", len(keep) // size)
+
+
+# -- what has grown by a constant ---------------------------------------------------------------------------------------
+
+
+@shifts("Softmax")
+def _softmax_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    """What is the same along the axis is forgotten."""
+    source = node.inputs[0]
+    assert source is not None
+    same = not delta.ndim or delta.shape[-1] == 1
+    if not same or not over_last_axis(node, len(edits.shape(source)), edits.opset):
+        raise Stuck
+
+
+@shifts("LayerNormalization")
+def _norm_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
+    """What is the same for all channels is forgotten."""
+    if slot != 0 or delta.size != 1:
+        raise Stuck
+
+
+def adds_up(value: ir.Value, opset: int) -> bool:
+    """Do its rows add up to 1?"""
+    node = value.producer()
+    return node is not None and not node.domain and node.op_type == "Softmax" and over_last_axis(node, None, opset)
+
+
+def over_last_axis(node: ir.Node, rank: int | None, opset: int) -> bool:
+    """Is it a softmax over the last axis alone? (Before operator set 13 over all axes from `axis` on, 1 by default.)"""
+    axis = node.attributes.get_int("axis", -1 if opset >= 13 else 1)
+    return axis == -1 or (rank is not None and axis == rank - 1)

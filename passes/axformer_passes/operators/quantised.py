@@ -9,23 +9,28 @@ Exact under a cut: static scales stay as they are, and a dynamic range always ho
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
 from axformer_passes.graph import origin
-from axformer_passes.operators.channels import Walk, rule
+from axformer_passes.operators.axes import apart
+from axformer_passes.registry import Cutting, Probes, Stop, TokenRows, Walk, channels, cut_edit, tokens
 
 INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
 """Contractions whose int32 output is scaled behind a Cast."""
 LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """To integers and back, by given scales."""
+SCALED = (*sorted(LINEAR), *(f"com.microsoft::{name}" for name in sorted(LINEAR)))
+"""The same by all their names: operators with a scale and a zero point beside the tensor, in slots 1 and 2."""
 
 
-@rule("QuantizeLinear", "DequantizeLinear", "com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear")
+@channels(*SCALED)
 def _linear(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
 
-@rule("DynamicQuantizeLinear")
+@channels("DynamicQuantizeLinear")
 def _dynamic(walk: Walk, node: ir.Node) -> None:
     walk.put(node.outputs[0], walk.labels(node.inputs[0]))
 
@@ -74,3 +79,30 @@ def _factor(value: ir.Value) -> ir.Value | None:
 def _is_dynamic(scale: ir.Value | None) -> bool:
     node = scale.producer() if scale is not None else None
     return node is not None and node.op_type == "DynamicQuantizeLinear"
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+@tokens(*SCALED)
+def _quantise_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    """By given scales: of the tensor, or of the channels of another axis."""
+    if math.prod(probes.shape(node.inputs[1])[0]) != 1:
+        apart(rows, [node.attributes.get_int("axis", 1) % probes.rank(node.inputs[0])])
+        if node.attributes.get_int("block_size", 0):
+            raise Stop("it is quantised in blocks")
+    return {0: rows}
+
+
+# -- the cut ------------------------------------------------------------------------------------------------------------
+
+
+@cut_edit(*SCALED)
+def _rescale(cut: Cutting, node: ir.Node) -> None:
+    """Scales per channel of an activation follow it."""
+    labels = cut.labels(node.outputs[0])
+    axis = node.attributes.get_int("axis", 1)
+    keep = cut.kept(node.outputs[0]).get(axis % labels.ndim) if labels is not None and labels.ndim else None
+    for slot, value in enumerate(node.inputs[1:], start=1):
+        if keep is not None and value is not None:
+            cut.follow(node, slot, -1, keep)

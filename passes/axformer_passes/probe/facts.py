@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from axformer_passes.probe.inputs import BATCH, PATCHES, TOKENS, probe_feeds, probe_sizes
-from axformer_passes.probe.tracing import Runner, trace
+from axformer_passes.probe.tracing import Runner, Step, traced
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 MOST = 256
 """Elements of a tensor whose values are kept."""
-_STEPS = ((0, 0), (1, 1), (3, 3))
-"""What is added to the batch, and how often the tokens' step to their number (and likewise the patches)."""
+_STEPS = (Step(0, 0, 0), Step(1, 1, 1), Step(3, 3, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,44 +66,19 @@ _COUNTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
 def facts_of(model: ir.Model, runner: Runner) -> Facts | None:
     """Three probes of unlike sizes, one of a graph whose sizes are all fixed; None where the model does not run on them.
 
-    Sizes within a graph are polynomials in the sizes of its inputs: what is equal on inputs of several unlike sizes is equal
-    (`decided.py`). Masks are of ones with zeros at the end, so that what is counted in them is no size.
+    Masks are of ones with zeros at the end, so that what is counted in them is no size.
     """
     if any(node.op_type in _COUNTING for node in model.graph.all_nodes()):
         return None
-    if all(isinstance(d, int) for v in model.graph.inputs for d in v.shape or ()):
-        steps: tuple[tuple[int, int], ...] = _STEPS[:1]
-    else:
-        steps = _STEPS
-    for sizes in probe_sizes(model):
-        tokens, patches = sizes.get("tokens", TOKENS), sizes.get("patches", PATCHES[0])
-        step = 2 if tokens == TOKENS else tokens
-        try:
-            traces = [
-                trace(
-                    model, runner, _padded(probe_feeds(model, BATCH + b, tokens + n * step, patches=patches * (1 + n)))
-                )
-                for b, n in steps
-            ]
-        except Exception:  # the runner's own kinds: a graph of fixed sizes that declares open ones, say
-            continue
-        shapes = tuple({name: tuple(np.shape(array)) for name, array in values.items()} for values in traces)
-        small = tuple(
-            {name: np.asarray(array) for name, array in values.items() if np.size(array) <= MOST} for values in traces
-        )
-        return Facts(shapes, small)
-    return None
-
-
-def _padded(feeds: dict[str, Array]) -> dict[str, Array]:
-    """The same with the last token masked, in the first row the last two."""
-    found = dict(feeds)
-    for name, array in feeds.items():
-        if "mask" in name.lower() and array.ndim == 2 and array.shape[1] > 2:
-            found[name] = array.copy()
-            found[name][:, -1] = 0
-            found[name][0, -2] = 0
-    return found
+    fixed = all(isinstance(d, int) for v in model.graph.inputs for d in v.shape or ())
+    traces = traced(model, runner, _STEPS[:1] if fixed else _STEPS, padded=True)
+    if traces is None:
+        return None
+    shapes = tuple({name: tuple(np.shape(array)) for name, array in values.items()} for values in traces)
+    small = tuple(
+        {name: np.asarray(array) for name, array in values.items() if np.size(array) <= MOST} for values in traces
+    )
+    return Facts(shapes, small)
 
 
 __all__ = ["Array", "Facts", "facts_of"]

@@ -17,7 +17,8 @@ import onnx
 import onnx_ir as ir
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from axformer_passes.io import Detached, detached
+from axformer_passes.errors import AxformerError, RuntimeFailure
+from axformer_passes.io import Detached, detached, first_line
 
 Array = npt.NDArray[Any]
 HALVES = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
@@ -75,23 +76,33 @@ def _made(node: NodeProto, kinds: frozenset[int]) -> bool:
 def widening(runner: Callable[[Detached, Mapping[str, Array]], dict[str, Array]]) -> Any:
     """A runner that runs a bfloat16 model which `runner` refuses as its float32 twin; outputs in the types of the model.
 
-    Raises: what `runner` raises, for other models and for the twin.
+    Everything that this package runs is run through here. Raises: ModelError, RuntimeFailure where `runner` refuses other models
+    or the twin, whatever kinds of error are its own.
     """
 
     def run(graph: Detached, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            return runner(graph, feeds)
-        except Exception:  # the runner's own kinds, which this package does not know
+            return _ran(runner, graph, feeds)
+        except AxformerError:
             if not holds(graph.proto):
                 raise
             model = graph.whole()
         bfloat16 = ir.DataType.BFLOAT16.numpy()
         given = {n: a.astype(np.float32) if a.dtype == bfloat16 else a for n, a in feeds.items()}
-        outputs = runner(Detached(widened(model, BFLOAT16), None, {}), given)
+        outputs = _ran(runner, Detached(widened(model, BFLOAT16), None, {}), given)
         halves = _declared(model)
         return {n: a.astype(bfloat16) if n in halves else a for n, a in outputs.items()}
 
     return run
+
+
+def _ran(runner: Callable[[Detached, Any], dict[str, Array]], graph: Detached, feeds: Any) -> dict[str, Array]:
+    try:
+        return runner(graph, feeds)
+    except AxformerError:
+        raise
+    except Exception as error:  # the runner's own kinds, which this package does not know
+        raise RuntimeFailure(f"the model does not run: {first_line(error)}") from error
 
 
 def _declared(model: ModelProto) -> frozenset[str]:

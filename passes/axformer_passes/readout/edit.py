@@ -15,9 +15,8 @@ import onnx_ir as ir
 
 from axformer_passes.cut import opened
 from axformer_passes.graph import constant, find, fresh, initializer
-from axformer_passes.readout.rows import Probes, Rows, needed
-from axformer_passes.readout.rules import retargeted
-from axformer_passes.readout.walk import Narrowing
+from axformer_passes.operators import Probes, TokenRows, retargeted
+from axformer_passes.readout.walk import Narrowing, needed
 
 _INTEGERS = ir.TensorType(ir.DataType.INT64)
 
@@ -33,7 +32,7 @@ class _Edit:
         self.found = found
         self.ends = ends
         self.graph = probes.model.graph
-        self._taken: dict[tuple[ir.Value, Rows], ir.Value] = {}
+        self._taken: dict[tuple[ir.Value, TokenRows], ir.Value] = {}
         self._counts: dict[tuple[ir.Value, int], ir.Value] = {}
         self._places: dict[str, None] = {}
 
@@ -58,7 +57,7 @@ class _Edit:
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
-    def _rows_of(self, node: ir.Node, value: ir.Value, rows: Rows) -> ir.Value:
+    def _rows_of(self, node: ir.Node, value: ir.Value, rows: TokenRows) -> ir.Value:
         """`rows` of `value`, made in front of `node` unless they are there."""
         ready = self.found.is_ready(value, rows)
         if ready and self.found.wanted[value].tokens == rows.tokens:
@@ -74,13 +73,13 @@ class _Edit:
                 self._taken[key] = self._of_whole(node, value, rows)
         return self._taken[key]
 
-    def _of_narrowed(self, node: ir.Node, value: ir.Value, rows: Rows) -> ir.Value:
+    def _of_narrowed(self, node: ir.Node, value: ir.Value, rows: TokenRows) -> ir.Value:
         """Some of the constant tokens that are left."""
         left = self.found.wanted[value].tokens
         assert not isinstance(left, str) and not isinstance(rows.tokens, str)
         return self._gather(node, value, [left.index(t) for t in rows.tokens], rows.axis)
 
-    def _twin(self, node: ir.Node, value: ir.Value, rows: Rows) -> ir.Value:
+    def _twin(self, node: ir.Node, value: ir.Value, rows: TokenRows) -> ir.Value:
         """What joins batch and tokens in one axis, once again for the rows alone."""
         maker = value.producer()
         assert maker is not None and maker.inputs[0] is not None
@@ -95,7 +94,7 @@ class _Edit:
             self._retarget(twin, maker, rows)
         return out
 
-    def _of_whole(self, node: ir.Node, value: ir.Value, rows: Rows) -> ir.Value:
+    def _of_whole(self, node: ir.Node, value: ir.Value, rows: TokenRows) -> ir.Value:
         if not isinstance(rows.tokens, str):
             return self._gather(node, value, list(rows.tokens), rows.axis)
         tokens = self._tokens(node, rows.tokens)
@@ -112,7 +111,7 @@ class _Edit:
         return self._step(node, "Transpose", taken, like=value, perm=back) if moved else taken
 
     def _onto_batch(
-        self, node: ir.Node, value: ir.Value, rows: Rows, tokens: ir.Value, onto: tuple[int, int]
+        self, node: ir.Node, value: ir.Value, rows: TokenRows, tokens: ir.Value, onto: tuple[int, int]
     ) -> ir.Value:
         """A token for each row of the batch, of a tensor that is the same for all: the batch gets an axis of its own."""
         rank, batch = onto
@@ -142,7 +141,7 @@ class _Edit:
 
     # -- sizes ---------------------------------------------------------------------------------------------------
 
-    def _retarget(self, node: ir.Node, source: ir.Node, rows: Rows) -> None:
+    def _retarget(self, node: ir.Node, source: ir.Node, rows: TokenRows) -> None:
         """Input 1 of `node`, which is `source` or its twin, asks for as many tokens as are left."""
         target = source.inputs[1]
         changes = retargeted(self.probes, source, rows)
@@ -199,7 +198,7 @@ class _Edit:
 
     # -- the picks themselves --------------------------------------------------------------------------------------
 
-    def _end(self, node: ir.Node, rows: Rows) -> None:
+    def _end(self, node: ir.Node, rows: TokenRows) -> None:
         """Of its input nothing but what the pick takes is left."""
         index = constant(node.inputs[1])
         if node.op_type == "GatherND":

@@ -17,13 +17,11 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from axformer_passes.errors import ModelError
 from axformer_passes.graph import anchor
-from axformer_passes.operators import BEARERS
-from axformer_passes.probe import BATCH, TOKENS, Array, Runner, probe_feeds, probe_sizes, trace
+from axformer_passes.operators import Probes, known
+from axformer_passes.probe import Array, Runner, Step, probed, traced
 from axformer_passes.readout.edit import narrow
 from axformer_passes.readout.picks import picks
-from axformer_passes.readout.rows import Probes
 from axformer_passes.readout.unpack import unpack
 from axformer_passes.readout.walk import narrowing
 
@@ -64,7 +62,7 @@ def narrow_readout(model: ir.Model, runner: Runner) -> Readout:
         found = narrowing(probes, starts)
     ends = {pick.node for pick in starts}
     nodes = [node for node in found.needs if node not in ends]
-    if not any(node.op_type in BEARERS for node in nodes):
+    if not any(known(node).bears for node in nodes):
         return Readout(why="nothing would be saved: " + "; ".join(found.stops[:3]))
     tokens = {t for pick in starts for t in _tokens(pick.rows.tokens) if pick.node in found.needs}
     return Readout(tuple(map(anchor, nodes)), tuple(sorted(tokens, key=str)), narrow(probes, found, ends))
@@ -77,23 +75,19 @@ def _tokens(tokens: tuple[int, ...] | str) -> tuple[int | str, ...]:
 # -- probes -----------------------------------------------------------------------------------------------------------
 
 
+_STEPS = (Step(0, 0, 0), Step(1, 1, 0))
+
+
 def _probes(model: ir.Model, runner: Runner) -> Probes | None:
-    """Two probes, of another batch size and length; None where the graph does not run on the second."""
-    first: Exception | None = None
-    for sizes in probe_sizes(model):
-        try:
-            values = trace(model, runner, probe_feeds(model, **sizes))
-        except Exception as error:  # the runner's own kinds, which this package does not know
-            first = first or error
-            continue
-        tokens = sizes.get("tokens", TOKENS)
-        longer = TOKENS + 2 if tokens == TOKENS else 2 * tokens
-        try:
-            again = trace(model, runner, probe_feeds(model, **{**sizes, "batch": BATCH + 1, "tokens": longer}))
-        except Exception:  # as above
-            return None
-        return Probes(model, (_shapes(values), _shapes(again)), (_integers(values), _integers(again)))
-    raise ModelError(f"the model does not run on a small probe input: {str(first).strip().splitlines()[0][:300]}")
+    """Two probes, of another batch size and length; None where the graph does not run on the second.
+
+    Raises: ModelError where it does not run on the first.
+    """
+    values = traced(model, runner, _STEPS)
+    if values is None:
+        probed(model, runner)
+        return None
+    return Probes(model, tuple(map(_shapes, values)), tuple(map(_integers, values)))
 
 
 def _shapes(values: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:

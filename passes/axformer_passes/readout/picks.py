@@ -18,8 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import anchor, constant, made_of_shapes, origin, read_by
-from axformer_passes.operators import REDUCTIONS
-from axformer_passes.readout.rows import Probes, Rows, Stop
+from axformer_passes.operators import REDUCTIONS, Probes, Stop, TokenRows
 
 _IN_RANGE = ("ArgMax", "ArgMin", "Mod")
 """What makes positions that are never negative: beside the start of a row, -1 would be of the row before."""
@@ -33,7 +32,7 @@ class Pick:
     """A node that reads some tokens of its first input alone; `rows` of it."""
 
     node: ir.Node
-    rows: Rows
+    rows: TokenRows
 
 
 def picks(probes: Probes) -> tuple[list[Pick], str]:
@@ -75,7 +74,7 @@ def upstream(nodes: list[ir.Node]) -> Iterator[ir.Node]:
         queue.extend(new)
 
 
-def _picked(probes: Probes, node: ir.Node) -> Rows | None:
+def _picked(probes: Probes, node: ir.Node) -> TokenRows | None:
     if node.op_type == "Gather":
         return _of_gather(probes, node)
     if node.op_type == "GatherND":
@@ -83,7 +82,7 @@ def _picked(probes: Probes, node: ir.Node) -> Rows | None:
     return _of_slice(probes, node) if node.op_type == "Slice" and len(node.inputs) > 2 else None
 
 
-def _of_gather(probes: Probes, node: ir.Node) -> Rows | None:
+def _of_gather(probes: Probes, node: ir.Node) -> TokenRows | None:
     shapes = probes.shape(node.inputs[0])
     rank = len(shapes[0])
     axis = node.attributes.get_int("axis", 0) % max(1, rank)
@@ -92,10 +91,10 @@ def _of_gather(probes: Probes, node: ir.Node) -> Rows | None:
         return _of_flat_gather(probes, node) if axis == 0 and rank > 1 else None
     if index.size != 1 or rank < 3 or axis == rank - 1:
         return None
-    return Rows(axis, None, (int(index.reshape(-1)[0]),), tuple(s[axis] for s in shapes))
+    return TokenRows(axis, None, (int(index.reshape(-1)[0]),), tuple(s[axis] for s in shapes))
 
 
-def _of_slice(probes: Probes, node: ir.Node) -> Rows | None:
+def _of_slice(probes: Probes, node: ir.Node) -> TokenRows | None:
     """One token by constant bounds; beyond the first and the last only where the number of tokens is fixed."""
     shapes, out = probes.shape(node.inputs[0]), probes.shape(node.outputs[0])
     rank = len(shapes[0])
@@ -110,10 +109,10 @@ def _of_slice(probes: Probes, node: ir.Node) -> Rows | None:
     start, end, count = starts[entry], ends[entry], tuple(s[lost[0]] for s in shapes)
     if (start, end) != (0, 1) and not (start == -1 and end >= _FAR) and len(set(count)) != 1:
         return None
-    return Rows(lost[0], None, (int(start),), count)
+    return TokenRows(lost[0], None, (int(start),), count)
 
 
-def _of_gather_nd(probes: Probes, node: ir.Node) -> Rows | None:
+def _of_gather_nd(probes: Probes, node: ir.Node) -> TokenRows | None:
     """x[B,S,..] by indices[B,2]: the numbers of the rows beside a token for each."""
     shapes, joined = probes.shape(node.inputs[0]), _producer(node.inputs[1], "Concat")
     if node.attributes.get_int("batch_dims", 0) or joined is None or len(joined.inputs) != 2 or len(shapes[0]) < 3:
@@ -126,7 +125,7 @@ def _of_gather_nd(probes: Probes, node: ir.Node) -> Rows | None:
     return _by_row(probes, 1, tokens, tuple(s[1] for s in shapes))
 
 
-def _of_flat_gather(probes: Probes, node: ir.Node) -> Rows | None:
+def _of_flat_gather(probes: Probes, node: ir.Node) -> TokenRows | None:
     """x[B*S,D] by t[B] + [0, S, 2S, ..]."""
     flat, total = probes.shape(node.inputs[0]), _producer(node.inputs[1], "Add")
     if total is None:
@@ -144,10 +143,10 @@ def _of_flat_gather(probes: Probes, node: ir.Node) -> Rows | None:
     return None
 
 
-def _by_row(probes: Probes, axis: int, tokens: ir.Value | None, count: tuple[int, ...]) -> Rows:
+def _by_row(probes: Probes, axis: int, tokens: ir.Value | None, count: tuple[int, ...]) -> TokenRows:
     if probes.model.opset_imports.get("", 1) < BATCH_DIMS_FROM or tokens is None:
         raise Stop(f"picking a token for each row needs operator set {BATCH_DIMS_FROM}")
-    return Rows(axis, 0, str(tokens.name), count)
+    return TokenRows(axis, 0, str(tokens.name), count)
 
 
 def _producer(value: ir.Value | None, kind: str) -> ir.Node | None:

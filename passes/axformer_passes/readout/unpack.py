@@ -16,22 +16,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from axformer_passes.blocks import Trails, Unfollowed, is_constant, matrix_of, product_behind, way
 from axformer_passes.graph import fresh, initializer
-from axformer_passes.probe import (
-    Facts,
-    FloatArray,
-    IntArray,
-    Runner,
-    Trails,
-    Unfollowed,
-    facts_of,
-    is_constant,
-    known,
-    matrix_of,
-    product_behind,
-    way,
-)
+from axformer_passes.probe import Facts, Runner, facts_of, known
 from axformer_passes.readout.walk import Narrowing
+from axformer_passes.registry import FloatArray, IntArray
 
 _WHOLE = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _PARTS = frozenset({"Gather", "Slice", "Split"})

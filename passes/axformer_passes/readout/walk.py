@@ -11,8 +11,8 @@ import dataclasses
 import onnx_ir as ir
 
 from axformer_passes.graph import anchor, find
+from axformer_passes.operators import Probes, Stop, TokenRows, known
 from axformer_passes.readout.picks import Pick, upstream
-from axformer_passes.readout.rows import Probes, Rows, Stop, needed
 
 _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -27,15 +27,26 @@ class Narrowing:
     stops     why a pick moved no further, one sentence each
     """
 
-    wanted: dict[ir.Value, Rows]
-    needs: dict[ir.Node, dict[int, Rows]]
+    wanted: dict[ir.Value, TokenRows]
+    needs: dict[ir.Node, dict[int, TokenRows]]
     sources: dict[ir.Value, tuple[ir.Value, int]]
     stops: tuple[str, ...]
 
-    def is_ready(self, value: ir.Value | None, rows: Rows) -> bool:
+    def is_ready(self, value: ir.Value | None, rows: TokenRows) -> bool:
         """Holds a narrowed tensor these rows, perhaps among others?"""
         wanted = None if value is None else self.wanted.get(value)
         return wanted is not None and dataclasses.replace(wanted, tokens=rows.tokens) == rows
+
+
+def needed(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    """{slot: rows} that `rows` of the node's outputs are made of. Raises: Stop."""
+    own = known(node).tokens
+    if own is None:
+        raise Stop("not token by token")
+    found = own(probes, node, rows)
+    if any(one.by_row and one.onto is None and one.batch is None for one in found.values()):
+        raise Stop("its batch lies in no axis of its own")
+    return found
 
 
 def narrowing(probes: Probes, starts: list[Pick]) -> Narrowing:
@@ -51,8 +62,8 @@ def narrowing(probes: Probes, starts: list[Pick]) -> Narrowing:
 
 
 def _walk(probes: Probes, starts: list[Pick], whole: dict[ir.Node, str]) -> Narrowing:
-    wanted: dict[ir.Value, Rows] = {}
-    needs: dict[ir.Node, dict[int, Rows]] = {pick.node: {0: pick.rows} for pick in starts}
+    wanted: dict[ir.Value, TokenRows] = {}
+    needs: dict[ir.Node, dict[int, TokenRows]] = {pick.node: {0: pick.rows} for pick in starts}
     stops: list[str] = []
     for node in reversed(list(probes.model.graph)):
         if node in needs:
@@ -73,9 +84,9 @@ def _walk(probes: Probes, starts: list[Pick], whole: dict[ir.Node, str]) -> Narr
     return Narrowing(wanted, order, _sources(probes, wanted, order), tuple(stops))
 
 
-def _of_outputs(node: ir.Node, needs: dict[ir.Node, dict[int, Rows]]) -> Rows | None:
+def _of_outputs(node: ir.Node, needs: dict[ir.Node, dict[int, TokenRows]]) -> TokenRows | None:
     """The rows that are wanted of all outputs of a node; None where nobody wants rows. Raises: Stop where others want more."""
-    asked: list[Rows] = []
+    asked: list[TokenRows] = []
     reason = ""
     for value in node.outputs:
         if value.is_graph_output():
@@ -96,7 +107,7 @@ def _of_outputs(node: ir.Node, needs: dict[ir.Node, dict[int, Rows]]) -> Rows | 
     return together
 
 
-def _together(asked: list[Rows]) -> Rows | None:
+def _together(asked: list[TokenRows]) -> TokenRows | None:
     """One narrowing for all; constant tokens may differ."""
     tokens = {rows.tokens for rows in asked}
     first = asked[0]
@@ -112,7 +123,7 @@ def _together(asked: list[Rows]) -> Rows | None:
 
 
 def _sources(
-    probes: Probes, wanted: dict[ir.Value, Rows], needs: dict[ir.Node, dict[int, Rows]]
+    probes: Probes, wanted: dict[ir.Value, TokenRows], needs: dict[ir.Node, dict[int, TokenRows]]
 ) -> dict[ir.Value, tuple[ir.Value, int]]:
     sources: dict[ir.Value, tuple[ir.Value, int]] = {}
     for node, slots in needs.items():
@@ -132,7 +143,7 @@ def _sources(
     return sources
 
 
-def unmerged(probes: Probes, value: ir.Value, rows: Rows) -> tuple[ir.Value, Rows] | None:
+def unmerged(probes: Probes, value: ir.Value, rows: TokenRows) -> tuple[ir.Value, TokenRows] | None:
     """The tensor before batch and tokens were joined in one axis, and its rows; None where that cannot be told."""
     while rows.merged:
         node = value.producer()

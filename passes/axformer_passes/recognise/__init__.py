@@ -6,7 +6,8 @@ not recognised.
 
 from __future__ import annotations
 
+from axformer_passes.recognise.branches import added_to
 from axformer_passes.recognise.examination import Examined, examine, recognise
 from axformer_passes.recognise.labelling import Labelling
 
-__all__ = ["Examined", "Labelling", "examine", "recognise"]
+__all__ = ["Examined", "Labelling", "added_to", "examine", "recognise"]

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.graph import origin
+from axformer_passes.graph import find, origin
 from axformer_passes.recognise.labelling import Labelling
 
 _READS_SHAPE = frozenset({"Shape", "Size"})
@@ -53,6 +53,32 @@ def _at(labelling: Labelling, branch: ir.Value, residual: ir.Value, node: ir.Nod
     if len(set(shapes)) != 1:
         return _none(f"{node.outputs[0].name} adds shapes {shapes[0]} and {shapes[1]}, expected equal ones")
     return Branch(str(branch.name), str(residual.name), str(node.outputs[0].name))
+
+
+def added_to(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """(the other operand of the one addition that reads `value`, its sum); None where something else reads it."""
+    uses = [use for use in value.uses() if use.node.op_type not in _READS_SHAPE]
+    if value.is_graph_output() or len(uses) != 1:
+        return None
+    node, index = uses[0]
+    if node.op_type not in ("Add", "Sum") or len(node.inputs) != 2 or node.inputs[1 - index] is None:
+        return None
+    other = node.inputs[1 - index]
+    return None if other is None else (other, node.outputs[0])
+
+
+def why_not_apart(labelling: Labelling, total: str) -> str | None:
+    """Why neither of two blocks that are added to one another can be taken out; None where their sum is added to the stream."""
+    value = find(labelling.model.graph, total)
+    found = added_to(value)
+    if found is None:
+        return f"two blocks are added to one another, and {total} is read by more than one Add, which would add it to the stream"
+    shapes = [np.shape(labelling.values[str(v.name)]) for v in (value, *found)]
+    return (
+        None
+        if len(set(shapes)) == 1
+        else f"{found[1].name} adds shapes {shapes[0]} and {shapes[1]}, expected equal ones"
+    )
 
 
 def _none(why: str) -> Branch:

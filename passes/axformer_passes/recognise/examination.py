@@ -21,7 +21,7 @@ from axformer_passes.graph import anchor, origin, source_name
 from axformer_passes.operators import Product, data_side, labels_in, operands, rescaled, softmax_axes, unquantised
 from axformer_passes.prepare import prepared, take_decided
 from axformer_passes.probe import Runner
-from axformer_passes.recognise.branches import Branch, branch_of
+from axformer_passes.recognise.branches import Branch, branch_of, why_not_apart
 from axformer_passes.recognise.labelling import Labelling, label
 from axformer_passes.recognise.near_misses import in_place, missed_feed_forwards
 from axformer_passes.recognise.scores import Scores, activation_between, score_scale
@@ -39,6 +39,10 @@ class Examined:
     labelling: Labelling
     head_classes: tuple[tuple[int, ...], ...]
     neuron_classes: tuple[tuple[int, ...], ...]
+
+    def cloned(self) -> Examined:
+        """The same of a clone of the graph, for a pass to edit: examining is far slower than cloning."""
+        return dataclasses.replace(self, labelling=self.labelling.cloned())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,8 @@ def examine(model: ir.Model, runner: Runner) -> Examined:
         for product in labelling.products
         if (found := _feed_forward(labelling, product, taken, streams)) is not None
     ]
+    branches = {f.block.branch for f in (*attentions, *feed_forwards)}
+    attentions, feed_forwards = ([_apart(labelling, f, branches) for f in some] for some in (attentions, feed_forwards))
     ends = {f.block.output.output for f in attentions} | {f.block.down.output for f in feed_forwards}  # type: ignore[union-attr]
     refused += missed_feed_forwards(labelling, ends, streams)
     return _layers(model, labelling, attentions, feed_forwards, tuple(refused))
@@ -262,6 +268,20 @@ def _feed_forward(labelling: Labelling, product: Product, taken: set[int], strea
 def _stream(labelling: Labelling, product: Product) -> frozenset[int]:
     """The classes of what a projection writes: one where a normalisation ties the residual stream, else one a channel."""
     return frozenset(labelling.of_carrier(product.columns).tolist())
+
+
+def _apart(labelling: Labelling, found: _Found, branches: set[str | None]) -> _Found:
+    """A block whose residual is another block's branch can be taken out where their sum is added to the stream."""
+    if found.block.residual is None or found.block.residual not in branches:
+        return found
+    why = why_not_apart(labelling, str(found.block.sum))
+    return (
+        found
+        if why is None
+        else dataclasses.replace(
+            found, block=dataclasses.replace(found.block, branch=None, residual=None, sum=None, why=why)
+        )
+    )
 
 
 # -- records --------------------------------------------------------------------------------------------------------

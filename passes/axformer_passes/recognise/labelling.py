@@ -2,7 +2,8 @@
 
 Labels are born in the weights of contractions alone: every row and every column of a MatMul, Gemm or Conv weight gets an
 integer. A label array per tensor, of the tensor's own (probed) shape, carries them through the graph, one rule per
-operator (`rules.py`). Where labels meet they are united; the classes of the union-find are what must be cut together.
+operator (`axformer_passes.operators`). Where labels meet they are united; the classes of the union-find are what must be
+cut together.
 A constant that meets labels elementwise (bias, scale, rotary table, relative positions) gets no labels: it *follows*
 the tensor that it meets, and is sliced where it spans a removed position (`cut.py`).
 """
@@ -17,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
-from axformer_passes.graph import anchor, operator, origin
-from axformer_passes.operators import RULES, Carrier, IntArray, Product, Walk, labels_in
+from axformer_passes.graph import anchor, clone_of, operator, origin
+from axformer_passes.operators import Carrier, IntArray, Product, Walk, known, labels_in
 from axformer_passes.prepare.fused import NOT_LOWERED
 from axformer_passes.probe import Array, Runner, probed, trace
 
@@ -46,6 +47,14 @@ class Labelling:
     softmaxes: tuple[ir.Node, ...]
     frozen: frozenset[int]
     refusals: tuple[Refusal, ...]
+
+    def cloned(self) -> Labelling:
+        """The same of a clone of the model, for a pass to edit; arrays are shared."""
+        model = clone_of(self.model)
+        twin = dict(zip(self.model.graph, model.graph, strict=True))
+        products = tuple(dataclasses.replace(product, node=twin[product.node]) for product in self.products)
+        softmaxes = tuple(twin[node] for node in self.softmaxes)
+        return dataclasses.replace(self, model=model, products=products, softmaxes=softmaxes)
 
     def classes(self, labels: IntArray) -> IntArray:
         """The class of each label, -1 where there is none."""
@@ -115,16 +124,13 @@ class Labelling:
 
 def label(model: ir.Model, runner: Runner, feeds: Mapping[str, Array] | None = None) -> Labelling:
     """Walk labels through a prepared model (`prepare.prepared`). `feeds` default to a small probe."""
-    from axformer_passes import operators  # noqa: F401
-    from axformer_passes.operators import BEARERS
-
     if feeds is None:
         feeds, values = probed(model, runner)
     else:
         values = trace(model, runner, feeds)
     walk = Walk(model, values)
     for node in model.graph:
-        _step(walk, node, BEARERS)
+        _step(walk, node)
     for output in model.graph.outputs:
         if walk.has(output):
             walk.frozen.extend(labels_in(walk.of[str(output.name)]).tolist())
@@ -151,17 +157,18 @@ def _freeze_captured(walk: Walk) -> None:
             walk.freeze(node, "it reads labelled channels from inside a subgraph")
 
 
-def _step(walk: Walk, node: ir.Node, bearers: frozenset[str]) -> None:
+def _step(walk: Walk, node: ir.Node) -> None:
     key = operator(node)
     labelled = any(walk.has(value) for value in node.inputs if value is not None)
-    usual = key in RULES or (key == node.op_type and NOT_LOWERED not in node.meta)
+    record = known(node)
+    usual = record.channels is not None or (key == node.op_type and NOT_LOWERED not in node.meta)
     if (
-        not labelled and key not in bearers and usual
+        not labelled and not record.bears and usual
     ):  # the others may hold weights of their own, as a fused attention does
         return
     if origin(node.outputs[0]) is not None:  # a weight on its way to its user
         return
-    apply = RULES.get(key)
+    apply = record.channels
     if apply is None:
         why = f": {node.meta[NOT_LOWERED]}" if NOT_LOWERED in node.meta else ""
         walk.freeze(node, f"no rule for operator {key}{why}")

@@ -20,11 +20,14 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from axformer_passes.blocks import Matrix
 from axformer_passes.graph import anchor, fresh, initializer, origin
+from axformer_passes.operators import adds_up
 from axformer_passes.prepare.fused import MEMBER
-from axformer_passes.probe import Facts, FloatArray, Matrix, Runner, facts_of
+from axformer_passes.probe import Facts, Runner, facts_of
+from axformer_passes.registry import FloatArray
 from axformer_passes.simplify.keys_values_find import Absorbable, Size, found_in, path_of, sizes_along
-from axformer_passes.simplify.offsets import adds_up, forgotten
+from axformer_passes.simplify.offsets import forgotten
 
 logger = logging.getLogger(__name__)
 _AXES_ARE_INPUTS = 13

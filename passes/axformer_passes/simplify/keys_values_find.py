@@ -21,21 +21,10 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from axformer_passes.blocks import Matrix, Trail, Trails, Unfollowed, base_of, matrix_of, product_behind, way
 from axformer_passes.graph import anchor, origin
-from axformer_passes.probe import (
-    Facts,
-    FloatArray,
-    IntArray,
-    Matrix,
-    Trail,
-    Trails,
-    Unfollowed,
-    base_of,
-    known,
-    matrix_of,
-    product_behind,
-    way,
-)
+from axformer_passes.probe import Facts, known
+from axformer_passes.registry import FloatArray, IntArray
 
 Kind = Literal["keys", "values"]
 Axes = tuple[int, int, int]

@@ -13,22 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_passes.graph import constant
+from axformer_passes.operators import float_matrix, known, leave_last_axis, over_last_axis
 from axformer_passes.probe import Facts
-from axformer_passes.simplify.scales import MOVING, put
+from axformer_passes.registry import FloatArray, Moving, Stuck, least
+from axformer_passes.simplify.scales import put
 
-FloatArray = npt.NDArray[np.float64]
 GEMM_WITHOUT_BIAS = 11
 """The operator set from which on a Gemm needs none."""
 MASKED = -1e4
 """What is written over masked scores is at most that."""
-
-
-class Stuck(Exception):
-    """Somebody reads a shifted value and cannot make up for it."""
 
 
 def fold_offsets(model: ir.Model, facts: Facts) -> int:
@@ -77,7 +73,9 @@ def _bias_of(node: ir.Node) -> tuple[int, FloatArray] | None:
 def _is_product(value: ir.Value) -> bool:
     """Is it x @ weight? Other constants are no biases: a mask that is made of sums needs its numbers as they are."""
     node = value.producer()
-    return node is not None and not node.domain and node.op_type == "MatMul" and _matrix(node.inputs[1]) is not None
+    return (
+        node is not None and not node.domain and node.op_type == "MatMul" and float_matrix(node.inputs[1]) is not None
+    )
 
 
 def _take_out(node: ir.Node, slot: int) -> None:
@@ -94,7 +92,7 @@ def _take_out(node: ir.Node, slot: int) -> None:
 def forgotten(value: ir.Value, facts: Facts, opset: int) -> bool:
     """Would nobody see it, if `value` grew by something that is the same along its last axis?"""
     try:
-        _Shifts(facts, opset, None)._rows(value)
+        _Shifts(facts, opset, None).shift_rows(value)
     except Stuck:
         return False
     return True
@@ -104,7 +102,7 @@ class _Shifts:
     """The edits that make up for one constant, that of `going`; nothing is edited before `commit`."""
 
     def __init__(self, facts: Facts, opset: int, going: ir.Node | None) -> None:
-        self._facts, self._opset, self._going = facts, opset, going
+        self._facts, self.opset, self._going = facts, opset, going
         self._added: dict[ir.Value, FloatArray] = {}
 
     def commit(self) -> None:
@@ -124,7 +122,7 @@ class _Shifts:
         other = total.inputs[1 - uses[0].idx]
         if other is None or constant(other) is not None or other is node.outputs[0]:
             raise Stuck
-        if len(self._shape(node.outputs[0])) != len(self._shape(other)):
+        if len(self.shape(node.outputs[0])) != len(self.shape(other)):
             raise Stuck
         self._raise(other, vector, but=total)
 
@@ -136,32 +134,17 @@ class _Shifts:
         if node.op_type == "LayerNormalization":
             if len(node.inputs) < 3 or len(node.outputs) != 1 or delta.ndim > 1:
                 raise Stuck
-            self._add(node.inputs[2], delta)
+            self.add(node.inputs[2], delta)
         elif node.op_type == "Add" and any(constant(v) is not None for v in node.inputs):
-            self._add(node.inputs[0] if constant(node.inputs[0]) is not None else node.inputs[1], delta)
+            self.add(node.inputs[0] if constant(node.inputs[0]) is not None else node.inputs[1], delta)
         elif node.op_type in ("Slice", "Gather") and delta.ndim <= 1:
-            self._require_token_axis(node, value)
+            leave_last_axis(self, node)
             source = node.inputs[0]
             assert source is not None
             self._raise(source, delta, but=node)
         else:
             raise Stuck
         self._spread(value, delta, but)
-
-    def _require_token_axis(self, node: ir.Node, value: ir.Value) -> None:
-        """It picks along other axes than the last one, which keeps its size."""
-        source = node.inputs[0]
-        assert source is not None
-        before, after = self._shape(source), self._shape(value)
-        if node.op_type == "Gather":
-            if node.attributes.get_int("axis", 0) % len(before) == len(before) - 1:
-                raise Stuck
-            return
-        axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
-        if axes is None or any(int(a) % len(before) == len(before) - 1 for a in axes.reshape(-1)):
-            raise Stuck
-        if before[-1] != after[-1]:
-            raise Stuck
 
     # -- downwards -----------------------------------------------------------------------------------------------
 
@@ -181,26 +164,13 @@ class _Shifts:
             return
         if node.domain or len(node.outputs) != 1 or node is self._going:
             raise Stuck  # what would end in the constant that goes would be lost with it
-        out, kind = node.outputs[0], node.op_type
-        if kind == "Shape":
+        record = known(node)
+        if node.op_type == "Shape":
             return
-        if kind in MOVING:
+        if record.orderly:
             self._move(node, [delta] * len(self._facts.shapes))
-        elif kind in ("Slice", "Gather") and slot == 0 and delta.ndim <= 1:
-            self._require_token_axis(node, out)
-            self.shift(out, delta)
-        elif kind in ("Add", "Sub"):
-            self._sum(node, slot, delta)
-        elif kind in ("Mul", "Div"):
-            self.shift(out, self._product(node, slot, delta))
-        elif kind == "Gemm" and slot == 0:
-            self._gemm(node, delta)
-        elif kind == "MatMul":
-            self._matmul(node, slot, delta)
-        elif kind == "Softmax":
-            self._forgotten(node, delta)
-        elif kind == "LayerNormalization" and slot == 0 and delta.size == 1:
-            return  # the same for all channels
+        elif record.shifts is not None:
+            record.shifts(self, node, slot, delta)
         else:
             raise Stuck
 
@@ -213,75 +183,23 @@ class _Shifts:
         for delta, shape, target in zip(deltas, before, after, strict=True):
             if shape is None or target is None:
                 raise Stuck
-            whole = np.broadcast_to(delta, shape)
-            if node.op_type == "Transpose":
-                moved.append(whole.transpose(node.attributes.get_ints("perm", list(range(whole.ndim))[::-1])))
-            else:
-                moved.append(whole.reshape(target))
-        least = [_least(one) for one in moved]
-        if all(np.array_equal(one, least[0]) for one in least) and (len(least) > 1 or self._facts.all_fixed):
-            self.shift(out, least[0])
+            carried = known(node).moves
+            assert carried is not None
+            given = (None,) * (len(node.inputs) - 1)
+            moved.append(carried(Moving(node, 0, (target,), given), [np.broadcast_to(delta, shape)]))
+        fewest = [least(one) for one in moved]
+        if all(np.array_equal(one, fewest[0]) for one in fewest) and (len(fewest) > 1 or self._facts.all_fixed):
+            self.shift(out, fewest[0])
             return
         if out.is_graph_output():
             raise Stuck
         for user, _ in out.uses():
-            if user.domain or user.op_type not in (*MOVING, "Shape") or user is self._going:
+            if not (known(user).orderly or (user.op_type == "Shape" and not user.domain)) or user is self._going:
                 raise Stuck
             if user.op_type != "Shape":
                 self._move(user, moved)
 
-    def _sum(self, node: ir.Node, slot: int, delta: FloatArray) -> None:
-        other = node.inputs[1 - slot]
-        assert other is not None
-        if constant(other) is not None and node.op_type == "Add":
-            self._add(other, -delta)
-            return
-        if other is node.inputs[slot]:
-            raise Stuck
-        self.shift(node.outputs[0], -delta if node.op_type == "Sub" and slot == 1 else delta)
-
-    def _product(self, node: ir.Node, slot: int, delta: FloatArray) -> FloatArray:
-        factor = constant(node.inputs[1 - slot])
-        if factor is None or factor.dtype != np.float32 or (node.op_type == "Div" and slot == 1):
-            raise Stuck
-        other = np.asarray(factor, np.float64)
-        return _least(delta * other if node.op_type == "Mul" else delta / other)
-
-    def _gemm(self, node: ir.Node, delta: FloatArray) -> None:
-        weight = constant(node.inputs[1])
-        if weight is None or node.attributes.get_int("transA", 0) != 0 or delta.ndim > 1:
-            raise Stuck
-        weight = np.asarray(weight.T if node.attributes.get_int("transB", 0) else weight, np.float64)
-        found = np.broadcast_to(delta, (len(weight),)) @ weight * node.attributes.get_float("alpha", 1.0)
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is None:
-            self.shift(node.outputs[0], found)
-            return
-        beta = node.attributes.get_float("beta", 1.0)
-        if not beta:
-            raise Stuck
-        self._add(bias, -found / beta)
-
-    def _matmul(self, node: ir.Node, slot: int, delta: FloatArray) -> None:
-        left, right = node.inputs
-        assert left is not None and right is not None
-        weight, out = _matrix(right), node.outputs[0]
-        if slot == 0:
-            if weight is None or delta.ndim > 1:
-                raise Stuck
-            self.shift(out, np.broadcast_to(delta, (len(weight),)) @ weight)
-            return
-        rows, columns = (delta.shape[a] if delta.ndim >= -a else 1 for a in (-2, -1))
-        if constant(left) is not None or delta.ndim < 1:
-            raise Stuck
-        if rows == 1 and adds_up(left, self._opset):
-            self.shift(out, delta)
-        elif columns == 1:
-            self._rows(out)
-        else:
-            raise Stuck
-
-    def _rows(self, value: ir.Value) -> None:
+    def shift_rows(self, value: ir.Value) -> None:
         """`value` has grown by something that is the same along its last axis. Raises: Stuck."""
         if value.is_graph_output():
             raise Stuck
@@ -289,26 +207,20 @@ class _Shifts:
             kind = node.op_type
             if node.domain:
                 raise Stuck
-            if kind == "Softmax" and _last_axis(node, len(self._shape(value)), self._opset):
+            if kind == "Softmax" and over_last_axis(node, len(self.shape(value)), self.opset):
                 continue
             if (
                 (kind in ("Add", "Sub") and node.inputs[1 - slot] is not value)
                 or (kind in ("Mul", "Div") and _is_number(node.inputs[1 - slot]) and (kind == "Mul" or slot == 0))
                 or (kind == "Where" and slot and _masks(node.inputs[3 - slot]))
             ):
-                self._rows(node.outputs[0])
+                self.shift_rows(node.outputs[0])
             elif kind != "Shape":
                 raise Stuck
 
-    def _forgotten(self, node: ir.Node, delta: FloatArray) -> None:
-        source = node.inputs[0]
-        assert source is not None
-        if (delta.ndim and delta.shape[-1] != 1) or not _last_axis(node, len(self._shape(source)), self._opset):
-            raise Stuck
-
     # -- ends ----------------------------------------------------------------------------------------------------
 
-    def _add(self, value: ir.Value | None, delta: FloatArray) -> None:
+    def add(self, value: ir.Value | None, delta: FloatArray) -> None:
         """To a constant, which keeps its shape."""
         found = constant(value)
         if value is None or found is None or found.dtype != np.float32 or len(value.uses()) != 1:
@@ -319,54 +231,18 @@ class _Shifts:
             raise Stuck from None
         self._added[value] = self._added[value] + grown if value in self._added else np.array(grown)
 
-    def _shape(self, value: ir.Value) -> tuple[int, ...]:
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """The probed shape. Raises: Stuck where it is not known."""
         shape = self._facts.shape(value)
         if shape is None:
             raise Stuck
         return shape
 
 
-def _least(array: FloatArray) -> FloatArray:
-    """Axes along which it is the same become 1; those in front go."""
-    for axis in range(array.ndim):
-        if array.shape[axis] > 1 and (array == array.take([0], axis)).all():
-            array = array.take([0], axis)
-    while array.ndim and array.shape[0] == 1:
-        array = array[0]
-    return array
-
-
 def _squeezed(array: FloatArray, rank: int) -> FloatArray:
     while array.ndim > rank and array.shape[0] == 1:
         array = array[0]
     return array
-
-
-def _matrix(value: ir.Value | None) -> FloatArray | None:
-    """A float32 weight [R, D], also behind Transposes."""
-    if value is None:
-        return None
-    found, transposed = value, False
-    while (node := found.producer()) is not None:
-        if node.op_type != "Transpose" or node.inputs[0] is None:
-            return None
-        found, transposed = node.inputs[0], not transposed
-    array = constant(found)
-    if array is None or array.ndim != 2 or array.dtype != np.float32:
-        return None
-    return np.asarray(array.T if transposed else array, np.float64)
-
-
-def adds_up(value: ir.Value, opset: int) -> bool:
-    """Do its rows add up to 1?"""
-    node = value.producer()
-    return node is not None and not node.domain and node.op_type == "Softmax" and _last_axis(node, None, opset)
-
-
-def _last_axis(node: ir.Node, rank: int | None, opset: int) -> bool:
-    """Is it a softmax over the last axis alone? (Before operator set 13 over all axes from `axis` on, 1 by default.)"""
-    axis = node.attributes.get_int("axis", -1 if opset >= 13 else 1)
-    return axis == -1 or (rank is not None and axis == rank - 1)
 
 
 def _is_number(value: ir.Value | None) -> bool:
@@ -379,4 +255,4 @@ def _masks(value: ir.Value | None) -> bool:
     return array is not None and bool((array <= MASKED).all())
 
 
-__all__ = ["adds_up", "fold_offsets", "forgotten"]
+__all__ = ["fold_offsets", "forgotten"]

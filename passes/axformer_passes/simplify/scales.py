@@ -14,10 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, origin
+from axformer_passes.operators import known
 
 Edit = Callable[[], None]
-MOVING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that carry each value over as it is."""
 
 
 def fold_scales(model: ir.Model) -> int:
@@ -69,7 +68,7 @@ def _pulled(value: ir.Value, factor: float, shared: frozenset[ir.Value]) -> list
         return None
     first = node.inputs[0]
     assert first is not None
-    if node.op_type in MOVING:
+    if known(node).orderly:
         return _pulled(first, factor, shared)
     if node.op_type == "MatMul":
         second = node.inputs[1]
@@ -123,4 +122,4 @@ def put(value: ir.Value, array: np.ndarray[tuple[int, ...], np.dtype[np.float64]
     value.const_value, value.shape = made, ir.Shape(array.shape)
 
 
-__all__ = ["MOVING", "Edit", "fold_scales", "own", "put"]
+__all__ = ["Edit", "fold_scales", "own", "put"]

@@ -10,6 +10,8 @@ x alone on this path is gated: what else reads it still reads x.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx_ir as ir
 
@@ -139,10 +141,14 @@ def _if_smaller(
 
 
 def bypass_all(graph: ir.Graph, examined: Examined) -> None:
-    """sum = Identity(residual) for every block that can be taken out; names stay, so stages extract alike."""
+    """sum = Identity(residual) for every block that can be taken out; names stay, so stages extract alike.
+
+    Parallel blocks that are added to one another have one sum and share a stage, whose blocks are switched by gates.
+    """
+    sums = Counter(block.sum for layer in examined.anatomy.layers for block in layer.blocks)
     for layer in examined.anatomy.layers:
         for block in layer.blocks:
-            if block.sum is None:
+            if block.sum is None or sums[block.sum] > 1:
                 continue
             total = find(graph, block.sum)
             node = total.producer()

@@ -4,8 +4,9 @@ The source is cut where blocks read the residual stream, into stages:
 
     prelude (embeddings, masks) | block | block | ... | read-out (pooler, classifier)
 
-A stage starts at the residual operand of its block's addition, which is one rule for post-norm and pre-norm alike. Each stage
-comes in several forms, which compute the same tensors:
+A stage starts at the residual operand of its block's addition, which is one rule for post-norm and pre-norm alike; parallel
+blocks, which read one stream and are added to it together, share a stage. Each stage comes in several forms, which compute the
+same tensors:
 
     plain    as in the source
     gated    x @ weight -> (x * gate) @ weight before the output projection, gate float[width] a run-time input: 0 takes a head or
@@ -30,9 +31,9 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import AttentionBlock, Block
 from axformer_passes.blocks import GatedBlock, gated_block, projection_of
-from axformer_passes.graph import anchor
+from axformer_passes.graph import anchor, clone_of, find
 from axformer_passes.io import Detached, detached
-from axformer_passes.recognise import Examined
+from axformer_passes.recognise import Examined, added_to
 from axformer_passes.stages.gates import bypass_all, gate_all
 from axformer_passes.stages.weight_inputs import weigh_all
 
@@ -93,7 +94,7 @@ class Staged:
 
     def _whole(self, form: Form) -> _Whole:
         if form not in self._wholes:
-            clone = self.examined.labelling.model.clone()
+            clone = clone_of(self.examined.labelling.model)
             for edit in _EDITS[form]:
                 edit(clone.graph, self.examined)
             self._wholes[form] = _Whole(detached(clone))
@@ -145,15 +146,11 @@ class _Levels:
 
 
 def _levels(examined: Examined) -> _Levels:
-    """A node's stage is the last boundary that it depends on."""
+    """A node's stage is the last boundary that it depends on; a boundary that no node stands behind is none."""
     graph = examined.labelling.model.graph
     boundaries = {str(v.name): 0 for v in graph.inputs}  # a block on a graph input stands in the prelude
-    last = 0
-    for layer in examined.anatomy.layers:
-        for block in layer.blocks:
-            if block.residual is not None and block.residual not in boundaries:
-                last += 1
-                boundaries[block.residual] = last
+    for name in _streams(examined):
+        boundaries.setdefault(name, len(boundaries))
     seen = {str(v.name): 0 for v in graph.inputs}
     made_in, of_node = dict(seen), {}
     for node in graph:
@@ -163,7 +160,27 @@ def _levels(examined: Examined) -> _Levels:
             name = str(value.name)
             made_in[name] = level
             seen[name] = max(level, boundaries.get(name, -1))
-    return _Levels(of_node, made_in)
+    number = {level: i for i, level in enumerate(sorted({0, *of_node.values()} - {-1}))} | {-1: -1}
+    return _Levels(*({name: number[level] for name, level in each.items()} for each in (of_node, made_in)))
+
+
+def _streams(examined: Examined) -> list[str]:
+    """For each block that can be taken out, the residual stream at its start, in order of layers.
+
+    Where attention and feed-forward are parallel, and added to one another first, neither has the stream for its residual: the
+    stream is what their sum is added to.
+
+        attended + fed -> + stream
+    """
+    blocks = [block for layer in examined.anatomy.layers for block in layer.blocks if block.sum is not None]
+    branches = {block.branch for block in blocks}
+    found = []
+    for block in blocks:
+        stream, total = str(block.residual), find(examined.labelling.model.graph, str(block.sum))
+        while stream in branches and (behind := added_to(total)) is not None:
+            stream, total = str(behind[0].name), behind[1]
+        found.append(stream)
+    return found
 
 
 def _inputs(node: ir.Node) -> list[ir.Value]:

@@ -1,4 +1,4 @@
-"""The state of a walk of channel labels through a graph, as the rules of operators see it, and the table of those rules."""
+"""The state of a walk of channel labels through a graph, as the rules of operators see it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
 from axformer_passes.graph import anchor, constant, origin
-from axformer_passes.operators.classes import Classes, IntArray, distinct, labels_in
 from axformer_passes.probe import Array
+from axformer_passes.registry.classes import Classes, IntArray, distinct, labels_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,17 +144,4 @@ def any_along(labels: IntArray, axis: int) -> IntArray:
     return np.broadcast_to(distinct(labels)[0].max(axis=axis, keepdims=True), shape)
 
 
-Rule = Callable[[Walk, ir.Node], None]
-
-RULES: dict[str, Rule] = {}
-"""One rule per operator, by type; `com.microsoft` operators by "com.microsoft::Type"."""
-
-
-def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of these operators."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
+ChannelRule = Callable[[Walk, ir.Node], None]

@@ -15,21 +15,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-_MOVES = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Slice",
-        "Split",
-        "Concat",
-        "Gather",
-        "Expand",
-        "Identity",
-    }
-)
+from axformer_passes.operators import OPERATORS
+
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 
 
@@ -61,7 +48,7 @@ def _integers(model: ModelProto) -> set[str]:
         reads = not integers.isdisjoint(node.input)
         if node.op_type == "DynamicQuantizeLinear":
             integers.add(node.output[0])
-        elif node.op_type == "QuantizeLinear" or (reads and node.op_type in _MOVES):
+        elif node.op_type == "QuantizeLinear" or (reads and _moves(node)):
             integers.update(node.output)
         elif reads and node.op_type in _PRODUCTS:
             if not all(_is_clear(node, slot, integers, weights) for slot in (0, 1)):
@@ -69,6 +56,12 @@ def _integers(model: ModelProto) -> set[str]:
         elif reads and node.op_type not in ("DequantizeLinear", "Shape", "Size"):
             return set()
     return integers
+
+
+def _moves(node: NodeProto) -> bool:
+    """Does it only move integers?"""
+    record = OPERATORS.get(node.op_type) if not node.domain else None
+    return record is not None and record.moves is not None
 
 
 def _twin(node: NodeProto, integers: set[str]) -> Iterator[NodeProto]:

@@ -1,4 +1,4 @@
-"""Rows of a tensor: some positions of the axis that holds its tokens, and what two probes say about shapes.
+"""Token rows of a tensor: some positions of the axis that holds its tokens, and what two probes say about shapes.
 
 x[B,S,D]     axis 1                      the same tokens for every row of the batch
 x[B,S,D]     axis 1, batch 0             a token of its own for every row of the batch
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from axformer_passes.graph import constant, operator, origin
+from axformer_passes.graph import constant, origin
 from axformer_passes.probe import Array
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -24,7 +24,7 @@ class Stop(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Some positions of the axis of a tensor that holds its tokens.
 
     axis     the token axis
@@ -56,13 +56,13 @@ class Rows:
         """How many tokens stay."""
         return 1 if isinstance(self.tokens, str) else len(self.tokens)
 
-    def at(self, axis: int | None, batch: int | None) -> Rows:
+    def at(self, axis: int | None, batch: int | None) -> TokenRows:
         """The same tokens in a tensor where they lie elsewhere. Raises: Stop where an axis is missing."""
         if axis is None or (batch is None and self.batch is not None):
             raise Stop("its tokens or its batch lie in no axis of their own")
         return dataclasses.replace(self, axis=axis, batch=batch)
 
-    def through(self, place: Callable[[int], int | None]) -> Rows:
+    def through(self, place: Callable[[int], int | None]) -> TokenRows:
         """The same tokens where `place` puts each axis."""
         return self.at(place(self.axis), None if self.batch is None else place(self.batch))
 
@@ -105,33 +105,7 @@ class Probes:
         return tuple(integers[str(value.name)] for integers in self.integers)
 
 
-Rule = Callable[[Probes, ir.Node, Rows], dict[int, Rows]]
-RULES: dict[str, Rule] = {}
-"""By type of operator: (probes, node, rows of its outputs) -> {slot: rows of that input}. Raises: Stop."""
-
-
-def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of these operators."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operators, function))
-        return function
-
-    return register
-
-
-def needed(probes: Probes, node: ir.Node, rows: Rows) -> dict[int, Rows]:
-    """{slot: rows} that `rows` of the node's outputs are made of. Raises: Stop."""
-    own = RULES.get(operator(node))
-    if own is None:
-        raise Stop("not token by token")
-    found = own(probes, node, rows)
-    if any(one.by_row and one.onto is None and one.batch is None for one in found.values()):
-        raise Stop("its batch lies in no axis of its own")
-    return found
-
-
-def aligned(probes: Probes, value: ir.Value | None, rows: Rows, rank: int) -> Rows | None:
+def aligned(probes: Probes, value: ir.Value | None, rows: TokenRows, rank: int) -> TokenRows | None:
     """The rows of an operand that is broadcast to an output of `rank`; None: it is the same for all tokens."""
     shapes = probes.shape(value)
     shift = rank - len(shapes[0])
@@ -149,3 +123,7 @@ def aligned(probes: Probes, value: ir.Value | None, rows: Rows, rank: int) -> Ro
     if batch >= 0 and any(shape[batch] != 1 for shape in shapes):
         return rows.at(axis, batch)
     return dataclasses.replace(rows, axis=axis, batch=None, onto=(rank, rows.batch))
+
+
+TokenRule = Callable[[Probes, ir.Node, TokenRows], dict[int, TokenRows]]
+"""(probes, node, rows of its outputs) -> {slot: rows of that input}; an input that it does not name is read whole. Raises: Stop."""

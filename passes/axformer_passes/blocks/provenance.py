@@ -3,9 +3,10 @@ them by constants.
 
     x @ W -> + b -> Reshape -> Transpose -> x 0.35      out[i] = factor[i] * (x @ W)[place[i]] + offset[i]
 
-The moves are executed on index arrays, with the shapes of one probe. What a move reads beside its data must be constant or a sum of
-products of sizes, so that probes of unlike sizes speak for all (`constants/facts.py`); for the target of a Reshape or Expand it is
-enough that it depends on sizes alone. Anything else raises `Unfollowed`, and says why.
+What moves numbers, and what scales or shifts them by a constant, is stated of each operator (`registry`). Moves are executed on
+index arrays, with the shapes of one probe. What a move reads beside its data must be constant or a sum of products of sizes, so
+that probes of unlike sizes speak for all (`probe.Facts`); for the target of a Reshape or Expand it is enough that it depends on
+sizes alone. Anything else raises `Unfollowed`, and says why.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_passes.graph import anchor, constant, made_of_shapes
-from axformer_passes.probe.facts import Facts
+from axformer_passes.operators import Operator, known
+from axformer_passes.probe import Facts
+from axformer_passes.registry import AffineRule, Moving
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-_SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-_MOVES = _SHAPED | {"Concat", "Expand", "Gather", "Identity", "Slice", "Split", "Tile", "Transpose"}
-_TOLD = frozenset({"Expand", "Reshape"})
-_CONSTANTS = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 class Unfollowed(Exception):
@@ -49,13 +48,14 @@ class Trail:
     def onto(self, shape: tuple[int, ...]) -> Trail:
         """Broadcast. Raises: Unfollowed."""
         try:
-            place, factor, offset = (np.broadcast_to(one, shape) for one in self._arrays)
+            place, factor, offset = (np.broadcast_to(one, shape) for one in self.arrays)
         except ValueError:
             raise Unfollowed(f"{list(self.place.shape)} cannot be repeated to {list(shape)}") from None
         return Trail(place, factor, offset)
 
     @property
-    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """place, factor and offset."""
         return self.place, self.factor, self.offset
 
 
@@ -141,13 +141,13 @@ def base_of(value: ir.Value) -> ir.Node:
         product, node = product_of(one), one.producer()
         if product is not None:
             found.add(product)
-        elif node is None or node.domain or node.op_type not in _MOVES | _CONSTANTS:
+        elif node is None or not _follows(node):
             what = f"the input {one.name!r}" if node is None else f"{node.op_type} {anchor(node)!r}"
             raise Unfollowed(
                 f"its right side comes from {what}, which is neither moved nor a projection by a constant matrix"
             )
         else:
-            sources = node.inputs[:1] if node.op_type in _MOVES - {"Concat"} else node.inputs
+            sources = node.inputs[:1] if _moves_one(node) else node.inputs
             new = [v for v in sources if v is not None and v not in seen and not is_constant(v)]
             seen.update(new)
             queue.extend(new)
@@ -161,9 +161,7 @@ def product_behind(value: ir.Value) -> ir.Node | None:
     while product_of(value) is None:
         node = value.producer()
         sources = [v for v in node.inputs if v is not None and not is_constant(v)] if node is not None else []
-        if node is None or node.domain or not sources:
-            return None
-        if node.op_type not in _MOVES | _CONSTANTS or (len(sources) > 1 and node.op_type not in _MOVES - {"Concat"}):
+        if node is None or not sources or not _follows(node) or (len(sources) > 1 and not _moves_one(node)):
             return None
         value = sources[0]
     return product_of(value)
@@ -174,9 +172,19 @@ def way(value: ir.Value) -> Iterator[ir.Value]:
     while True:
         yield value
         node = value.producer()
-        if node is None or node.domain or node.op_type not in _MOVES - {"Concat"} or node.inputs[0] is None:
+        if node is None or not _moves_one(node) or node.inputs[0] is None:
             return
         value = node.inputs[0]
+
+
+def _follows(node: ir.Node) -> bool:
+    """Does it move numbers, or scale or shift them where an operand is constant?"""
+    return known(node).moves is not None or known(node).affine is not None
+
+
+def _moves_one(node: ir.Node) -> bool:
+    """Does it move the numbers of its first input alone?"""
+    return known(node).moves is not None and not known(node).joins
 
 
 class Trails:
@@ -214,65 +222,37 @@ class Trails:
         node = value.producer()
         if node is None:
             raise Unfollowed(f"{value.name!r} is no projection")
-        if not node.domain and node.op_type in _MOVES:
-            return self._moved(node, value)
-        if not node.domain and node.op_type in _CONSTANTS:
-            return self._combined(node, value)
+        record = known(node)
+        if record.moves is not None:
+            return self._moved(node, value, record)
+        if record.affine is not None:
+            return self._combined(node, value, record.affine)
         raise Unfollowed(f"{node.op_type} {anchor(node)!r} is neither a move nor a projection")
 
-    def _combined(self, node: ir.Node, value: ir.Value) -> Trail:
+    def _combined(self, node: ir.Node, value: ir.Value, affine: AffineRule) -> Trail:
         """A constant is added, subtracted, a factor or a divisor."""
         slot = next((i for i in (1, 0) if is_constant(node.inputs[i])), None)
         data = None if slot is None else node.inputs[1 - slot]
-        if slot is None or data is None or (slot == 0 and node.op_type == "Div"):
+        found = None if slot is None else affine(slot, self._number(node.inputs[slot]))
+        if data is None or found is None:
             raise Unfollowed(f"{node.op_type} {anchor(node)!r} combines it with what is no constant")
-        shape, other = self.shape(value), self._number(node.inputs[slot])
-        trail = self.of(data).onto(shape)
-        if node.op_type in ("Mul", "Div"):
-            by = other if node.op_type == "Mul" else 1 / np.where(other == 0, np.nan, other)
-            return Trail(trail.place, trail.factor * by, trail.offset * by)
-        if node.op_type == "Sub":
-            sign = -1.0 if slot == 0 else 1.0  # c - x
-            return Trail(trail.place, trail.factor * sign, sign * (trail.offset - other))
-        return Trail(trail.place, trail.factor, trail.offset + other)
+        factor, offset = found
+        trail = self.of(data).onto(self.shape(value))
+        return Trail(trail.place, trail.factor * factor, trail.offset * factor + offset)
 
-    def _moved(self, node: ir.Node, value: ir.Value) -> Trail:
-        if node.op_type == "Concat":
-            parts = [self.of(v)._arrays for v in node.inputs if v is not None]
-            axis = node.attributes.get_int("axis")
-            place, factor, offset = (np.concatenate(some, axis) for some in zip(*parts, strict=True))
-            return Trail(place, factor, offset)
-        source = node.inputs[0]
-        if source is None:
+    def _moved(self, node: ir.Node, value: ir.Value, record: Operator) -> Trail:
+        sources = [v for v in (node.inputs if record.joins else node.inputs[:1]) if v is not None]
+        if not sources or record.moves is None:
             raise Unfollowed(f"{node.op_type} {anchor(node)!r} moves nothing")
-        given = [self._integers(node, v) for v in node.inputs[1:]]
-        trail = self.of(source)
-        if node.op_type == "Expand":
-            return trail.onto(self.shape(value))
+        given = () if record.joins else tuple(self._integers(node, v) for v in node.inputs[1:])
+        trails = [self.of(v) for v in sources]
+        shapes = () if record.joins else tuple(self.shape(v) for v in node.outputs)
+        move = Moving(node, value.index() or 0, shapes, given)
         try:
-            place, factor, offset = (self._move(node, value, one, given) for one in trail._arrays)
-        except (ValueError, LookupError, TypeError) as error:
+            place, factor, offset = (record.moves(move, some) for some in zip(*(t.arrays for t in trails), strict=True))
+        except (ValueError, LookupError, TypeError, AssertionError) as error:
             raise Unfollowed(f"{node.op_type} {anchor(node)!r}: {error}") from None
         return Trail(place, factor, offset)
-
-    def _move(
-        self, node: ir.Node, value: ir.Value, array: npt.NDArray[Any], given: list[IntArray | None]
-    ) -> npt.NDArray[Any]:
-        kind, shape, axis = node.op_type, self.shape(value), node.attributes.get_int("axis", 0)
-        if kind in _SHAPED:
-            return array.reshape(shape)
-        if kind == "Transpose":
-            return array.transpose(node.attributes.get_ints("perm", list(range(array.ndim))[::-1]))
-        if kind == "Tile":
-            return np.tile(array, given[0])  # type: ignore[arg-type]
-        if kind == "Gather":
-            return np.take(array, given[0], axis)  # type: ignore[arg-type]
-        if kind == "Split":
-            ends = np.cumsum([self.shape(v)[axis] for v in node.outputs])[:-1]
-            return np.split(array, ends, axis)[value.index() or 0]
-        if kind == "Slice":
-            return array[_window(array.ndim, given)]
-        return array
 
     def _integers(self, node: ir.Node, value: ir.Value | None) -> IntArray | None:
         """What a move reads beside its data. Raises: Unfollowed where that could differ from input to input."""
@@ -281,7 +261,7 @@ class Trails:
         array = constant(value)
         if array is not None:
             return np.asarray(array, np.int64)
-        if node.op_type in _TOLD and made_of_shapes(value):
+        if known(node).told and made_of_shapes(value):
             return None
         found = self._facts.values(value) if value in self._sizes else None
         if found is None:
@@ -295,21 +275,6 @@ class Trails:
         if array is None:
             raise Unfollowed(f"{value.name if value is not None else None!r} is no constant")
         return np.asarray(array, np.float64)
-
-
-def _window(rank: int, given: list[IntArray | None]) -> tuple[slice, ...]:
-    """The index of a Slice with these starts, ends, axes and steps."""
-    starts, ends, axes, steps = [*given, None, None][:4]
-    if starts is None or ends is None:
-        raise ValueError("its bounds are attributes (before operator set 10)")
-    axes = np.arange(starts.size) if axes is None else axes % rank
-    steps = np.ones(starts.size, np.int64) if steps is None else steps
-    index = [slice(None)] * rank
-    for start, end, axis, step in zip(*(a.reshape(-1).tolist() for a in (starts, ends, axes, steps)), strict=True):
-        if step < 0:
-            raise ValueError("it runs backwards")
-        index[axis] = slice(start, end, step)
-    return tuple(index)
 
 
 __all__ = [

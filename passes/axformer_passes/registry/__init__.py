@@ -1,0 +1,61 @@
+"""What may be stated of an operator, and the registry where it is: the state that its rules see, one record an operator.
+
+Takes what the files of `axformer_passes.operators` state; whoever walks a graph asks it, and imports those files' room.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.registry.additive import Shifting, Stuck, least
+from axformer_passes.registry.classes import Classes, IntArray, distinct, labels_in
+from axformer_passes.registry.cut_edits import Cutting, follow_all, follow_beside
+from axformer_passes.registry.number_moves import AffineRule, Array, FloatArray, Moving
+from axformer_passes.registry.record import (
+    OPERATORS,
+    Operator,
+    affine,
+    channels,
+    cost,
+    cut_edit,
+    known,
+    moves,
+    shifts,
+    tokens,
+)
+from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned
+from axformer_passes.registry.walk import Carrier, Product, Walk, any_along
+
+__all__ = [
+    "OPERATORS",
+    "AffineRule",
+    "Array",
+    "Carrier",
+    "Classes",
+    "Cutting",
+    "FloatArray",
+    "IntArray",
+    "Moving",
+    "Operator",
+    "Probes",
+    "Product",
+    "Shapes",
+    "Shifting",
+    "Stop",
+    "Stuck",
+    "TokenRows",
+    "Walk",
+    "affine",
+    "aligned",
+    "any_along",
+    "channels",
+    "cost",
+    "cut_edit",
+    "distinct",
+    "follow_all",
+    "follow_beside",
+    "known",
+    "labels_in",
+    "least",
+    "moves",
+    "shifts",
+    "tokens",
+]
