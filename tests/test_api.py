@@ -14,7 +14,9 @@ from test_report import report as make_report
 
 import axformer_onnx as ax
 from axformer_onnx import cli
-from axformer_onnx.result.report import html, html_table
+from axformer_onnx.options import OptimizeOptions, make
+from axformer_onnx.result.report import Report, html, html_table, markdown
+from axformer_onnx.result.report.words import options_line
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = ("apply", "export", "inspect", "optimize", "score")
@@ -29,7 +31,7 @@ def beside_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, "Plan"])
+@pytest.mark.parametrize("name", [*FUNCTIONS, "Plan", "Task"])
 def test_the_example_in_a_docstring_runs_and_gives_what_it_shows(beside_the_models: Path, name: str) -> None:
     found = doctest.DocTestFinder(recurse=False).find(getattr(ax, name), name, globs={"Plan": ax.Plan})
     (example,) = [one for one in found if one.examples]
@@ -158,6 +160,13 @@ def test_a_mistake_in_an_option_is_one_line_that_names_it(options: dict[str, Any
     assert str(refused.value) == message
 
 
+def test_scores_are_shown_as_a_table_in_a_notebook_and_as_one_line_elsewhere() -> None:
+    result = ax.score(ROOT / "models" / "nli-mini", task="mnli", length=8)
+    (record,) = result.models.values()
+    assert f'<td style="padding:2px 8px;text-align:left">{record.score:.2f}</td>' in result._repr_html_()
+    assert "\n" not in repr(result) and f"{record.score:.2f}" in repr(result)
+
+
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(ax.UsageError, match=r"^task is missing$"):
         ax.score(ROOT / "models" / "nli-mini")
@@ -185,6 +194,24 @@ def test_the_notebook_display_escapes_every_text() -> None:
     report = make_report(task="<script>alert(1)</script>", warnings=["<i>loud</i>"])
     shown = html(report)
     assert "<script" not in shown and "<i>" not in shown and "&lt;i&gt;loud" in shown
+
+
+def test_the_report_says_with_which_options_it_was_made_as_the_command_line_has_them() -> None:
+    given = make(
+        OptimizeOptions,
+        {
+            "model": ROOT / "models" / "nli-mini",
+            "task": "mnli",
+            "speedup": 2,
+            "length": [8, 16],
+            "refit_classifier": True,
+        },
+    )
+    assert given.stated() == {"task": "mnli", "speedup": 2.0, "refit_classifier": True, "length": [8, 16]}
+    report = make_report(options=given.stated())
+    assert options_line(report) == "--task mnli --speedup 2.0 --refit-classifier --length 8 --length 16"
+    assert options_line(Report.model_validate_json(report.dumps())) == options_line(report)
+    assert options_line(report) in markdown(report)
 
 
 def test_a_result_is_one_line_and_hands_out_what_is_asked_for_most(tmp_path: Path) -> None:

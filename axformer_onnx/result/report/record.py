@@ -191,6 +191,7 @@ class Report(_Record):
     majority_rate   accuracy of always answering the most frequent label of the report rows, in points; None
                     where that means nothing
     control         a random plan of equal size, or None where nothing was removed
+    options         the task, and every option of the run that was not its default, by name
     notes           sentences for the reader: label mapping, truncation, provider fallback, data overlap
     warnings        sentences that change how the figures are to be read
     """
@@ -216,6 +217,7 @@ class Report(_Record):
     data: list[DataRecord]
     notes: list[str]
     warnings: list[str]
+    options: dict[str, bool | int | float | str | list[int | str]] = {}
     provider: str
     threads: int | None
     versions: dict[str, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from axformer_onnx.options import flag
 from axformer_onnx.records import Interval
 from axformer_onnx.result.report.record import (
     ComparisonRecord,
@@ -178,6 +179,15 @@ def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
     if report.search.interrupted:
         text += "; interrupted: run the same command again to go on"
     return text + "."
+
+
+def options_line(report: Report) -> str:
+    """The options of the run as the command line has them, those at their defaults left out."""
+    said = []
+    for name, value in report.options.items():
+        for one in value if isinstance(value, list) else [value]:
+            said.append(flag(name) if one is True else f"{flag(name)} {one}")
+    return " ".join(said)
 
 
 FRONTIER_HEADER = ("speedup", "select rows", "below the source", "judged", "divergence", "file size", "plan")
