@@ -83,6 +83,8 @@ def test_every_point_of_the_frontier_is_a_plan_that_apply_builds(
     assert whole.report.compensation is not None
     points = whole.report.compensation.frontier
     assert len(points) >= 6 and sum(point.chosen for point in points) == 1
+    assert [point.plan.parent for point in whole.frontier] == [whole.output / "frontier"] * len(points)
+    assert [point.speedup.value for point in whole.frontier] == sorted(point.speedup.value for point in points)
     for number, point in enumerate(points):
         path = apply(whole.output / point.folder / "plan.json", folder, tmp_path / f"{number}.onnx")
         assert path.stat().st_size == point.size_bytes
