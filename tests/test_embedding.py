@@ -213,9 +213,10 @@ def test_a_model_without_embeddings_and_a_pooling_that_is_not_known_are_refused(
 def test_optimize_ends_with_a_smaller_graph_whose_embeddings_are_compared_with_the_sources(
     tmp_path: Path, data: Path, case: str, search: Any
 ) -> None:
+    from axformer_onnx.inputs.goal import Goal
+
     from axformer_onnx.commands.optimization import OptimizeOptions, optimize
     from axformer_onnx.exporting import export
-    from axformer_onnx.inputs.goal import Goal
 
     checkpoint, folder = tiny_tasks.sentence_checkpoint(tmp_path / "in"), tmp_path / "model"
     if case == "exported":

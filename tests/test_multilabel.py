@@ -183,8 +183,9 @@ def test_head_of_sigmoids_is_refitted_as_scikit_learn_would() -> None:
 
 @pytest.mark.parametrize("search", ["compensated", "robust"])
 def test_optimize_ends_with_a_smaller_graph_and_a_report(tmp_path: Path, search: Any) -> None:
-    from axformer_onnx.commands.optimization import OptimizeOptions, optimize
     from axformer_onnx.inputs.goal import Goal
+
+    from axformer_onnx.commands.optimization import OptimizeOptions, optimize
     from axformer_onnx.scoring.evaluation import Machine
 
     folder = tiny_tasks.multilabel_folder(tmp_path / "model")

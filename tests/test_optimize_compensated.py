@@ -111,7 +111,7 @@ def test_graphs_lie_on_the_disk_while_they_may_win_and_the_winner_is_not_built_a
         return apply_plan(model, plan, *rest, **more)
 
     monkeypatch.setattr("axformer_passes.apply.apply_plan", applied)  # as what comes after the search finds it
-    result = run(folder, tmp_path / "out", Watcher(part=part), goal=Goal("drop", 20.0))
+    result = run(folder, tmp_path / "out", Watcher(part=part), max_drop=20.0)
     assert len(graphs) >= 3 and set(graphs) == {1}
     assert len(late) == 1 and late[0].weights is None, "the random plan of equal size alone"
     assert result.plan.weights is not None and not [*tmp_path.glob("out/frontier/*/model.onnx*")]
