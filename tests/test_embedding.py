@@ -213,8 +213,6 @@ def test_a_model_without_embeddings_and_a_pooling_that_is_not_known_are_refused(
 def test_optimize_ends_with_a_smaller_graph_whose_embeddings_are_compared_with_the_sources(
     tmp_path: Path, data: Path, case: str, search: Any
 ) -> None:
-    from axformer_onnx.inputs.goal import Goal
-
     from axformer_onnx.commands.optimization import OptimizeOptions, optimize
     from axformer_onnx.exporting import export
 
@@ -223,9 +221,9 @@ def test_optimize_ends_with_a_smaller_graph_whose_embeddings_are_compared_with_t
         export(checkpoint, folder, exporter="torchscript")
     else:
         tiny_tasks.token_folder(checkpoint, folder)
-    changes = {"goal": Goal("size", 0.8)} if search == "compensated" else {}
+    changes = {"size": 0.8} if search == "compensated" else {}
     options = OptimizeOptions(
-        folder, TASK, tmp_path / "out", data=str(data), shapes=((1, 8),), machine=Machine(threads=1), effort="low",
+        model=folder, task=TASK, output=tmp_path / "out", data=str(data), length=(8,), threads=1, effort="low",
         search=search, **changes,
     )  # fmt: skip
     report = optimize(options).report
@@ -237,7 +235,7 @@ def test_optimize_ends_with_a_smaller_graph_whose_embeddings_are_compared_with_t
         assert report.compensation is not None
         exact = min(report.compensation.frontier, key=lambda point: point.divergence)
         assert exact.score == pytest.approx(100, abs=1e-3)  # select rows are unlabelled: likeness to the source
-    again = score(ScoreOptions((folder, tmp_path / "out"), TASK, str(data), Machine(threads=1), ((1, 8),)))
+    again = score(ScoreOptions(models=(folder, tmp_path / "out"), task=TASK, data=str(data), threads=1, length=(8,)))
     found = [model.metrics for model in again.models.values()]
     assert found == [report.source.metrics, report.candidate.metrics]
 
@@ -247,7 +245,9 @@ def test_classifier_of_embeddings_cannot_be_refitted(tmp_path: Path, data: Path)
 
     folder = tiny_tasks.token_folder(tiny_tasks.sentence_checkpoint(tmp_path / "in"), tmp_path / "model")
     with pytest.raises(UsageError, match="--refit-classifier: a task of kind embedding"):
-        optimize(OptimizeOptions(folder, TASK, tmp_path / "out", data=str(data), refit_classifier=True))
+        optimize(
+            OptimizeOptions(model=folder, task=TASK, output=tmp_path / "out", data=str(data), refit_classifier=True)
+        )
 
 
 def test_a_classification_refuses_a_model_of_hidden_states(tmp_path: Path, data: Path) -> None:

@@ -183,16 +183,13 @@ def test_head_of_sigmoids_is_refitted_as_scikit_learn_would() -> None:
 
 @pytest.mark.parametrize("search", ["compensated", "robust"])
 def test_optimize_ends_with_a_smaller_graph_and_a_report(tmp_path: Path, search: Any) -> None:
-    from axformer_onnx.inputs.goal import Goal
-
     from axformer_onnx.commands.optimization import OptimizeOptions, optimize
-    from axformer_onnx.scoring.evaluation import Machine
 
     folder = tiny_tasks.multilabel_folder(tmp_path / "model")
     compensated = search == "compensated"
-    changes: dict[str, Any] = {"goal": Goal("size", 0.8), "refit_classifier": True} if compensated else {}
+    changes: dict[str, Any] = {"size": 0.8, "refit_classifier": True} if compensated else {}
     options = OptimizeOptions(
-        folder, TASK, tmp_path / "out", shapes=((1, 8),), machine=Machine(threads=1), effort="low", search=search, **changes
+        model=folder, task=TASK, output=tmp_path / "out", length=(8,), threads=1, effort="low", search=search, **changes
     )  # fmt: skip
     report = optimize(options).report
     assert report.metric == "micro-f1" and set(report.source.metrics) == {"micro-f1", "macro-f1", "exact-match"}
