@@ -253,4 +253,6 @@ def test_classifier_of_embeddings_cannot_be_refitted(tmp_path: Path, data: Path)
 def test_a_classification_refuses_a_model_of_hidden_states(tmp_path: Path, data: Path) -> None:
     folder = tiny_tasks.token_folder(tiny_tasks.sentence_checkpoint(tmp_path / "in"), tmp_path / "model")
     with pytest.raises(DataError, match="the model has last_hidden_state"):
-        score(ScoreOptions((folder,), own_task("classification", ["sentence1", "sentence2"]), str(data)))
+        score(
+            ScoreOptions(models=(folder,), task=own_task("classification", ["sentence1", "sentence2"]), data=str(data))
+        )

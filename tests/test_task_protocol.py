@@ -16,7 +16,6 @@ from tiny_classifier import save_classifier
 from axformer_onnx.commands import ScoreOptions, score
 from axformer_onnx.errors import DataError, UsageError
 from axformer_onnx.records import FloatArray, Interval
-from axformer_onnx.scoring import Machine
 from axformer_onnx.tasks import (
     CLASSIFICATION,
     Answers,
@@ -94,7 +93,7 @@ def folder_of(folder: Path, value: float) -> Path:
 def test_a_kind_that_a_test_registers_goes_through_score(counting: Kind, tmp_path: Path) -> None:
     one, two = folder_of(tmp_path / "one", 1.0), folder_of(tmp_path / "two", 2.0)
     task = own_task("counting", ["one", "two"], "word")
-    options = ScoreOptions((one, two), task, str(one / "rows.jsonl"), Machine(threads=1), shapes=((1, 4),))
+    options = ScoreOptions(models=(one, two), task=task, data=str(one / "rows.jsonl"), threads=1, length=(4,))
     found = score(options)
     scores, losses = zip(*((model.score, model.loss) for model in found.models.values()), strict=True)
     assert scores == (50.0, 50.0)  # two texts a row: 1 + 1 letters, 2 + 2 letters
