@@ -134,6 +134,17 @@ ROW = '{"premise": "w5", "hypothesis": "w6", "label": "neutral"}\n'
         (["optimize", "{model}", "--task", "mlni"], 2, "Did you mean mnli?"),
         (["optimize", "{model}", "--task", "custom"], 2, "--task custom needs --columns"),
         (["optimize", "{model}", "--task", "mnli", "--metric", "f1"], 2, "--metric is for --task custom"),
+        (
+            ["optimize", "{model}", "--task", "multilabel", "--metric", "f1"],
+            2,
+            "Metrics: micro-f1, macro-f1, exact-match",
+        ),
+        (
+            ["optimize", "{model}", "--task", "embedding", "--columns", "a,b,c"],
+            2,
+            "3 text columns (a, b, c); expected 1 or 2",
+        ),
+        (["optimize", "{model}", "--task", "embedding", "--columns", "premise,hypothesis"], 2, "no output is called"),
         (["optimize", "{model}", "--task", "sst2"], 2, "no column 'sentence'; found: premise, hypothesis, label"),
         (["optimize", "{model}", "--task", "mnli", "--data", "{tmp}/none.jsonl"], 2, "no such file"),
         (["optimize", "{model}", "--task", "mnli", "--data", "{empty}"], 2, "empty"),

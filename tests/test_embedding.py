@@ -159,6 +159,8 @@ def test_unlabelled_rows_are_scored_by_their_likeness_to_the_source() -> None:
     assert (source.metric, source.value) == ("cosine", 100.0) and found.value < 100
     compared = compare(source, found, none, TASK, MAP)
     assert compared.outcome == "worse" and compared.difference.value == pytest.approx(found.value - 100)
+    with pytest.raises(DataError, match="embeddings have 4 numbers, those to compare with have 8"):
+        evaluate(b[:, :, :4], none, TASK, MAP, a)
     assert compare(source, source, none, TASK, MAP).outcome == "no significant difference"
 
 
@@ -227,9 +229,13 @@ def test_optimize_ends_with_a_smaller_graph_whose_embeddings_are_compared_with_t
         search=search, **changes,
     )  # fmt: skip
     report = optimize(options).report
+    compensated = search == "compensated"
+    assert [note for note in report.notes if "have no labels" in note] == [
+        "the select rows have no labels: they are scored by cosine, 100 x the mean cosine to the source's embeddings"
+    ]
     assert report.metric == "spearman" and report.source.metrics["cosine"] == 100
     assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
-    if search == "compensated":
+    if compensated:
         assert report.candidate.size_bytes <= 0.8 * report.source.size_bytes
         assert 0 < report.candidate.metrics["cosine"] < 100
         assert report.compensation is not None
@@ -250,9 +256,7 @@ def test_classifier_of_embeddings_cannot_be_refitted(tmp_path: Path, data: Path)
         )
 
 
-def test_a_classification_refuses_a_model_of_hidden_states(tmp_path: Path, data: Path) -> None:
+def test_a_regression_refuses_a_model_of_hidden_states(tmp_path: Path, data: Path) -> None:
     folder = tiny_tasks.token_folder(tiny_tasks.sentence_checkpoint(tmp_path / "in"), tmp_path / "model")
     with pytest.raises(DataError, match="the model has last_hidden_state"):
-        score(
-            ScoreOptions(models=(folder,), task=own_task("classification", ["sentence1", "sentence2"]), data=str(data))
-        )
+        score(ScoreOptions(models=(folder,), task=own_task("regression", ["sentence1", "sentence2"]), data=str(data)))

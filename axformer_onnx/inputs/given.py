@@ -98,6 +98,8 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         unused.append(
             "the classifier was refitted with the labels of the search rows, where that helped (--refit-classifier)"
         )
+    scored = [reading.task.kind.note_on(role, rows[role].labels) for role in ("select", "report") if role in rows]
+    unused += [note for note in scored if note]
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
     notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))

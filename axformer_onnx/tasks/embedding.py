@@ -58,7 +58,7 @@ class Embedding(Kind):
     def found_columns(self, task: Task, found: Sequence[str], *, labelled: bool) -> tuple[tuple[str, ...], str | None]:
         """The task's own with their label, where the file has one; else others, without."""
         if set(task.columns) <= set(found):
-            return task.columns, task.label if labelled and task.label in found else None
+            return task.columns, task.label if labelled and len(task.columns) == 2 and task.label in found else None
         return next((names for names in UNLABELLED if set(names) <= set(found)), task.columns), None
 
     def numbered(self, task: Task, sets: Sequence[LabelColumn]) -> tuple[list[Array], tuple[str, ...]]:
@@ -105,8 +105,14 @@ class Embedding(Kind):
             raise DataError(f"embeddings have the shape {list(outputs.shape)}, expected [{len(labels)}, texts, width]")
 
     def losses(self, outputs: FloatArray, labels: Array, label_map: LabelMap, source: FloatArray | None) -> FloatArray:
-        """The divergence from the source; 0 for the source itself."""
-        return np.zeros(len(outputs)) if source is None else self.divergence(source, outputs)
+        """The divergence from the source; 0 for the source itself. Raises: DataError for embeddings of another width."""
+        if source is None:
+            return np.zeros(len(outputs))
+        if source.shape != outputs.shape:
+            raise DataError(
+                f"embeddings have {outputs.shape[-1]} numbers, those to compare with have {source.shape[-1]}"
+            )
+        return self.divergence(source, outputs)
 
     def divergence(self, source: FloatArray, found: FloatArray) -> FloatArray:
         """1 - cosine, mean over the texts."""
@@ -121,6 +127,12 @@ class Embedding(Kind):
     def metric_names(self, task: Task, answers: Answers) -> tuple[str, tuple[str, ...]]:
         """Correlations for labelled rows alone."""
         return ("cosine", ("cosine",)) if np.isnan(answers.labels).any() else (task.metric, task.metrics)
+
+    def note_on(self, role: str, labels: Array) -> str | None:
+        """Where rows have no labels."""
+        if not np.isnan(labels).any():
+            return None
+        return f"the {role} rows have no labels: they are scored by cosine, 100 x the mean cosine to the source's embeddings"
 
     def reported(self, metric: str) -> tuple[str, ...]:
         """The likeness to the source, too."""

@@ -166,6 +166,10 @@ class Kind(abc.ABC):
         """What a task of the user's own reports whose main metric is `metric`."""
         return (metric,)
 
+    def note_on(self, role: str, labels: Array) -> str | None:
+        """A sentence for the user where rows of a role are scored in another way than the task says."""
+        return None
+
     def majority_rate(self, answers: Answers) -> float | None:
         """Accuracy of always giving the most frequent label, in points; None where that means nothing."""
         return None
