@@ -1,3 +1,79 @@
-"""axformer-onnx: smaller, faster ONNX transformers that score at least as well."""
+"""axformer-onnx: smaller, faster ONNX transformers that score at least as well.
+
+    import axformer_onnx as ax
+
+    result = ax.optimize("model.onnx", task="sst2", data="rows.jsonl", speedup=2.0)
+    result.path, result.score, result.frontier
+
+Each subcommand of the command line is a function here, with the same options. What it needs is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from axformer_onnx.api import apply, export, inspect, optimize, score
+    from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, ScorePair, ScoreResult
+    from axformer_onnx.errors import (
+        AxformerError,
+        DataError,
+        ModelError,
+        PlanError,
+        RecogniseError,
+        RuntimeFailure,
+        UsageError,
+        VerifyError,
+    )
+    from axformer_onnx.exporting import ExportResult
+    from axformer_onnx.tasks import Task
+    from axformer_passes.plan import Plan
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AxformerError",
+    "DataError",
+    "ExportResult",
+    "Inspection",
+    "ModelError",
+    "OperatingPoint",
+    "OptimizeResult",
+    "Plan",
+    "PlanError",
+    "RecogniseError",
+    "RuntimeFailure",
+    "ScorePair",
+    "ScoreResult",
+    "Task",
+    "UsageError",
+    "VerifyError",
+    "__version__",
+    "apply",
+    "export",
+    "inspect",
+    "optimize",
+    "score",
+]
+
+_HOMES = {
+    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "score"),
+    "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "ScorePair", "ScoreResult"),
+    "axformer_onnx.exporting": ("ExportResult",),
+    "axformer_onnx.tasks": ("Task",),
+    "axformer_passes.plan": ("Plan",),
+}
+"""Where a name is, if not with the errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'axformer_onnx' has no attribute {name!r}")
+    home = next((module for module, names in _HOMES.items() if name in names), "axformer_onnx.errors")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -47,11 +47,12 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
 from axformer_onnx.scoring import stage_scorer as stages
 from axformer_onnx.scoring.outputs import logits_output
-from axformer_onnx.search.compensated.divergence import Race, row_divergence
-from axformer_onnx.search.compensated.levels import Choice
-from axformer_onnx.search.compensated.preparation import Preparation
+from axformer_onnx.search.compensated import preparation
+from axformer_onnx.search.compensated.divergence import Race
+from axformer_onnx.search.compensated.levels import Choice, Levels
+from axformer_onnx.search.compensated.preparation import Scored, SearchInputs
 from axformer_onnx.search.compensated.tuning import EFFORTS
-from axformer_onnx.search.compensated.workers import Task
+from axformer_onnx.search.compensated.workers import Question
 from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import save_model
@@ -64,14 +65,14 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini" / "model.o
 class PlainLoop:
     """Surgery, save, load, full evaluation on all search rows of a prepared search."""
 
-    def __init__(self, made: Preparation) -> None:
-        self.made, self.given = made, made.given
-        self.source = self._outputs(self._session(made.given.source.path))
+    def __init__(self, inputs: SearchInputs, levels: Levels) -> None:
+        self.inputs, self.levels, self.given = inputs, levels, inputs.given
+        self.source = self._outputs(self._session(inputs.given.source.path))
 
     def __call__(self, choice: Choice) -> tuple[dict[str, float], FloatArray]:
         """({step: seconds}, float64[search rows] divergences, in file order)."""
         marks = [time.perf_counter()]
-        plan, weights = self.made.levels.plan(choice, self.made.start)
+        plan, weights = self.levels.plan(choice, self.inputs.start)
         graph = apply_plan(self.given.source.model, plan, run_once, weights=weights or None)
         marks.append(time.perf_counter())
         with tempfile.TemporaryDirectory() as folder:
@@ -82,11 +83,11 @@ class PlainLoop:
             marks.append(time.perf_counter())
             outputs = self._outputs(session)
             marks.append(time.perf_counter())
-        found = row_divergence(self.source, outputs, regression=self.given.reading.task.regression)
+        found = self.given.reading.task.kind.divergence(self.source, outputs)
         return dict(zip(STEPS, np.diff(marks).tolist(), strict=True)), found
 
     def _session(self, path: Path) -> Any:
-        machine = self.made.options.machine
+        machine = self.inputs.options.machine
         return make_session(path, provider=machine.provider, threads=machine.threads)
 
     def _outputs(self, session: Any) -> FloatArray:
@@ -112,7 +113,7 @@ class Replayed:
 class Listener:
     """A `workers.Scoring` that passes on all questions of one search, times them, and replays one of every N.
 
-    asked           (task, rows looked at, all were) of every question
+    asked           (question, rows looked at, all were) of every question
     stage_rows      rows that ran through each stage
     by_question     stages x rows that ran for the source, the sweep and races
     seconds         of scoring; `aside`: of the replays, which are no part of the run
@@ -120,31 +121,31 @@ class Listener:
 
     def __init__(self, every: int, seed: int) -> None:
         self.every, self._draws = every, np.random.default_rng(seed)
-        self.asked, self.replayed = list[tuple[Task, int, bool]](), list[Replayed]()
+        self.asked, self.replayed = list[tuple[Question, int, bool]](), list[Replayed]()
         self.stage_rows, self._lock = Counter[int](), threading.Lock()
         self.by_question = Counter[str]()
         self.seconds = self.aside = 0.0
 
-    def begin(self, made: Preparation, seconds: float) -> None:
+    def begin(self, inputs: SearchInputs, levels: Levels, scored: Scored, seconds: float) -> None:
         """Take over from the search's own scoring, which it took so long to make."""
         began = time.perf_counter()
-        self.made, self._inner, self.seconds = made, made.scoring, seconds
+        self.inputs, self._inner, self.seconds = inputs, scored.scoring, seconds
         self.by_question["source"] = self.stage_rows.total()
-        self._order, self._weights = made.drawn, np.concatenate(made.divergence.weights)
-        self._plain, self._next = PlainLoop(made), int(self._draws.integers(self.every))
+        self._order, self._weights = scored.sampled.rows, np.concatenate(scored.divergence.weights)
+        self._plain, self._next = PlainLoop(inputs, levels), int(self._draws.integers(self.every))
         self.aside += time.perf_counter() - began
 
-    def __call__(self, tasks: Sequence[Task]) -> list[Race]:
+    def __call__(self, questions: Sequence[Question]) -> list[Race]:
         """The search's own answers."""
         began, ran = time.perf_counter(), self.stage_rows.total()
-        races = self._inner(tasks)
+        races = self._inner(questions)
         answered = time.perf_counter()
         self.seconds += answered - began
-        self.by_question[kind_of(tasks[0])] += self.stage_rows.total() - ran
-        for task, race in zip(tasks, races, strict=True):
+        self.by_question[kind_of(questions[0])] += self.stage_rows.total() - ran
+        for question, race in zip(questions, races, strict=True):
             if len(self.asked) == self._next:
-                self._replay(task.choice, race)
-            self.asked.append((task, len(race.divergence), race.finished))
+                self._replay(question.choice, race)
+            self.asked.append((question, len(race.divergence), race.finished))
             if len(self.asked) % self.every == 0:
                 self._next = len(self.asked) + int(self._draws.integers(self.every))
         self.aside += time.perf_counter() - answered
@@ -168,20 +169,20 @@ class Listener:
 @contextlib.contextmanager
 def overheard(listener: Listener) -> Iterator[None]:
     """While this is open, compensated searches ask `listener`, and stages tell it that they ran."""
-    make, run = Preparation._make_scoring, stages._Run.stage
+    make, run = preparation._scored, stages._Run.stage
 
-    def make_scoring(self: Preparation, spool: Path) -> None:
+    def make_scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
         began = time.perf_counter()
-        make(self, spool)
-        listener.begin(self, time.perf_counter() - began)
-        self.scoring = listener
+        scored = make(inputs, levels, spool)
+        listener.begin(inputs, levels, scored, time.perf_counter() - began)
+        return dataclasses.replace(scored, scoring=listener)
 
     def run_stage(self: Any, stage: Any, tensors: Any) -> Any:
         listener.ran(stage.index, len(tensors[self.sessions.input_names[0]]))
         return run(self, stage, tensors)
 
     with (
-        mock.patch.object(Preparation, "_make_scoring", make_scoring),
+        mock.patch.object(preparation, "_scored", make_scored),
         mock.patch.object(stages._Run, "stage", run_stage),
     ):
         yield
@@ -189,8 +190,8 @@ def overheard(listener: Listener) -> Iterator[None]:
 
 def work(listener: Listener, result: OptimizeResult) -> dict[str, Any]:
     """Stages x rows and layers x rows, against the plain loop's."""
-    made, choices = listener.made, len(listener.asked)
-    all_stages, search = made.sessions.stages, len(made.given.rows["search"])
+    inputs, choices = listener.inputs, len(listener.asked)
+    all_stages, search = inputs.sessions.stages, len(inputs.given.rows["search"])
     blocks = Counter(block.layer for stage in all_stages for block in stage.blocks)
     layers = [sum(1 / blocks[block.layer] for block in stage.blocks) for stage in all_stages]
     done, plain = sum(listener.stage_rows.values()), choices * search * len(all_stages)
@@ -201,7 +202,7 @@ def work(listener: Listener, result: OptimizeResult) -> dict[str, Any]:
     return {
         "choices_asked": choices,
         "report_agrees": (told.evaluations, told.work, told.plain_work) == (choices, done, plain),
-        "distinct_choices": len({task.choice for task, _, _ in listener.asked}),
+        "distinct_choices": len({question.choice for question, _, _ in listener.asked}),
         "rows": {"search": search, **told.rows, "mean_of_a_choice": round(seen / choices, 1)},
         "stages": len(all_stages),
         "stages_x_rows": ratio(done, plain),
@@ -217,7 +218,7 @@ def work(listener: Listener, result: OptimizeResult) -> dict[str, Any]:
 
 def question(listener: Listener, kind: str, plain: int) -> dict[str, float]:
     """What one kind of question took; `plain`: stages x rows of a choice in the plain loop."""
-    asked = [(rows, finished) for task, rows, finished in listener.asked if kind_of(task) == kind]
+    asked = [(rows, finished) for question, rows, finished in listener.asked if kind_of(question) == kind]
     done = listener.by_question[kind]
     return {
         "choices": len(asked),
@@ -228,9 +229,9 @@ def question(listener: Listener, kind: str, plain: int) -> dict[str, float]:
     }
 
 
-def kind_of(task: Task) -> str:
+def kind_of(question: Question) -> str:
     """sweep or races."""
-    return "races" if task.parts is None else "sweep"
+    return "races" if question.parts is None else "sweep"
 
 
 def wall_clock(listener: Listener, run_seconds: float) -> dict[str, Any]:
@@ -238,7 +239,7 @@ def wall_clock(listener: Listener, run_seconds: float) -> dict[str, Any]:
     choices, replayed = len(listener.asked), listener.replayed
     if not replayed:
         return {"replayed": 0, "scoring_seconds": round(listener.seconds, 2)}
-    search = len(listener.made.given.rows["search"])
+    search = len(listener.inputs.given.rows["search"])
     each = np.array([sum(one.seconds.values()) for one in replayed])
     same_rows = [sum(one.seconds.values()) - (1 - one.seen / search) * one.seconds["evaluate"] for one in replayed]
     error = float(each.std(ddof=1) / len(each) ** 0.5) if len(each) > 1 else None

@@ -20,6 +20,7 @@ from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated import tuning as tune
 from axformer_onnx.search.compensated.levels import ladder
 from axformer_onnx.tasks.definitions import get_task
+from axformer_passes.apply import apply_plan
 from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
@@ -82,6 +83,8 @@ def test_every_point_of_the_frontier_is_a_plan_that_apply_builds(
     assert whole.report.compensation is not None
     points = whole.report.compensation.frontier
     assert len(points) >= 6 and sum(point.chosen for point in points) == 1
+    assert [point.plan.parent for point in whole.frontier] == [whole.output / "frontier"] * len(points)
+    assert [point.speedup.value for point in whole.frontier] == sorted(point.speedup.value for point in points)
     for number, point in enumerate(points):
         path = apply(whole.output / point.folder / "plan.json", folder, tmp_path / f"{number}.onnx")
         assert path.stat().st_size == point.size_bytes
@@ -92,6 +95,26 @@ def test_every_point_of_the_frontier_is_a_plan_that_apply_builds(
 def test_plan_replays_to_the_same_bytes(folder: Path, whole: OptimizeResult, tmp_path: Path) -> None:
     path = apply(whole.output / "plan.json", folder, tmp_path / "again.onnx")
     assert path.read_bytes() == (whole.output / "model.onnx").read_bytes()
+
+
+def test_graphs_lie_on_the_disk_while_they_may_win_and_the_winner_is_not_built_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, late = list[int](), list[Plan]()
+
+    def part(doing: str, done: int, of: int) -> None:
+        if doing == "building the frontier":
+            graphs.append(len([*tmp_path.glob("out/.writing-*/frontier/*/model.onnx")]))
+
+    def applied(model: Any, plan: Plan, *rest: Any, **more: Any) -> Any:
+        late.append(plan)
+        return apply_plan(model, plan, *rest, **more)
+
+    monkeypatch.setattr("axformer_passes.apply.apply_plan", applied)  # as what comes after the search finds it
+    result = run(folder, tmp_path / "out", Watcher(part=part), max_drop=20.0)
+    assert len(graphs) >= 3 and set(graphs) == {1}
+    assert len(late) == 1 and late[0].weights is None, "the random plan of equal size alone"
+    assert result.plan.weights is not None and not [*tmp_path.glob("out/frontier/*/model.onnx*")]
 
 
 def test_no_drop_is_the_default_and_the_choice_holds_it(folder: Path, tmp_path: Path) -> None:

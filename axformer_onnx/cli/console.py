@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from axformer_onnx.errors import printable
 from axformer_onnx.inputs import NOTHING, left_whole, placed
-from axformer_onnx.result.report import count, megabytes, paired, speed
+from axformer_onnx.result.report import count, megabytes, paired
 from axformer_passes.blocks import words
 
 if TYPE_CHECKING:
@@ -101,20 +101,8 @@ def _anatomy_cells(layer: Layer, no_heads: str, no_neurons: str) -> tuple[str, s
 def print_scores(result: ScoreResult, out: Console) -> None:
     """One column a model, then the paired test and the warnings."""
     table = plain_table("", *(f">{name}" for name in result.models))
-    records = list(result.models.values())
-    for name in records[0].metrics:
-        table.add_row(name, *(f"{record.metrics[name]:.2f}" for record in records))
-    table.add_row("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records))
-    for shape in dict.fromkeys((row.batch, row.length) for row in result.latency):
-        rows = [row for row in result.latency if (row.batch, row.length) == shape]
-        name = f"{shape[0]} x {shape[1]}"
-        table.add_row(f"latency p50, {name}", *(f"{row.p50_ms:.2f} ms" for row in rows))
-        table.add_row(f"latency p95, {name}", *(f"{row.p95_ms:.2f} ms" for row in rows))
-        if len(rows) == 2 and rows[1].ratio is not None:
-            table.add_row(f"speed, {name}", "1.00x", speed(rows[1].ratio))
-    table.add_row("file size", *(megabytes(record.size_bytes) for record in records))
-    table.add_row("parameters", *(count(record.parameters) for record in records))
-    table.add_row(f"multiply-accumulates, {result.macs_shape}", *(count(record.macs) for record in records))
+    for figure in result.figures():
+        table.add_row(*figure)
     _say(out, f"{result.task}: {result.rows} rows of {result.source}")
     out.print(table)
     if result.comparison:

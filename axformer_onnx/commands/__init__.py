@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from axformer_onnx.commands.inspection import Inspection, inspect_model
-from axformer_onnx.commands.optimization import Watcher, optimize
+from axformer_onnx.commands.optimization import optimize
 from axformer_onnx.commands.replay import apply
-from axformer_onnx.commands.scores import ScoreOptions, ScoreResult, score
+from axformer_onnx.commands.results import OperatingPoint, OptimizeResult, ScorePair
+from axformer_onnx.commands.scores import ScoreResult, score
 
-__all__ = ["Inspection", "ScoreOptions", "ScoreResult", "Watcher", "apply", "inspect_model", "optimize", "score"]
+__all__ = [
+    "Inspection",
+    "OperatingPoint",
+    "OptimizeResult",
+    "ScorePair",
+    "ScoreResult",
+    "apply",
+    "inspect_model",
+    "optimize",
+    "score",
+]

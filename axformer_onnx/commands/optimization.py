@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axformer_onnx.commands.replay import write_planned
+from axformer_onnx.commands.results import OptimizeResult
 from axformer_onnx.compensate import WEIGHTS
 from axformer_onnx.inputs import Given, OptimizeOptions, open_source, read_rows, shared_weights
 from axformer_onnx.result import JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
     from axformer_onnx.result.report import Report
 
 __all__ = ["OptimizeOptions", "OptimizeResult", "Watcher", "optimize"]
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizeResult:
-    """The report, the plan that was applied, and the folder that holds all."""
-
-    report: Report
-    plan: Plan
-    output: Path
 
 
 def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> OptimizeResult:

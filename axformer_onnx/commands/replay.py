@@ -20,16 +20,19 @@ PLAN_BYTES = 2**28
 """A plan is not longer: it names at most every neuron of a model."""
 
 
-def apply(plan_path: Path, model: Path, output: Path, *, overwrite: bool = False) -> Path:
-    """Apply the plan at `plan_path` to `model`; returns the graph's path.
+def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = False) -> Path:
+    """Apply `plan` to `model`; returns the graph's path.
 
+    plan    a file, a folder that holds plan.json, or a plan without weights
     output  a file name that ends in .onnx, or a folder: then the graph is model.onnx in it, with the plan and the
             tokenizer and config files of the source
 
     Raises: PlanError for a plan of another model, UsageError for an output that exists, VerifyError for a graph that
     failed its check; then nothing was written.
     """
-    source = model_path(model)
+    if isinstance(plan, Plan):
+        return _apply_in_memory(plan, model, output, overwrite)
+    plan_path, source = plan / "plan.json" if plan.is_dir() else plan, model_path(model)
     plan = read_plan(plan_path, source)
     single = output.suffix == ".onnx"
     folder = output.parent if single else output
@@ -44,6 +47,14 @@ def apply(plan_path: Path, model: Path, output: Path, *, overwrite: bool = False
                 shutil.copyfile(weights, staging / weights.name)
             copy_companions(source.parent, staging)
     return folder / path.name
+
+
+def _apply_in_memory(plan: Plan, model: Path, output: Path, overwrite: bool) -> Path:
+    if plan.weights is not None:
+        raise UsageError(f"the plan names its weights, {plan.weights}: give the file or folder that it was read from")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "plan.json").write_text(plan.dumps(), encoding="utf-8")
+        return apply(Path(folder), model, output, overwrite=overwrite)
 
 
 def read_plan(path: Path, source: Path) -> Plan:

@@ -11,7 +11,17 @@ from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options import ScoreOptions
 from axformer_onnx.records import Scores
-from axformer_onnx.result.report import ComparisonRecord, ModelRecord, comparison_record, model_record
+from axformer_onnx.result.report import (
+    ComparisonRecord,
+    ModelRecord,
+    comparison_record,
+    count,
+    html_table,
+    megabytes,
+    model_record,
+    paired,
+    speed,
+)
 from axformer_onnx.runtime import LatencyRow, run_once
 from axformer_onnx.scoring import (
     Reading,
@@ -28,7 +38,7 @@ from axformer_onnx.scoring import (
 from axformer_passes.io import load_model, model_path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ScoreResult:
     """Figures by model, in the order given; `comparison` is the second against the first."""
 
@@ -54,6 +64,31 @@ class ScoreResult:
             "comparison": self.comparison and self.comparison.model_dump(mode="json"),
             "latency": [dataclasses.asdict(row) for row in self.latency],
         }
+
+    def figures(self) -> list[tuple[str, ...]]:
+        """A row a figure: its name, then a cell a model."""
+        records, figures = list(self.models.values()), list[tuple[str, ...]]()
+        figures += [(name, *(f"{record.metrics[name]:.2f}" for record in records)) for name in records[0].metrics]
+        figures.append(("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records)))
+        for shape in dict.fromkeys((row.batch, row.length) for row in self.latency):
+            rows = [row for row in self.latency if (row.batch, row.length) == shape]
+            name = f"{shape[0]} x {shape[1]}"
+            figures.append((f"latency p50, {name}", *(f"{row.p50_ms:.2f} ms" for row in rows)))
+            figures.append((f"latency p95, {name}", *(f"{row.p95_ms:.2f} ms" for row in rows)))
+            if len(rows) == 2 and rows[1].ratio is not None:
+                figures.append((f"speed, {name}", "1.00x", speed(rows[1].ratio)))
+        figures.append(("file size", *(megabytes(record.size_bytes) for record in records)))
+        figures.append(("parameters", *(count(record.parameters) for record in records)))
+        figures.append((f"multiply-accumulates, {self.macs_shape}", *(count(record.macs) for record in records)))
+        return figures
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {record.score:.2f}" for name, record in self.models.items())
+        compared = f"; second against first: {paired(self.comparison)}" if self.comparison else ""
+        return f"ScoreResult({self.task}, {self.metric}: {scores}{compared})"
+
+    def _repr_html_(self) -> str:
+        return html_table((f"{self.task}, {self.rows} rows", *self.models), self.figures())
 
 
 @dataclasses.dataclass(frozen=True)

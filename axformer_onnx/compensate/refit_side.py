@@ -107,7 +107,10 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Ends:
-    """One block in one of the models: what its projection reads, the projection, and where it joins the residual stream."""
+    """One block in one of the models: what its projection reads, the projection, and where it joins the residual stream.
+
+    residual   None, too, where it is the branch of a parallel block, which may be made after this one
+    """
 
     inputs: Inputs
     place: Projection
@@ -118,7 +121,9 @@ class Ends:
     def of(cls, side: Side, layer: int, kind: BlockKind) -> Ends:
         examined = side.sessions.staged.examined
         block = getattr(examined.anatomy.layers[layer], kind)
-        return cls(inputs_of(examined, layer, kind), projection(examined, layer, kind), block.branch, block.residual)
+        parallel = {one.branch for each in examined.anatomy.layers for one in each.blocks}
+        residual = None if block.residual in parallel else block.residual
+        return cls(inputs_of(examined, layer, kind), projection(examined, layer, kind), block.branch, residual)
 
     @property
     def names(self) -> list[str]:

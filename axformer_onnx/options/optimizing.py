@@ -140,13 +140,13 @@ class OptimizeOptions(TaskOptions, RunOptions):
         field = type(self).model_fields.get(key)
         return field is None or mark(field, "decisive") != "if set" or getattr(self, key) != field.default
 
-    def stated(self) -> dict[str, str]:
-        """The options that are not the defaults, by name and in words."""
-        stated = {}
+    def stated(self) -> dict[str, Any]:
+        """The task, and every option that is not its default, by name: for the report."""
+        stated = dict[str, Any]()
         for name, field in fields_of(type(self)).items():
             value = getattr(self, name)
             if value != field.default and name not in ("model", "output", "overwrite"):
-                stated[name] = str(getattr(value, "name", value))
+                stated[name] = list(value) if isinstance(value, tuple) else getattr(value, "name", value)
         return stated
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from axformer_onnx.options.registry import Registry
@@ -24,7 +25,7 @@ class SearchKind:
     name: str
     help: str
     decisive: tuple[str, ...] = ()
-    refuses: Mapping[str, str] = {}
+    refuses: Mapping[str, str] = MappingProxyType({})
     calibrates: bool = False
 
     def rows_by_role(self, roles: DataRoles) -> dict[str, Rows]:

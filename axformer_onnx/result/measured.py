@@ -88,6 +88,7 @@ def outcome(
         data=data_records(given.rows),
         notes=[*given.notes, *_control_notes(judged, control)],
         warnings=[*given.warnings, *_score_warnings(source, judged), *latency_warnings(latency)],
+        options=options.stated(),
         provider=options.machine.provider,
         threads=options.machine.threads,
         versions=versions(),

@@ -1,8 +1,8 @@
 """Promise 1: a graph gets its name only after the full checker, ONNX Runtime, and a comparison with the source under the plan.
 
-The comparison does not share code with the cut: the oracle is the source itself, run through gates (`search/stages.py`), whose
-removed parts are zeroed and not cut out. Hard attention and new weights are written by the same code in both: the tests hold that
-against torch.
+The comparison does not share code with the cut: the oracle is the source itself, run through gates (`stages/gates.py`), whose
+removed parts are zeroed and not cut out. It is read from its file and examined anew, since what a run holds in memory may be
+wrong. Hard attention and new weights are written by the same code in both: the tests hold that against torch.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from axformer_onnx.options import SEARCHES
-from axformer_onnx.searches.walked import SearchRun, Walked, scorer_of
+from axformer_onnx.searches.search import SearchRun
+from axformer_onnx.searches.walked import Walked, scorer_of
 
 if TYPE_CHECKING:
     from axformer_onnx.data import DataRoles, Rows

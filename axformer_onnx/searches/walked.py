@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from axformer_onnx.searches.search import Decided, Search, SearchRun
 
@@ -17,12 +19,9 @@ class Walked(Search):
     """A search that walks the elements of a model one after the other."""
 
     decisive = ("k",)
-    refuses: ClassVar = {
-        "max_drop": _NO_GOAL,
-        "speedup": _NO_GOAL,
-        "size": _NO_GOAL,
-        "refit_classifier": "changes no weight",
-    }
+    refuses: Mapping[str, str] = MappingProxyType(
+        {"max_drop": _NO_GOAL, "speedup": _NO_GOAL, "size": _NO_GOAL, "refit_classifier": "changes no weight"}
+    )
 
     def run(self, run: SearchRun) -> Decided:
         """Walk, and record every trial."""

@@ -199,6 +199,10 @@ class Task:
     metric      the main metric, one of `metrics`
     metrics     every metric that is reported, in points (x 100)
     kind        what labels, outputs and losses mean
+
+    >>> from axformer_onnx.tasks import get_task
+    >>> get_task("SST-2").columns, get_task("SST-2").labels
+    (('sentence',), ('negative', 'positive'))
     """
 
     name: str

@@ -78,7 +78,12 @@ class Hard:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """An immutable plan. Build one from `Plan()` with the `without_*` and `with_*` methods."""
+    """An immutable plan. Build one from `Plan()` with the `without_*` and `with_*` methods.
+
+    >>> plan = Plan().without_heads(0, [1, 3]).without_feed_forward(2)
+    >>> sorted(plan.heads[0]), Plan.loads(plan.dumps()) == plan
+    ([1, 3], True)
+    """
 
     source_sha256: str = ""
     heads: Mapping[int, frozenset[int]] = dataclasses.field(default_factory=dict)

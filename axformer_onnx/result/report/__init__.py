@@ -12,15 +12,24 @@ from axformer_onnx.result.report.build import (
     model_record,
     search_record,
 )
+from axformer_onnx.result.report.html_form import html, html_table
 from axformer_onnx.result.report.layers import layer_records
 from axformer_onnx.result.report.markdown_form import markdown
-from axformer_onnx.result.report.record import ComparisonRecord, CompensationRecord, ModelRecord, Report, SearchRecord
+from axformer_onnx.result.report.record import (
+    ComparisonRecord,
+    CompensationRecord,
+    IntervalRecord,
+    ModelRecord,
+    Report,
+    SearchRecord,
+)
 from axformer_onnx.result.report.terminal import print_report
-from axformer_onnx.result.report.words import count, megabytes, paired, speed
+from axformer_onnx.result.report.words import count, headline, megabytes, paired, speed
 
 __all__ = [
     "ComparisonRecord",
     "CompensationRecord",
+    "IntervalRecord",
     "ModelRecord",
     "Report",
     "SearchRecord",
@@ -30,6 +39,9 @@ __all__ = [
     "count",
     "data_records",
     "hardware_record",
+    "headline",
+    "html",
+    "html_table",
     "latency_records",
     "layer_records",
     "markdown",

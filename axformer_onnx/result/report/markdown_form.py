@@ -13,6 +13,7 @@ from axformer_onnx.result.report.words import (
     frontier_rows,
     headline,
     majority_sentence,
+    options_line,
     search_sentence,
 )
 
@@ -89,6 +90,7 @@ def _data(report: Report) -> str:
 def _conditions(report: Report) -> str:
     rows = [
         ("created", report.created),
+        ("options", _cell(options_line(report))),
         ("provider", report.provider),
         ("threads", str(report.threads or "ONNX Runtime's default")),
         ("source sha256", f"`{report.source.sha256}`"),

@@ -119,7 +119,7 @@ class StageRecord(_Record):
 class SearchRecord(_Record):
     """How the plan was found."""
 
-    kind: Literal["compensated", "robust", "axformer"]
+    kind: str
     seed: int
     k: int
     trials: list[TrialRecord]
@@ -159,8 +159,8 @@ class CompensationRecord(_Record):
 
     goal          as on the command line; `reached` False: the result is what came nearest
     shape         batch x length at which speed was measured
-    rows          of calibration (`mixed` of others among them), sweep and races
-    evaluations   choices whose divergence was asked for; `hard_asked` of them with hard attention
+    rows          of calibration (`mixed` of them synthesised by recombination), sweep and races
+    evaluations   candidates whose divergence was evaluated; `hard_asked` of them with hard attention
     work          rows x stages that they took; `plain_work`: of evaluating each of them whole, on all search rows
     """
 
@@ -191,6 +191,7 @@ class Report(_Record):
     majority_rate   accuracy of always answering the most frequent label of the report rows, in points; None
                     where that means nothing
     control         a random plan of equal size, or None where nothing was removed
+    options         the task, and every option of the run that was not its default, by name
     notes           sentences for the reader: label mapping, truncation, provider fallback, data overlap
     warnings        sentences that change how the figures are to be read
     """
@@ -216,6 +217,7 @@ class Report(_Record):
     data: list[DataRecord]
     notes: list[str]
     warnings: list[str]
+    options: dict[str, bool | int | float | str | list[int | str]] = {}
     provider: str
     threads: int | None
     versions: dict[str, str]

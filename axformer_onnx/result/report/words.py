@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from axformer_onnx.options import flag
 from axformer_onnx.records import Interval
 from axformer_onnx.result.report.record import (
     ComparisonRecord,
@@ -41,7 +42,7 @@ def _speed(report: Report) -> str:
 
 def _nothing(report: Report) -> str:
     if report.compensation is not None:
-        why = f"no smaller graph holds {report.compensation.goal} on the select rows"
+        why = f"no smaller graph meets {report.compensation.goal} on the select rows"
         why += "; the search was interrupted" if report.search.interrupted else ""
         return f"Nothing was removed: {why}. The graph computes what the source computes; {_speed(report)}."
     trials, accepted = len(report.search.trials), report.search.accepted
@@ -162,20 +163,31 @@ def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
         if found.work
         else ""
     )
-    mixed = f" ({found.rows['mixed']} mixed of others)" if found.rows.get("mixed") else ""
+    mixed = f" ({found.rows['mixed']} synthesised by recombination)" if found.rows.get("mixed") else ""
     text = (
-        f"Search compensated, {found.goal}, effort {found.effort}, seed {report.search.seed}: {found.evaluations} choices "
-        f"asked on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows{mixed}; "
+        f"Search compensated, {found.goal}, effort {found.effort}, seed {report.search.seed}: {found.evaluations} candidates "
+        f"evaluated on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows{mixed}; "
         f"{len(found.frontier)} points built"
     )
     if found.hard_asked:
         taken = sum(layer.hard_attention is not None for layer in report.layers)
-        text += f"; hard attention was asked about {found.hard_asked} times and is in {taken or 'no'} layer{'s' * (taken > 1)}"
+        text += (
+            f"; hard attention was tried {found.hard_asked} times and is in {taken or 'no'} layer{'s' * (taken > 1)}"
+        )
     if not found.reached:
         text += "; no point meets the goal, this one comes nearest"
     if report.search.interrupted:
         text += "; interrupted: run the same command again to go on"
     return text + "."
+
+
+def options_line(report: Report) -> str:
+    """The options of the run as the command line has them, those at their defaults left out."""
+    said = []
+    for name, value in report.options.items():
+        for one in value if isinstance(value, list) else [value]:
+            said.append(flag(name) if one is True else f"{flag(name)} {one}")
+    return " ".join(said)
 
 
 FRONTIER_HEADER = ("speedup", "select rows", "below the source", "judged", "divergence", "file size", "plan")

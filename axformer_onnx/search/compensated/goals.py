@@ -159,7 +159,7 @@ class _Choosing:
             rows=rows,
             evaluations=evaluator.evaluations,
             hard_asked=evaluator.hard,
-            stages_run=scored.divergence.stages_run + scored.stages_drawn,
+            stages_run=scored.divergence.stages_run + scored.sampled.stages_run,
             stages_plain=plain,
             interrupted=interrupted,
         )
@@ -202,7 +202,7 @@ class _Choosing:
         layers = [i for unit in self.prepared.levels.units if unit.kind == "attention" for i in unit.layers]
         weighted = [c * cost for c, cost in zip(tuned.coefficients, self.prepared.costs, strict=True)]
         for _ in layers:
-            asked = []
+            candidates = []
             for layer, (k, ms) in itertools.product(layers, self.table.hard_ms.items()):
                 left = budget - ms - self._hard_ms(tuned.choice)
                 rungs = allocate(self.prepared.costs, self.table.prices, left, tuned.coefficients)
@@ -210,14 +210,16 @@ class _Choosing:
                     continue
                 paid = price_of(weighted, rungs) - price_of(weighted, tuned.choice.rungs)
                 if paid <= MOST_GAINED * tuned.divergence:
-                    asked.append(dataclasses.replace(tuned.choice, rungs=rungs).with_hard(layer, Hard(k)))
+                    candidates.append(dataclasses.replace(tuned.choice, rungs=rungs).with_hard(layer, Hard(k)))
             races = [
-                race for some in chunks(asked, GENERATION) for race in self.prepared.evaluator.races(some, tuned.rows)
+                race
+                for some in chunks(candidates, GENERATION)
+                for race in self.prepared.evaluator.races(some, tuned.rows)
             ]
             won = [(race.mean, i) for i, race in enumerate(races) if race.finished and race.mean < tuned.divergence]
             if not won:
                 return
-            tuned.choice, tuned.rows = asked[min(won)[1]], races[min(won)[1]].divergence
+            tuned.choice, tuned.rows = candidates[min(won)[1]], races[min(won)[1]].divergence
 
     def _hard_ms(self, choice: Choice) -> float:
         return sum(self.table.hard_ms.get(hard.k, 0.0) for _, hard in choice.hard)

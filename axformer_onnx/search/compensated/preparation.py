@@ -108,15 +108,15 @@ class SampledRows:
 class Scored:
     """Who scores candidates, here and in workers; the first `sweep_parts` parts of the rows are the sweep's.
 
-    effort         what the model can afford of what was asked for
-    stages_drawn   stages x rows that it took to draw the rows
+    effort    what the model can afford of what was asked for
+    sampled   the rows
     """
 
     divergence: Divergence
     scoring: Scoring
     sweep_parts: int
     effort: Effort
-    stages_drawn: int
+    sampled: SampledRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,19 +151,19 @@ def _calibration(inputs: SearchInputs) -> Calibration:
         found, mixed = calibration_rows(
             rows["search"],
             rows.get("calibration"),
-            affordable_tokens(wanted, inputs.macs_per_token),
+            wanted,
             lambda part: encoder.encode(part).row_lengths,
             inputs.options.seed,
         )
         count = {"calibration": len(found), "mixed": mixed}
         return text_samples(encoder.encode(found), inputs.sessions.input_names), count
 
-    effort = inputs.effort
-    refit, count = some(effort.refit_tokens)
-    wanted = [affordable_tokens(n, inputs.macs_per_token) for n in (effort.refit_tokens, effort.calibration_tokens)]
-    if wanted[0] == wanted[1]:
-        return Calibration(refit, refit, count)
-    moments, count = some(effort.calibration_tokens)
+    refit_tokens, moment_tokens = (
+        affordable_tokens(wanted, inputs.macs_per_token)
+        for wanted in (inputs.effort.refit_tokens, inputs.effort.calibration_tokens)
+    )
+    refit, count = some(refit_tokens)
+    moments, count = (refit, count) if refit_tokens == moment_tokens else some(moment_tokens)
     return Calibration(moments, refit, count)
 
 
@@ -199,7 +199,7 @@ def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
         write_spool(spool, divergence, reading, kept)
         scoring = Pool(divergence, spool, jobs=jobs, backend=options.backend)
     sweep_parts = max(1, min(len(at), round(swept / len(at[0]))))
-    return Scored(divergence, scoring, sweep_parts, effort, drawn.stages_run)
+    return Scored(divergence, scoring, sweep_parts, effort, drawn)
 
 
 def _sampled(inputs: SearchInputs, count: int) -> SampledRows:

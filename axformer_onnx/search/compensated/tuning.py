@@ -35,7 +35,7 @@ class Effort:
     calibration_tokens   tokens of the second moments
     refit_tokens         tokens of the refit, of the first of the same rows: with too few it fits them
     sweep_rows           rows of the sweep
-    rungs                rungs of a unit that the sweep asks; the others are interpolated by their error
+    rungs                rungs of a unit that the sweep evaluates; the others are interpolated by their error
     tune_rows            rows of a race
     evaluations          races of tuning, exchanges included
 
@@ -73,7 +73,7 @@ def affordable_tokens(wanted: int, macs_per_token: float) -> int:
 
 
 def race_rows(effort: Effort, macs_per_row: float) -> int:
-    """As many as `effort` says, or what RACE_MACS pay for; half of the model runs for one question."""
+    """As many as `effort` says, or what RACE_MACS pay for; half of the model runs for one candidate."""
     affordable = RACE_MACS / max(EFFORTS["medium"].evaluations * macs_per_row / 2, 1.0)
     return int(max(min(LEAST_ROWS, effort.tune_rows), min(effort.tune_rows, affordable)))
 
@@ -81,19 +81,19 @@ def race_rows(effort: Effort, macs_per_row: float) -> int:
 def thinned(effort: Effort, units: Sequence[Unit], macs_per_row: float) -> Effort:
     """The same with fewer rungs, not below FEWEST_RUNGS, where all of them on LEAST_ROWS are more than SWEEP_MACS pay for."""
     rungs = effort.rungs
-    while rungs > FEWEST_RUNGS and _asked(units, rungs) * LEAST_ROWS * macs_per_row / 2 > SWEEP_MACS:
+    while rungs > FEWEST_RUNGS and _swept(units, rungs) * LEAST_ROWS * macs_per_row / 2 > SWEEP_MACS:
         rungs -= 1
     return dataclasses.replace(effort, rungs=rungs)
 
 
-def _asked(units: Sequence[Unit], rungs: int) -> int:
-    """Questions of a sweep."""
+def _swept(units: Sequence[Unit], rungs: int) -> int:
+    """Candidates of a sweep."""
     return sum(len(swept_rungs(unit, rungs)) for unit in units)
 
 
 def sweep_rows(effort: Effort, units: Sequence[Unit], macs_per_row: float) -> int:
     """As many as `effort` says, or what SWEEP_MACS pay for; half of the model runs for one rung."""
-    affordable = SWEEP_MACS / max(_asked(units, effort.rungs) * macs_per_row / 2, 1.0)
+    affordable = SWEEP_MACS / max(_swept(units, effort.rungs) * macs_per_row / 2, 1.0)
     return int(max(min(LEAST_ROWS, effort.sweep_rows), min(effort.sweep_rows, affordable)))
 
 
@@ -102,13 +102,13 @@ Evaluate = Callable[[Sequence[Choice], FloatArray | None], list[Race]]
 
 
 def swept_rungs(unit: Unit, most: int) -> list[int]:
-    """The rungs that the sweep asks: evenly spaced, the first removal and the empty one among them."""
+    """The rungs that the sweep evaluates: evenly spaced, the first removal and the empty one among them."""
     rungs = len(unit.rungs)
     return sorted({int(r) for r in np.linspace(1, rungs - 1, min(most, rungs - 1)).round()})
 
 
-def filled(unit: Unit, asked: dict[int, float]) -> FloatArray:
-    """float64[rungs]: the divergence of every rung, from those that were asked.
+def filled(unit: Unit, swept: dict[int, float]) -> FloatArray:
+    """float64[rungs]: the divergence of every rung, from those that were evaluated.
 
     Between two of them log(divergence) is linear in log(error): both are squares of the same small change. Never falling from rung
     to rung, since noise alone would say that less costs less.
@@ -116,8 +116,8 @@ def filled(unit: Unit, asked: dict[int, float]) -> FloatArray:
     from scipy.optimize import isotonic_regression
 
     floor = 1e-12
-    at = sorted(asked)
-    rising = np.maximum(isotonic_regression([asked[r] for r in at]).x, floor)
+    at = sorted(swept)
+    rising = np.maximum(isotonic_regression([swept[r] for r in at]).x, floor)
     errors = np.log([max(rung.error, floor) for rung in unit.rungs[1:]])
     known = np.log([max(unit.rungs[r].error, floor) for r in at])
     between = np.exp(np.interp(errors, known, np.log(rising)))

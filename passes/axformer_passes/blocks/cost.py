@@ -15,7 +15,7 @@ import onnx_ir as ir
 from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock
 from axformer_passes.graph import find, origin
 from axformer_passes.io import detached
-from axformer_passes.operators import known
+from axformer_passes.operators import record_of
 from axformer_passes.prepare import prepared
 from axformer_passes.probe import Runner, probe_feeds, widening
 
@@ -31,7 +31,7 @@ def macs_by_node(model: ir.Model, runner: Runner, batch: int = 1, length: int = 
 
 
 def _macs_by_node(model: ir.Model, runner: Runner, batch: int, length: int) -> dict[str, int]:
-    nodes = [node for node in model.graph if known(node).cost is not None]
+    nodes = [node for node in model.graph if record_of(node).cost is not None]
     shapes = _shapes(model, nodes, runner, batch, length)
 
     def shape(value: ir.Value | None) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ def _shapes(
 
 
 def _node_macs(node: ir.Node, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
-    counted = known(node).cost
+    counted = record_of(node).cost
     return counted(node, inputs, output) if counted is not None else 0
 
 
@@ -133,14 +133,14 @@ def _around(model: ir.Model, block: AttentionBlock) -> set[str]:
         producer = value.producer() if value is not None else None
         if producer is None:
             continue
-        if known(producer).cost is not None:
+        if record_of(producer).cost is not None:
             found.add(str(producer.outputs[0].name))
         else:
             behind.extend(producer.inputs[:1])
     ahead = [node.outputs[0]]
     while ahead:
         for user in ahead.pop().consumers():
-            if known(user).cost is not None:
+            if record_of(user).cost is not None:
                 found.add(str(user.outputs[0].name))
             elif user.op_type not in ("Shape", "Size"):
                 ahead.append(user.outputs[0])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_passes.graph import anchor, constant, made_of_shapes
-from axformer_passes.operators import Operator, known
+from axformer_passes.operators import Operator, record_of
 from axformer_passes.probe import Facts
 from axformer_passes.registry import AffineRule, Moving
 
@@ -179,12 +179,12 @@ def way(value: ir.Value) -> Iterator[ir.Value]:
 
 def _follows(node: ir.Node) -> bool:
     """Does it move numbers, or scale or shift them where an operand is constant?"""
-    return known(node).moves is not None or known(node).affine is not None
+    return record_of(node).moves is not None or record_of(node).affine is not None
 
 
 def _moves_one(node: ir.Node) -> bool:
     """Does it move the numbers of its first input alone?"""
-    return known(node).moves is not None and not known(node).joins
+    return record_of(node).moves is not None and not record_of(node).joins
 
 
 class Trails:
@@ -222,7 +222,7 @@ class Trails:
         node = value.producer()
         if node is None:
             raise Unfollowed(f"{value.name!r} is no projection")
-        record = known(node)
+        record = record_of(node)
         if record.moves is not None:
             return self._moved(node, value, record)
         if record.affine is not None:
@@ -261,7 +261,7 @@ class Trails:
         array = constant(value)
         if array is not None:
             return np.asarray(array, np.int64)
-        if known(node).told and made_of_shapes(value):
+        if record_of(node).told and made_of_shapes(value):
             return None
         found = self._facts.values(value) if value in self._sizes else None
         if found is None:

@@ -24,7 +24,7 @@ from axformer_passes.cut.follow import narrow, narrowable, scale_cuts, take
 from axformer_passes.cut.shape_values import Integers, Kept, opened
 from axformer_passes.errors import RecogniseError
 from axformer_passes.graph import Origin, anchor, constant, fresh, initializer, operator, origin
-from axformer_passes.operators import SCALED, Carrier, IntArray, distinct, known
+from axformer_passes.operators import SCALED, Carrier, IntArray, distinct, record_of
 from axformer_passes.probe import Array
 from axformer_passes.recognise import Labelling
 
@@ -76,7 +76,7 @@ class Cut:
         for value, keep, axis in self._scales:
             take(value, keep, axis)
         for node in list(self.graph):
-            edit = known(node).cut_edit
+            edit = record_of(node).cut_edit
             if edit is not None:
                 edit(self, node)
         for value in [v for node in self.graph for v in node.outputs]:

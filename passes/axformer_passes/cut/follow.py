@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from axformer_passes.errors import RecogniseError
 from axformer_passes.graph import CHAIN_OPS, Origin, anchor, operator, origin
-from axformer_passes.operators import SCALED, IntArray, known
+from axformer_passes.operators import SCALED, IntArray, record_of
 
 Spans = Callable[[ir.Value, int], bool]
 """(value, axis) -> has it more than one position there?"""
@@ -59,7 +59,7 @@ def narrowable(value: ir.Value, axis: int, spans: Spans) -> bool:
     if origin(value) is not None:
         return True
     node = value.producer()
-    if node is None or not known(node).elementwise or len(value.uses()) != 1 or value.is_graph_output():
+    if node is None or not record_of(node).elementwise or len(value.uses()) != 1 or value.is_graph_output():
         return False
     return all(narrowable(v, axis, spans) for v in node.inputs if v is not None and spans(v, axis))
 
@@ -71,7 +71,7 @@ def narrow(value: ir.Value, axis: int, keep: IntArray, spans: Spans) -> None:
         take(value, keep, axis)
         return
     value.shape = None
-    if known(node).elementwise:
+    if record_of(node).elementwise:
         for one in node.inputs:
             if one is not None and spans(one, axis):
                 narrow(one, axis, keep, spans)

@@ -30,7 +30,7 @@ _KINDS: tuple[tuple[int, bytes, str, str], ...] = (
 )
 
 
-def kind_of(head: bytes) -> tuple[str, str] | None:
+def file_kind(head: bytes) -> tuple[str, str] | None:
     """(what the file is, what to do) by its first bytes (32 are enough); None where they say nothing."""
     for offset, magic, what, remedy in _KINDS:
         if head[offset : offset + len(magic)] == magic:

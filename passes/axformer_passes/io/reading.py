@@ -21,7 +21,7 @@ import onnx
 import onnx_ir as ir
 
 from axformer_passes.errors import ModelError
-from axformer_passes.io.file_signatures import kind_of
+from axformer_passes.io.file_signatures import file_kind
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes at which protobuf ends."""
@@ -64,7 +64,7 @@ def read_model(path: Path) -> ir.Model:
     content = read_regular(path)
     if len(content) < _SHORTEST_MODEL:
         raise ModelError(f"{path}: {len(content)} bytes is too short for an ONNX model")
-    kind = kind_of(content[:64])
+    kind = file_kind(content[:64])
     try:
         proto = onnx.ModelProto.FromString(content)
         del content

@@ -1,6 +1,6 @@
 """What is known of each operator, one file a kind: what it does to channels, and which tokens it needs.
 
-A file registers its rules (`axformer_passes.registry`); whoever walks a graph imports this room and asks `known(node)`.
+A file registers its rules (`axformer_passes.registry`); whoever walks a graph imports this room and asks `record_of(node)`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from axformer_passes.registry import (
     TokenRows,
     Walk,
     distinct,
-    known,
     labels_in,
+    record_of,
 )
 
 __all__ = [
@@ -57,12 +57,12 @@ __all__ = [
     "data_side",
     "distinct",
     "float_matrix",
-    "known",
     "labels_in",
     "leave_last_axis",
     "letters_of",
     "operands",
     "over_last_axis",
+    "record_of",
     "rescaled",
     "retargeted",
     "softmax_axes",

@@ -21,7 +21,7 @@ from axformer_passes.readout.walk import Narrowing, needed
 _INTEGERS = ir.TensorType(ir.DataType.INT64)
 
 
-def narrow(probes: Probes, found: Narrowing, ends: set[ir.Node]) -> tuple[str, ...]:
+def narrow_tokens(probes: Probes, found: Narrowing, ends: set[ir.Node]) -> tuple[str, ...]:
     """Edit the probed graph; `ends` are the picks themselves. The tensors of which rows are taken now, by name."""
     return _Edit(probes, found, ends).carry_out()
 

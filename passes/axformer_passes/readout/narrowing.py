@@ -18,9 +18,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from axformer_passes.graph import anchor
-from axformer_passes.operators import Probes, known
+from axformer_passes.operators import Probes, record_of
 from axformer_passes.probe import Array, Runner, Step, probed, traced
-from axformer_passes.readout.edit import narrow
+from axformer_passes.readout.edit import narrow_tokens
 from axformer_passes.readout.picks import picks
 from axformer_passes.readout.unpack import unpack
 from axformer_passes.readout.walk import narrowing
@@ -62,10 +62,10 @@ def narrow_readout(model: ir.Model, runner: Runner) -> Readout:
         found = narrowing(probes, starts)
     ends = {pick.node for pick in starts}
     nodes = [node for node in found.needs if node not in ends]
-    if not any(known(node).bears for node in nodes):
+    if not any(record_of(node).bears for node in nodes):
         return Readout(why="nothing would be saved: " + "; ".join(found.stops[:3]))
     tokens = {t for pick in starts for t in _tokens(pick.rows.tokens) if pick.node in found.needs}
-    return Readout(tuple(map(anchor, nodes)), tuple(sorted(tokens, key=str)), narrow(probes, found, ends))
+    return Readout(tuple(map(anchor, nodes)), tuple(sorted(tokens, key=str)), narrow_tokens(probes, found, ends))
 
 
 def _tokens(tokens: tuple[int, ...] | str) -> tuple[int | str, ...]:

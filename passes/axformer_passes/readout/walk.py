@@ -11,7 +11,7 @@ import dataclasses
 import onnx_ir as ir
 
 from axformer_passes.graph import anchor, find
-from axformer_passes.operators import Probes, Stop, TokenRows, known
+from axformer_passes.operators import Probes, Stop, TokenRows, record_of
 from axformer_passes.readout.picks import Pick, upstream
 
 _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -40,7 +40,7 @@ class Narrowing:
 
 def needed(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
     """{slot: rows} that `rows` of the node's outputs are made of. Raises: Stop."""
-    own = known(node).tokens
+    own = record_of(node).tokens
     if own is None:
         raise Stop("not token by token")
     found = own(probes, node, rows)

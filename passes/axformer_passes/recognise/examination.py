@@ -24,7 +24,7 @@ from axformer_passes.probe import Runner
 from axformer_passes.recognise.branches import Branch, branch_of, why_not_apart
 from axformer_passes.recognise.labelling import Labelling, label
 from axformer_passes.recognise.near_misses import in_place, missed_feed_forwards
-from axformer_passes.recognise.scores import Scores, activation_between, score_scale
+from axformer_passes.recognise.scores import AttentionProducts, activation_between, score_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _attention(labelling: Labelling, softmax: ir.Node) -> _Found | Refusal | Non
     if refuse is not None:
         return refuse
     output = readers[0]
-    scores = Scores.find(labelling, softmax, inside)
+    scores = AttentionProducts.find(labelling, softmax, inside)
     if isinstance(scores, Refusal):
         return dataclasses.replace(scores, part="attention")
     projections = [_projection(labelling, value) for value in (scores.query, scores.key, scores.value)]

@@ -5,7 +5,7 @@ integer. A label array per tensor, of the tensor's own (probed) shape, carries t
 operator (`axformer_passes.operators`). Where labels meet they are united; the classes of the union-find are what must be
 cut together.
 A constant that meets labels elementwise (bias, scale, rotary table, relative positions) gets no labels: it *follows*
-the tensor that it meets, and is sliced where it spans a removed position (`cut.py`).
+the tensor that it meets, and is sliced where it spans a removed position (`cut`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from axformer_passes.anatomy import Refusal
 from axformer_passes.graph import anchor, clone_of, operator, origin
-from axformer_passes.operators import Carrier, IntArray, Product, Walk, known, labels_in
+from axformer_passes.operators import Carrier, IntArray, Product, Walk, labels_in, record_of
 from axformer_passes.prepare.fused import NOT_LOWERED
 from axformer_passes.probe import Array, Runner, probed, trace
 
@@ -160,7 +160,7 @@ def _freeze_captured(walk: Walk) -> None:
 def _step(walk: Walk, node: ir.Node) -> None:
     key = operator(node)
     labelled = any(walk.has(value) for value in node.inputs if value is not None)
-    record = known(node)
+    record = record_of(node)
     usual = record.channels is not None or (key == node.op_type and NOT_LOWERED not in node.meta)
     if (
         not labelled and not record.bears and usual

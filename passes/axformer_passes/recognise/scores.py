@@ -24,7 +24,7 @@ _PRODUCTS = frozenset({"MatMul", "MatMulInteger", "QLinearMatMul", "Einsum"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class AttentionProducts:
     """query x key -> softmax -> x value."""
 
     query: ir.Value
@@ -33,7 +33,7 @@ class Scores:
     product: ir.Node
 
     @classmethod
-    def find(cls, labelling: Labelling, softmax: ir.Node, inside: frozenset[int]) -> Scores | Refusal:
+    def find(cls, labelling: Labelling, softmax: ir.Node, inside: frozenset[int]) -> AttentionProducts | Refusal:
         """The products of activations before and after `softmax` whose channels are its heads (`inside`)."""
         place = labelling.order[anchor(softmax)]
         products = {id(node): node for c in sorted(inside) for node in labelling.between.get(c, ())}
@@ -74,7 +74,7 @@ def _within(labelling: Labelling, node: ir.Node, inside: frozenset[int]) -> bool
     return all(labelling.classes_in(x) <= inside for x in labels if x is not None)
 
 
-def score_scale(labelling: Labelling, softmax: ir.Node, scores: Scores) -> float | None:
+def score_scale(labelling: Labelling, softmax: ir.Node, scores: AttentionProducts) -> float | None:
     """The factor c with softmax input = c * (query . key), measured on the probe; None if there is no such factor.
 
     Measured on biased projections before any scaling, at the last query row (which no causal mask touches).
@@ -146,4 +146,4 @@ def activation_between(labelling: Labelling, ups: list[ir.Node], down: ir.Node) 
     return next((n for n in names if n != "cubed"), "none")
 
 
-__all__ = ["Scores", "activation_between", "score_scale"]
+__all__ = ["AttentionProducts", "activation_between", "score_scale"]

@@ -16,8 +16,8 @@ from axformer_passes.registry.record import (
     channels,
     cost,
     cut_edit,
-    known,
     moves,
+    record_of,
     shifts,
     tokens,
 )
@@ -52,10 +52,10 @@ __all__ = [
     "distinct",
     "follow_all",
     "follow_beside",
-    "known",
     "labels_in",
     "least",
     "moves",
+    "record_of",
     "shifts",
     "tokens",
 ]

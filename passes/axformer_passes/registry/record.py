@@ -10,7 +10,7 @@ A file of `axformer_passes.operators` states what its kind of operator does, one
     @shifts("Softmax")      what it does with an input that has grown by a constant
     @cost("MatMul")         multiply-accumulates
 
-Whoever walks a graph asks `known(node)` and leaves alone what nothing is stated of.
+Whoever walks a graph asks `record_of(node)` and leaves alone what nothing is stated of.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _UNKNOWN = Operator()
 _Rule = TypeVar("_Rule", bound=Callable[..., Any])
 
 
-def known(node: ir.Node) -> Operator:
+def record_of(node: ir.Node) -> Operator:
     """The record of a node's operator; an empty one where nothing is stated."""
     return OPERATORS.get(operator(node), _UNKNOWN)
 
@@ -124,4 +124,4 @@ def _stated(concern: str, operators: tuple[str, ...], **flags: bool) -> Callable
     return register
 
 
-__all__ = ["OPERATORS", "Operator", "affine", "channels", "cost", "cut_edit", "known", "moves", "shifts", "tokens"]
+__all__ = ["OPERATORS", "Operator", "affine", "channels", "cost", "cut_edit", "moves", "record_of", "shifts", "tokens"]

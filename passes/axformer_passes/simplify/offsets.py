@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant
-from axformer_passes.operators import float_matrix, known, leave_last_axis, over_last_axis
+from axformer_passes.operators import float_matrix, leave_last_axis, over_last_axis, record_of
 from axformer_passes.probe import Facts
 from axformer_passes.registry import FloatArray, Moving, Stuck, least
 from axformer_passes.simplify.scales import put
@@ -164,7 +164,7 @@ class _Shifts:
             return
         if node.domain or len(node.outputs) != 1 or node is self._going:
             raise Stuck  # what would end in the constant that goes would be lost with it
-        record = known(node)
+        record = record_of(node)
         if node.op_type == "Shape":
             return
         if record.orderly:
@@ -183,7 +183,7 @@ class _Shifts:
         for delta, shape, target in zip(deltas, before, after, strict=True):
             if shape is None or target is None:
                 raise Stuck
-            carried = known(node).moves
+            carried = record_of(node).moves
             assert carried is not None
             given = (None,) * (len(node.inputs) - 1)
             moved.append(carried(Moving(node, 0, (target,), given), [np.broadcast_to(delta, shape)]))
@@ -194,7 +194,7 @@ class _Shifts:
         if out.is_graph_output():
             raise Stuck
         for user, _ in out.uses():
-            if not (known(user).orderly or (user.op_type == "Shape" and not user.domain)) or user is self._going:
+            if not (record_of(user).orderly or (user.op_type == "Shape" and not user.domain)) or user is self._going:
                 raise Stuck
             if user.op_type != "Shape":
                 self._move(user, moved)

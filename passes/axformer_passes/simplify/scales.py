@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, origin
-from axformer_passes.operators import known
+from axformer_passes.operators import record_of
 
 Edit = Callable[[], None]
 
@@ -68,7 +68,7 @@ def _pulled(value: ir.Value, factor: float, shared: frozenset[ir.Value]) -> list
         return None
     first = node.inputs[0]
     assert first is not None
-    if known(node).orderly:
+    if record_of(node).orderly:
         return _pulled(first, factor, shared)
     if node.op_type == "MatMul":
         second = node.inputs[1]

@@ -69,7 +69,7 @@ class Staged:
 
     def __init__(self, examined: Examined) -> None:
         self.examined = examined
-        self._levels = _levels(examined)
+        self._levels = _numbering(examined)
         self._plain = detached(examined.labelling.model)
         self._wholes: dict[Form, _Whole] = {"plain": _Whole(self._plain)}
         self.graph_inputs = tuple(i.name for i in self._plain.proto.graph.input)
@@ -134,18 +134,18 @@ class Staged:
         return sorted({self._levels.of_node[name] for name in names if name is not None})
 
 
-# -- levels ---------------------------------------------------------------------------------------------------------
+# -- numbering ------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class _Levels:
+class _Numbering:
     """of_node: stage of each node by anchor (-1: constants alone); made_in: stage that makes each tensor."""
 
     of_node: dict[str, int]
     made_in: dict[str, int]
 
 
-def _levels(examined: Examined) -> _Levels:
+def _numbering(examined: Examined) -> _Numbering:
     """A node's stage is the last boundary that it depends on; a boundary that no node stands behind is none."""
     graph = examined.labelling.model.graph
     boundaries = {str(v.name): 0 for v in graph.inputs}  # a block on a graph input stands in the prelude
@@ -161,7 +161,7 @@ def _levels(examined: Examined) -> _Levels:
             made_in[name] = level
             seen[name] = max(level, boundaries.get(name, -1))
     number = {level: i for i, level in enumerate(sorted({0, *of_node.values()} - {-1}))} | {-1: -1}
-    return _Levels(*({name: number[level] for name, level in each.items()} for each in (of_node, made_in)))
+    return _Numbering(*({name: number[level] for name, level in each.items()} for each in (of_node, made_in)))
 
 
 def _streams(examined: Examined) -> list[str]:

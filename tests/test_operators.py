@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,7 +23,7 @@ from axformer_passes.cut.pruning import Prune
 from axformer_passes.io.files import serialized
 from axformer_passes.plan import Plan
 from axformer_passes.recognise.examination import examine, recognise
-from axformer_passes.registry.record import OPERATORS, Operator, channels, cost, known, tokens
+from axformer_passes.registry.record import OPERATORS, Operator, channels, cost, record_of, tokens
 from axformer_passes.registry.token_rows import Probes, TokenRows
 from axformer_passes.registry.walk import Walk
 
@@ -134,4 +136,11 @@ def test_a_concern_is_stated_once_an_operator() -> None:
 
 
 def test_nothing_is_known_of_an_operator_of_another_domain() -> None:
-    assert known(ir.node("Softmax", [ir.Value(name="x")], domain="elsewhere")) == Operator()
+    assert record_of(ir.node("Softmax", [ir.Value(name="x")], domain="elsewhere")) == Operator()
+
+
+def test_the_page_on_adding_an_operator_lists_every_concern() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "adding-an-operator.md").read_text(encoding="utf-8")
+    concerns = [field.name for field in dataclasses.fields(Operator) if field.default is None]
+    listed = [line.split("(")[0].removeprefix("| `@") for line in page.splitlines() if line.startswith("| `@")]
+    assert len(concerns) >= 5 and sorted(listed) == sorted(concerns)
