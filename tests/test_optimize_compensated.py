@@ -150,6 +150,8 @@ def test_killed_run_resumes_to_the_same_plan_weights_and_model(folder: Path, tmp
     resumed = run(folder, tmp_path / "out", size=0.75)
     again = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     assert again[: len(journal)] == journal
+    measured = [fact for line in again if (fact := json.loads(line).get("fact"))]
+    assert len(measured) == len(set(measured)), "a fact was measured again"
     assert resumed.plan == unbroken.plan and resumed.plan.readout == "narrow"
     for name in ("plan.json", "plan.safetensors", "model.onnx"):
         assert (resumed.output / name).read_bytes() == (unbroken.output / name).read_bytes(), name
