@@ -1,4 +1,5 @@
-"""What blocks consist of: their projections as matrices, positions of heads and neurons, shared weights, parameters and cost.
+"""What blocks consist of: their projections as matrices, positions of heads and neurons, shared weights, parameters and cost;
+and which projection the numbers of a tensor come from.
 
 Takes what `recognise` found and answers questions about one block at a time; nothing is edited but the bias of a projection.
 """

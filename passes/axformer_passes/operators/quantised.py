@@ -2,7 +2,7 @@
 
     x -> QuantizeLinear -> DequantizeLinear          x rounded and clipped; scales per channel follow their axis
     x -> DynamicQuantizeLinear -> y, scale, zero     scale and zero point are of the whole tensor: no channel's own
-    MatMulInteger(y, weight) -> Cast -> Mul(scales)  the float product; contracted like a MatMul (rules/contraction.py)
+    MatMulInteger(y, weight) -> Cast -> Mul(scales)  the float product; contracted like a MatMul (`contraction`)
 
 Exact under a cut: static scales stay as they are, and a dynamic range always holds 0, so a channel of zeros does not move it.
 """

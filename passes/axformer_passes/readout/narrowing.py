@@ -4,7 +4,7 @@
     after   x[B,S,D] -> Gather([0]) -> queries, + x, norm, feed-forward, .. of [B,1,D] -> Gather(0) -> classifier
                      -> keys, values of all tokens
 
-The pick moves up through every operator that works token by token (`readout_rules`), as an axis of size 1, as far as all users of a
+The pick moves up through every operator that works token by token (`operators`), as an axis of size 1, as far as all users of a
 tensor go along. Sizes that the graph reads off a narrowed tensor stay those of the whole one.
 """
 

@@ -6,7 +6,7 @@ Shapes: B batch, H heads of queries, S tokens, D model width, d width of a head;
     context  p[B,H,1,S] @ (x Wv + bv)[B,H,S,d]   ->  (p x)[B,H,D] Wv[H,D,d] + sum(p) bv     sum(p) is 1 behind a softmax
 
 Instead of S D H d multiply-accumulates H (S D + D d). Wk and Wv are cut to heads by where their numbers go, whatever moves lie
-between (`absorb_find`); a query head of a group gets the columns of its key head. The narrow read-out makes such queries.
+between (`keys_values_find`); a query head of a group gets the columns of its key head. The narrow read-out makes such queries.
 """
 
 from __future__ import annotations
