@@ -120,8 +120,8 @@ def score(model: str | Path, other: str | Path | None = None, **options: Any) ->
 
     >>> import axformer_onnx as ax
     >>> result = ax.score("models/nli-mini", task="mnli", length=16)
-    >>> result.metric, result.rows
-    ('accuracy', 1500)
+    >>> result.metric, [model.single_class for model in result.models.values()]
+    ('accuracy', [None])
 
     Raises: AxformerError.
     """

@@ -24,8 +24,14 @@ FUNCTIONS = ("apply", "export", "inspect", "optimize", "score")
 
 @pytest.fixture
 def beside_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory as the examples expect it: `models/` of this repository in it, and nothing else."""
-    (tmp_path / "models").symlink_to(ROOT / "models", target_is_directory=True)
+    """A working directory as the examples expect it: `models/nli-mini` in it, with few rows, and nothing else."""
+    folder, source = tmp_path / "models" / "nli-mini", ROOT / "models" / "nli-mini"
+    (folder / "data").mkdir(parents=True)
+    for path in source.glob("*.*"):
+        (folder / path.name).symlink_to(path)
+    for path in (source / "data").iterdir():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "data" / path.name).write_text("".join(lines[:120]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
@@ -114,8 +120,8 @@ REFUSED: list[tuple[dict[str, Any], list[str], str, str]] = [
     (
         {"output": "models"},
         ["-o", "models"],
-        "models: the folder is not empty and holds no earlier run (build_nli_mini.py). Use another -o, or --overwrite",
-        "models: the folder is not empty and holds no earlier run (build_nli_mini.py). Use another output, or overwrite=True",
+        "models: the folder is not empty and holds no earlier run (nli-mini). Use another -o, or --overwrite",
+        "models: the folder is not empty and holds no earlier run (nli-mini). Use another output, or overwrite=True",
     ),
 ]
 
@@ -160,8 +166,8 @@ def test_a_mistake_in_an_option_is_one_line_that_names_it(options: dict[str, Any
     assert str(refused.value) == message
 
 
-def test_scores_are_shown_as_a_table_in_a_notebook_and_as_one_line_elsewhere() -> None:
-    result = ax.score(ROOT / "models" / "nli-mini", task="mnli", length=8)
+def test_scores_are_shown_as_a_table_in_a_notebook_and_as_one_line_elsewhere(beside_the_models: Path) -> None:
+    result = ax.score("models/nli-mini", task="mnli", length=8)
     (record,) = result.models.values()
     assert f'<td style="padding:2px 8px;text-align:left">{record.score:.2f}</td>' in result._repr_html_()
     assert "\n" not in repr(result) and f"{record.score:.2f}" in repr(result)

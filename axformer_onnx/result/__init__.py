@@ -10,7 +10,6 @@ from axformer_onnx.result.output_folder import (
     claim,
     clear,
     copy_companions,
-    default_output,
     staging,
     sweep,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "claim",
     "clear",
     "copy_companions",
-    "default_output",
     "outcome",
     "staging",
     "sweep",

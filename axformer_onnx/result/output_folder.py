@@ -30,11 +30,6 @@ COMPANIONS = (
 _WRITING = ".writing-"
 
 
-def default_output(model: Path) -> Path:
-    """`<name of the model's folder>-optimized` in the working directory."""
-    return Path(f"{model.resolve().parent.name or 'model'}-optimized")
-
-
 def claim(output: Path, source: Path, *, overwrite: bool) -> None:
     """Create `output`, or accept it if it is empty or holds an earlier run.
 
