@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from axformer_onnx.records import Interval, Scores
 from axformer_onnx.statistics import McNemar
-from axformer_onnx.tasks import LabelMap, Task, metric_named
+from axformer_onnx.tasks import LabelMap, Metric, Task, metric_named
 
 Outcome = Literal["better", "worse", "no significant difference"]
 
@@ -52,7 +52,7 @@ def compare(
     b = kind.answers(scores_b.outputs, scores_b.loss_per_row, labels, label_map_b or label_map)
     difference, mcnemar = metric.difference(a, b, seed=seed), metric.exact_test(a, b)
     outcome = _outcome(difference, mcnemar)
-    verdict = _sentence(metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome)
+    verdict = _sentence(metric, scores_a.value, scores_b.value, difference, mcnemar, outcome)
     return Comparison(metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict)
 
 
@@ -79,10 +79,12 @@ def _outcome(difference: Interval, mcnemar: McNemar | None) -> Outcome:
     return "better" if difference.value > 0 else "worse"
 
 
-def _sentence(metric: str, a: float, b: float, difference: Interval, mcnemar: McNemar | None, outcome: Outcome) -> str:
+def _sentence(
+    metric: Metric, a: float, b: float, difference: Interval, mcnemar: McNemar | None, outcome: Outcome
+) -> str:
     test = f"; McNemar p = {mcnemar.p_value:.2g}" if mcnemar else ""
     start = outcome if outcome == "no significant difference" else f"significantly {outcome}"
     return (
-        f"{start}: {metric} {a:.2f} -> {b:.2f}, {difference.value:+.2f} points "
+        f"{start}: {metric.name} {a:.2f} -> {b:.2f}, {difference.value:+.2f} {metric.unit} "
         f"({100 * difference.level:.0f} % interval {difference.low:+.2f} to {difference.high:+.2f}{test})"
     )
