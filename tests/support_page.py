@@ -2,6 +2,7 @@
 
 page(rows)           the text
 documented(text)     {(family, exporter): {operation: (operator, reason)}} of the cells that do not work
+documented_left(text), rows_of(text, heading)        what else its test reads
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from zoo_variant_cases import UNVARIABLE
 _PACKAGES = (
     "torch", "transformers", "optimum-onnx", "onnxscript", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxsim",
 )  # fmt: skip
-_FILES, _REFUSED = "## Files", "## What is refused"
+_FILES, _REFUSED, _LEFT = "## Files", "## What is refused", "## What is left whole"
 _Cells = dict[tuple[str, str], dict[str, tuple[str, str]]]
 
 _HEAD = """# What works
@@ -57,15 +58,25 @@ def page(rows: Sequence[Row], unexportable: Sequence[Sequence[str]] = (), transf
 def documented(text: str) -> _Cells:
     """What a page says of every file: {} where all works."""
     found: _Cells = {}
-    for family, exporters in _rows_of(text, _FILES):
+    for family, exporters in rows_of(text, _FILES):
         found |= {(family, exporter.strip("` ")): {} for exporter in exporters.split(",")}
-    for family, exporter, operations, _, operator, reason, _ in _rows_of(text, _REFUSED):
+    for family, exporter, operations, _, operator, reason, _ in rows_of(text, _REFUSED):
         for operation in operations.split("; "):
             found[family, exporter.strip("`")][operation] = (operator.strip("`"), reason)
     return found
 
 
-def _rows_of(text: str, heading: str) -> list[list[str]]:
+def documented_left(text: str) -> dict[tuple[str, str], set[tuple[str, str]]]:
+    """(operator, reason) of what a page says is left whole, by file; files of which nothing is left are not there."""
+    found: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for family, operator, reason, files in rows_of(text, _LEFT):
+        for exporter in files.split(","):
+            found.setdefault((family, exporter.strip("` ")), set()).add((operator.strip("`"), reason))
+    return found
+
+
+def rows_of(text: str, heading: str) -> list[list[str]]:
+    """The cells of the table under a heading."""
     section = re.split(r"^## ", text.split(f"{heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
@@ -166,7 +177,7 @@ def _left(rows: Sequence[Row]) -> str:
         "Not recognised, and not needed: these nodes stand before or between the blocks, and every operation works.\n"
     )
     header = ["architecture", "operator", "reason", "files"]
-    return f"## What is left whole\n\n{intro}\n" + _table(header, body)
+    return f"{_LEFT}\n\n{intro}\n" + _table(header, body)
 
 
 def _impossible(more: Sequence[Sequence[str]]) -> str:
@@ -194,14 +205,14 @@ def _rules() -> str:
     from axformer_passes.operators import OPERATORS
     from axformer_passes.prepare.recipes.registry import RULES as FUSED
 
-    rules = [name for name, record in OPERATORS.items() if record.channels is not None]
+    followed = [name for name, operator in OPERATORS.items() if operator.channels is not None]
 
     def listed(names: Iterable[str]) -> str:
         return ", ".join(f"`{name}`" for name in sorted(names, key=lambda n: ("::" in n, n))) + ".\n"
 
     intro = "Any graph of these operators is followed; nothing looks at names, exporters or architectures."
     return (
-        f"## Operators with rules\n\n{intro} {len(rules)} have a rule of their own:\n\n{listed(rules)}\n"
+        f"## Operators with rules\n\n{intro} {len(followed)} have a rule of their own:\n\n{listed(followed)}\n"
         f"{len(FUSED)} are fused: lowered to the above, and written again as themselves after the cut:\n\n{listed(FUSED)}"
     )
 
