@@ -5,7 +5,7 @@ Shapes: B rows and S tokens of a sample, R channels that a projection reads.
     z    float64[R+1], what a projection reads for one token, with a constant 1 behind it
     H    sum of z z^T over the real tokens: padding is left out
 
-The samples go through the source stage by stage (`search/stages.py`), all of them through one stage before the next is
+The samples go through the source stage by stage (`scoring/stage_scorer.py`), all of them through one stage before the next is
 touched. So there is one H at a time, handed out as soon as it is complete, and of the samples what later stages read of
 them: their hidden states, in memory up to a bound and beyond it in files of a temporary folder. In memory at once:
 

@@ -30,7 +30,7 @@ _REMEMBERED_PLANS = 8
 
 
 class StageScorer:
-    """A records.PlanScorer over one fixed set of rows.
+    """A `records.PlanScorer` over one fixed set of rows.
 
     cache_bytes   bound on the hidden states that are kept; beyond it only every second, third, ... stage's are; 0: none
     output        what is read of the model; None: what the task's kind finds without the settings of a folder

@@ -50,7 +50,7 @@ class Setting:
 
 
 def setting_of(stage: Stage, plan: Plan) -> Setting:
-    """The setting of one stage under `plan`, each layer's ids written out (`shared.expanded`)."""
+    """The setting of one stage under `plan`, each layer's ids written out (`blocks.expanded`)."""
     touched = [block for block in stage.blocks if _touched(block, plan)]
     if not touched:
         return Setting("plain", {})
