@@ -13,8 +13,9 @@ import pytest
 from test_text import save_tokenizer
 from tiny_classifier import save_classifier
 
-from axformer_onnx.commands import ScoreOptions, score
+from axformer_onnx.commands import score
 from axformer_onnx.errors import DataError, UsageError
+from axformer_onnx.options import ScoreOptions
 from axformer_onnx.records import FloatArray, Interval
 from axformer_onnx.tasks import (
     CLASSIFICATION,
