@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from axformer_onnx.commands import ScoreOptions, score
+from axformer_onnx.commands import score
 from axformer_onnx.data.encoding import Encoder
 from axformer_onnx.data.roles import resolve
 from axformer_onnx.data.rows import Rows, read_rows
 from axformer_onnx.errors import DataError, UsageError
+from axformer_onnx.options import ScoreOptions
 from axformer_onnx.runtime.sessions import make_session, run_once
 from axformer_onnx.scoring import Machine, reading_of, score_file
 from axformer_onnx.scoring.comparison import compare
