@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from axformer_onnx.compensate import load_weights, weights_path
 from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
@@ -15,6 +17,9 @@ from axformer_onnx.result import MODEL, copy_companions, staging
 from axformer_onnx.runtime import run_once
 from axformer_passes.io import model_path, read_regular, sha256_of
 from axformer_passes.plan import Plan
+
+if TYPE_CHECKING:
+    from axformer_passes.cut import Weights
 
 PLAN_BYTES = 2**28
 """A plan is not longer: it names at most every neuron of a model."""
@@ -40,7 +45,9 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     with _staged(folder) as staging:
         path = staging / (output.name if single else MODEL)
         weights = weights_path(plan_path, plan.weights)
-        write_planned(Source.of(source), plan, path, weights)
+        written = _write(Source.of(source), plan, path, weights)
+        gc.collect()  # a graph is full of circles: until then its maps of the source's weights stay
+        _verify(source, path, *written)
         if not single:
             shutil.copyfile(plan_path, staging / "plan.json")
             if weights is not None:
@@ -85,7 +92,13 @@ def write_planned(
     weights_file   where the weights that the plan names lie
     built          where the graph lies already, if it does: it is moved, and verified as any other
     """
-    from axformer_onnx.result import verify
+    _verify(source.path, path, *_write(source, plan, path, weights_file, built))
+
+
+def _write(
+    source: Source, plan: Plan, path: Path, weights_file: Path | None, built: Path | None = None
+) -> tuple[Plan, Weights | None]:
+    """Write the graph; returns the plan and its weights with each layer's ids written out."""
     from axformer_passes.apply import apply_plan
     from axformer_passes.blocks import expanded
     from axformer_passes.cut import expanded_weights, weight_shapes
@@ -101,7 +114,13 @@ def write_planned(
     else:
         for part in built.parent.glob(f"{built.name}*"):  # its external data with it
             part.replace(path.parent / part.name)
-    verify(source.path, path, plan, weights=weights)
+    return plan, weights
+
+
+def _verify(source: Path, path: Path, plan: Plan, weights: Weights | None) -> None:
+    from axformer_onnx.result import verify
+
+    verify(source, path, plan, weights=weights)
 
 
 def _require_free(output: Path, source: Path, overwrite: bool) -> None:
