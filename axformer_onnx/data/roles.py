@@ -23,7 +23,7 @@ from axformer_onnx.errors import DataError
 from axformer_onnx.tasks import GLUE, Task, with_label_names
 
 TRAIN_PART = 4_000  # rows taken of `train` where there is no `search` file
-HELD_OUT = 5_000  # at most so many rows are held out where there is no validation file
+HELD_OUT = 5_000  # this many rows at most are held out where there is no validation file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def resolve(
     data             a file (report rows), a folder with files named after roles, or a hub data set's name;
                      without it `data/` beside the model, then the hub
     search_data      a file that overrides the search rows; `calibration` likewise, labels not needed
-    max_search_rows  at most so many rows for search and select together, a seeded part
+    max_search_rows  this many rows at most for search and select together, a seeded part
 
     Search and select split 2:1 by content, so that equal texts never stand in both; rows that the report
     has too are dropped from them. Same files, same seed: same sets.
