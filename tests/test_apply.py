@@ -144,7 +144,7 @@ _REPLAY = """
 import hashlib, sys
 from axformer_onnx.runtime import run_once
 from axformer_passes.apply import apply_plan
-from axformer_passes.files import load_model, serialized
+from axformer_passes.io import load_model, serialized
 from axformer_passes.plan import Plan
 print(hashlib.sha256(serialized(apply_plan(load_model(sys.argv[1]), Plan.loads(sys.argv[2]), run_once))).hexdigest())
 """

@@ -144,7 +144,12 @@ ROW = '{"premise": "w5", "hypothesis": "w6", "label": "neutral"}\n'
             2,
             "3 text columns (a, b, c); expected 1 or 2",
         ),
-        (["optimize", "{model}", "--task", "embedding", "--columns", "premise,hypothesis"], 2, "no output is called"),
+        (["optimize", "{model}", "--task", "embedding", "--columns", "premise,hypothesis"], 2, "expected a number"),
+        (
+            ["optimize", "{model}", "--task", "embedding", "--columns", "premise,hypothesis", "--label", "score"],
+            2,
+            "no output is called",
+        ),
         (["optimize", "{model}", "--task", "sst2"], 2, "no column 'sentence'; found: premise, hypothesis, label"),
         (["optimize", "{model}", "--task", "mnli", "--data", "{tmp}/none.jsonl"], 2, "no such file"),
         (["optimize", "{model}", "--task", "mnli", "--data", "{empty}"], 2, "empty"),

@@ -372,7 +372,7 @@ def test_missing_torch_names_the_install_line(tmp_path: Path, monkeypatch: pytes
 
 
 def test_importing_export_does_not_import_torch() -> None:
-    code = "import sys, axformer_onnx.export; print({'torch', 'transformers', 'onnxruntime'} & set(sys.modules))"
+    code = "import sys, axformer_onnx.exporting; print({'torch', 'transformers', 'onnxruntime'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
