@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test5 test-all support fuzz lint format wheel bench model clean
+.PHONY: help demo test test5 test-all support stub fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
 support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix and write docs/support.md
 	$(TEST_ENV) $(BIN5)/python tests/support.py
 	$(TEST_ENV) $(BIN)/python tests/support.py docs/support.md
+
+stub: $(VENV)/.tests ## write the package's face for type checkers, axformer_onnx/__init__.pyi, from the options
+	$(BIN)/python tests/stub.py
+	$(BIN)/ruff format axformer_onnx/__init__.pyi
 
 fuzz: $(VENV)/.tests ## fuzz the loader and the plan reader side by side, SECONDS=60
 	$(BIN)/python -m pip install --quiet --group fuzz

@@ -54,8 +54,8 @@ from axformer_onnx.runtime.sessions import (
     versions,
 )
 from axformer_onnx.scoring.evaluation import reading_of
-from axformer_onnx.scoring.outputs import logits_output
 from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.outputs import logits_of
 from axformer_passes.apply import apply_plan, narrowed
 from axformer_passes.io.files import load_model, save_model
 from axformer_passes.plan import Plan
@@ -156,7 +156,7 @@ def full_float32(path: Path) -> Any:
 
 def outputs(session: Any, encoded: Encoded) -> FloatArray:
     """float64[rows, classes]."""
-    name, names = logits_output(session)[0], [one.name for one in session.get_inputs()]
+    name, names = logits_of(session.get_outputs()).name, [one.name for one in session.get_inputs()]
     found: FloatArray | None = None
     for batch in batches(encoded, names, batch_size=32):
         logits = run_session(session, batch.feeds, [name])[name]

@@ -46,7 +46,6 @@ from axformer_onnx.data.encoding import feeds
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
 from axformer_onnx.scoring import stage_scorer as stages
-from axformer_onnx.scoring.outputs import logits_output
 from axformer_onnx.search.compensated import preparation
 from axformer_onnx.search.compensated.divergence import Race
 from axformer_onnx.search.compensated.levels import Choice, Levels
@@ -54,6 +53,7 @@ from axformer_onnx.search.compensated.preparation import Scored, SearchInputs
 from axformer_onnx.search.compensated.tuning import EFFORTS
 from axformer_onnx.search.compensated.workers import Question
 from axformer_onnx.tasks.definitions import get_task
+from axformer_onnx.tasks.outputs import logits_of
 from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import save_model
 
@@ -91,7 +91,7 @@ class PlainLoop:
         return make_session(path, provider=machine.provider, threads=machine.threads)
 
     def _outputs(self, session: Any) -> FloatArray:
-        encoded, output = self.given.encoded["search"], logits_output(session)[0]
+        encoded, output = self.given.encoded["search"], logits_of(session.get_outputs()).name
         names = [one.name for one in session.get_inputs()]
         parts = []
         for start in range(0, len(encoded), PLAIN_BATCH):

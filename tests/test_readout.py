@@ -22,7 +22,7 @@ from axformer_passes.graph.cleanup import Cleanup
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
 from axformer_passes.prepare.fused.lifting import lift
-from axformer_passes.readout.narrowing import Readout, narrow_readout
+from axformer_passes.readout.narrowing import NarrowedReadout, narrow_readout
 from axformer_passes.recognise.examination import examine
 
 POOLED = (
@@ -45,7 +45,7 @@ def prepared(model: ir.Model) -> ir.Model:
     return examine(model, run_once).labelling.model
 
 
-def narrowed(source: ir.Model) -> tuple[ir.Model, Readout]:
+def narrowed(source: ir.Model) -> tuple[ir.Model, NarrowedReadout]:
     """A clone of `source` with a narrow read-out, after the full checker with strict shape inference."""
     model = prepared(source)
     found = narrow_readout(model, run_once)

@@ -36,7 +36,7 @@ from zoo import onnx_outputs
 from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.errors import ModelError
 from axformer_passes.prepare.walkable import prepared
-from axformer_passes.readout.narrowing import Readout, narrow_readout
+from axformer_passes.readout.narrowing import NarrowedReadout, narrow_readout
 
 SHAPES = ((1, 2), (2, 5), (3, 4))
 
@@ -47,7 +47,7 @@ def feeds_of(batch: int, tokens: int) -> dict[str, Array]:
     return {"x": rng.normal(size=(batch, tokens, D)).astype(np.float32), "which": which}
 
 
-def narrow(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Readout]:
+def narrow(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, NarrowedReadout]:
     model = prepared(ir.from_proto(proto))
     found = narrow_readout(model, run_once)
     after = ir.to_proto(model)

@@ -17,9 +17,10 @@ from axformer_onnx.data.rows import Rows
 from axformer_onnx.data.tokenizer_files import Padding
 from axformer_onnx.errors import DataError, RuntimeFailure
 from axformer_onnx.runtime.sessions import make_session
-from axformer_onnx.scoring.outputs import evaluate, logits_output, score_session
+from axformer_onnx.scoring.outputs import evaluate, score_session
 from axformer_onnx.tasks.definitions import Task, custom_task, get_task
 from axformer_onnx.tasks.labels import LabelMap, match_labels
+from axformer_onnx.tasks.outputs import logits_of
 
 
 def identity(classes: int) -> LabelMap:
@@ -141,14 +142,11 @@ def test_a_session_scored_in_buckets_equals_row_by_row(batch_size: int) -> None:
 
 def test_the_only_flat_float_output_is_taken_for_the_logits() -> None:
     table = np.zeros((4, 3), dtype=np.float32)
-    assert logits_output(make_session(tiny_classifier(table, output="scores"))) == ("scores", 3)
+    found = logits_of(make_session(tiny_classifier(table, output="scores")).get_outputs())
+    assert (found.name, found.columns) == ("scores", 3)
 
 
 def test_a_model_without_logits_is_refused_with_its_outputs() -> None:
-    class Session:
-        def get_outputs(self) -> list[Any]:
-            kind = type("Output", (), {"name": "last_hidden_state", "type": "tensor(float)", "shape": ["b", "s", 8]})
-            return [kind()]
-
+    states = type("Output", (), {"name": "last_hidden_state", "type": "tensor(float)", "shape": ["b", "s", 8]})
     with pytest.raises(DataError, match="the model has last_hidden_state"):
-        logits_output(Session())
+        logits_of([states()])

@@ -37,11 +37,11 @@ class DataRoles:
     notes: tuple[str, ...]
 
 
-Source = str | Path
+DataSource = str | Path
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _FoundRows:
     """Rows by role (train, search, validation, test, calibration), not read before they are asked for."""
 
     readers: Mapping[str, Callable[[], Drawn]]
@@ -51,10 +51,10 @@ class _Found:
 def resolve(
     task: Task,
     *,
-    model_dir: Source,
-    data: Source | None = None,
-    search_data: Source | None = None,
-    calibration: Source | None = None,
+    model_dir: DataSource,
+    data: DataSource | None = None,
+    search_data: DataSource | None = None,
+    calibration: DataSource | None = None,
     seed: int = 0,
     max_search_rows: int | None = None,
 ) -> DataRoles:
@@ -78,7 +78,7 @@ def resolve(
     return _separate(rows, notes, max_search_rows, seed, apart=task.kind.apart)
 
 
-def resolve_report(task: Task, *, model_dir: Source, data: Source | None = None) -> Rows:
+def resolve_report(task: Task, *, model_dir: DataSource, data: DataSource | None = None) -> Rows:
     """The report rows alone, for scoring: from `data` (file, folder, hub name), else as `resolve` finds them.
 
     Raises: DataError where none are found.
@@ -96,9 +96,9 @@ def resolve_report(task: Task, *, model_dir: Source, data: Source | None = None)
 
 def _draw_roles(
     task: Task,
-    found: _Found,
-    search_data: Source | None,
-    calibration: Source | None,
+    found: _FoundRows,
+    search_data: DataSource | None,
+    calibration: DataSource | None,
     count: int,
     seed: int,
 ) -> tuple[dict[str, Drawn], list[str]]:
@@ -164,7 +164,7 @@ def _note_invented(rows: Rows) -> list[str]:
     return [f"label names of the data were numbered in sorted order: {named}"]
 
 
-def _find(task: Task, model_dir: Path, data: Source | None, *, optional: bool) -> _Found:
+def _find(task: Task, model_dir: Path, data: DataSource | None, *, optional: bool) -> _FoundRows:
     """The readers of every role, from --data, the model's folder or the hub, in this order."""
     from axformer_onnx.data import hub
 
@@ -172,13 +172,13 @@ def _find(task: Task, model_dir: Path, data: Source | None, *, optional: bool) -
     if data is not None:
         path = Path(data)
         if path.is_file():
-            return _Found({"validation": lambda: draw([path], task)})
+            return _FoundRows({"validation": lambda: draw([path], task)})
         if path.is_dir():
             return _from_folder(path, task)
         if not looks_like_hub_name(str(data)):
             raise DataError(f"{data}: no such file or folder")
         try:
-            return _Found(hub.readers(str(data), None, task))
+            return _FoundRows(hub.readers(str(data), None, task))
         except hub.Unreachable as error:
             raise DataError(f"{data}: no such file or folder; nor from the hub: {error}") from None
     beside = model_dir / "data"
@@ -187,11 +187,11 @@ def _find(task: Task, model_dir: Path, data: Source | None, *, optional: bool) -
     tried.append(f"there is no {beside}")
     try:
         if task.name in GLUE:
-            return _Found(hub.glue_readers(task), ("rows come from the hub's data set nyu-mll/glue",))
+            return _FoundRows(hub.glue_readers(task), ("rows come from the hub's data set nyu-mll/glue",))
     except hub.Unreachable as error:
         tried.append(str(error))
     if optional:
-        return _Found({})
+        return _FoundRows({})
     raise DataError(
         f"no data for task {task.name}: {'; '.join(tried)}. Give rows in one of three "
         "ways: --data FILE_OR_FOLDER; a folder data/ beside model.onnx; "
@@ -199,13 +199,13 @@ def _find(task: Task, model_dir: Path, data: Source | None, *, optional: bool) -
     )
 
 
-def _from_folder(folder: Path, task: Task) -> _Found:
+def _from_folder(folder: Path, task: Task) -> _FoundRows:
     files = find_roles(folder, mismatched=task.name == "mnli-mm")
 
     def reader(role: str) -> Callable[[], Drawn]:
         return lambda: draw(files[role], task, labelled=role != "calibration")
 
-    return _Found({role: reader(role) for role in files})
+    return _FoundRows({role: reader(role) for role in files})
 
 
 def _config(model_dir: Path) -> dict[str, Any] | None:

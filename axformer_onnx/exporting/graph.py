@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from axformer_passes.io import save_model
 
-Axes = Mapping[str, Sequence[str | int]]
+AxisNames = Mapping[str, Sequence[str | int]]
 
 # dynamo notes the source file and line of every node: long, and full of the exporting machine's paths.
 _TRACES = (
@@ -19,7 +19,7 @@ _TRACES = (
 )
 
 
-def finish(raw: Path, path: Path, axes: Axes, provenance: Mapping[str, str], single_file_limit: int) -> ir.Model:
+def finish(raw: Path, path: Path, axes: AxisNames, provenance: Mapping[str, str], single_file_limit: int) -> ir.Model:
     """Read `raw`, write it to `path` with `axes` as the shapes of its inputs and outputs. Returns what was written.
 
     Above `single_file_limit` bytes of weights they go to `<path>.data`.

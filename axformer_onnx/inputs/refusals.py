@@ -14,7 +14,7 @@ NOTHING = (
     "stream, as in every attention block. Is it a transformer?"
 )
 """What is said of a graph without layers and without refusals."""
-Part = Literal["", "heads", "neurons"]
+RefusedPart = Literal["", "heads", "neurons"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Placed:
     """
 
     refusal: Refusal
-    part: Part = ""
+    part: RefusedPart = ""
     layer: int | None = None
 
 
@@ -49,7 +49,7 @@ def _in_gap(anatomy: Anatomy, behind: int, refused: Iterable[Refusal]) -> Iterat
             yield Placed(refusal, "neurons", behind - 1)
         else:
             lost = lost or refusal.part == "attention"
-            parts: dict[str, Part] = {"attention": "heads", "feed-forward": "neurons"}
+            parts: dict[str, RefusedPart] = {"attention": "heads", "feed-forward": "neurons"}
             yield Placed(refusal, parts.get(refusal.part, ""))
 
 

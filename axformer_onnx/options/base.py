@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from axformer_onnx.errors import UsageError
@@ -25,6 +26,8 @@ class Options(BaseModel):
     )
 
 
+Location = Annotated[str, BeforeValidator(lambda given: str(given) if isinstance(given, Path) else given)]
+"""A path, or a name on the hub, as text; Python's face may give a Path."""
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 

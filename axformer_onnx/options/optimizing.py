@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from axformer_onnx.errors import UsageError
-from axformer_onnx.options.base import fields_of, flag, mark, option
+from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import RunOptions, TaskOptions
@@ -36,10 +36,10 @@ class OptimizeOptions(TaskOptions, RunOptions):
     """
 
     model: Path = option(help="An .onnx file, or a folder that holds model.onnx.", positional=True)
-    search_data: str | None = option(
+    search_data: Location | None = option(
         None, "File with rows for the search; default: a search file, else a part of train."
     )
-    calibration: str | None = option(
+    calibration: Location | None = option(
         None, "File with unlabelled rows for compensation; default: the search rows."
     )  # fmt: skip
     output: Path = option(
@@ -76,11 +76,6 @@ class OptimizeOptions(TaskOptions, RunOptions):
     )
     max_search_rows: int = option(MAX_SEARCH_ROWS, "Rows for the search, select rows included.", ge=3)
     overwrite: bool = option(False, "Replace what an earlier run left in the output.")
-
-    @field_validator("search_data", "calibration", mode="before")
-    @classmethod
-    def _as_path(cls, value: Any) -> Any:
-        return value if value is None else str(value)
 
     @field_validator("output", mode="before")
     @classmethod

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import InstanceOf, field_validator
 
 from axformer_onnx.errors import UsageError
-from axformer_onnx.options.base import Options, option
+from axformer_onnx.options.base import Location, Options, option
 from axformer_onnx.options.shared import RunOptions, TaskOptions
 from axformer_passes.plan import Plan
 
@@ -47,23 +47,18 @@ class ApplyOptions(Options):
     overwrite: bool = option(False, "Replace what an earlier run left in the output.")
 
 
-Exporter = Literal["auto", "optimum", "dynamo", "torchscript", "transformers"]
+ExporterChoice = Literal["auto", "optimum", "dynamo", "torchscript", "transformers"]
 
 
 class ExportOptions(Options):
     """A checkpoint, and the folder that gets model.onnx."""
 
-    checkpoint: str = option(help="A Hugging Face checkpoint folder, or a name on the hub.", positional=True)
+    checkpoint: Location = option(help="A Hugging Face checkpoint folder, or a name on the hub.", positional=True)
     out: Path = option(help="The folder to write.", positional=True)
     task: str | None = option(None, "Compare the checkpoint's labels with this task's.")
-    exporter: Exporter = option("auto", "Who writes the graph; transformers: version 5 or later.")
+    exporter: ExporterChoice = option("auto", "Who writes the graph; transformers: version 5 or later.")
     opset: int | None = option(None, "Operator set; default: the exporter's.", ge=7)
     attention: Literal["eager", "sdpa"] | None = option(
         None, "Attention implementation; default: what transformers chooses.", cli=False
     )
     check: bool = option(True, "Compare with torch on random inputs.", cli=False)
-
-    @field_validator("checkpoint", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from axformer_onnx.errors import UsageError
-from axformer_onnx.options.base import Options, option
+from axformer_onnx.options.base import Location, Options, option
 
 if TYPE_CHECKING:
     from axformer_onnx.scoring import Machine
@@ -30,7 +30,7 @@ class TaskOptions(Options):
     task: Task = option(
         help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm, custom, multilabel or embedding."
     )
-    data: str | None = option(
+    data: Location | None = option(
         None, "File or folder with rows, or a data set on the hub; default: data/ beside the model."
     )
 
@@ -38,11 +38,6 @@ class TaskOptions(Options):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        return value if value is None else str(value)
 
     @field_validator("task", mode="before")
     @classmethod

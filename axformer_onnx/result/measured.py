@@ -36,7 +36,7 @@ from axformer_passes.plan import Plan
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Step = Callable[[str], None]
+OnStep = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def outcome(
     search: SearchRecord,
     compensation: CompensationRecord | None = None,
     *,
-    step: Step,
+    step: OnStep,
 ) -> Report:
     """Measure the graph at `candidate`, which carries out `plan`, against the source."""
     step("scoring the source on the report rows")
@@ -112,7 +112,7 @@ def _judge(options: OptimizeOptions, given: Given, path: Path, model: ir.Model, 
 
 
 def _control(
-    options: OptimizeOptions, given: Given, plan: Plan, source: Scores, beside: Path, step: Step
+    options: OptimizeOptions, given: Given, plan: Plan, source: Scores, beside: Path, step: OnStep
 ) -> _Judged | None:
     """A random plan of equal size, built, scored and thrown away; None where nothing was removed."""
     from axformer_passes.apply import apply_plan

@@ -19,7 +19,7 @@ from axformer_onnx.scoring.evaluation import (
     truncation_notes,
 )
 from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, judged_drop, judged_noise
-from axformer_onnx.scoring.outputs import logits_output, score_session
+from axformer_onnx.scoring.outputs import score_session
 from axformer_onnx.scoring.recalibrate import Recalibrated
 from axformer_onnx.scoring.stage_scorer import StageScorer
 from axformer_onnx.scoring.stage_sessions import BATCH_SIZE, BATCH_TOKENS, Setting, StageSessions
@@ -43,7 +43,6 @@ __all__ = [
     "judged_noise",
     "latency_of",
     "latency_warnings",
-    "logits_output",
     "provider_warnings",
     "reading_of",
     "score_file",

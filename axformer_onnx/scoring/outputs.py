@@ -12,7 +12,7 @@ from axformer_onnx.data import Encoded, Rows, batches
 from axformer_onnx.errors import DataError, RuntimeFailure
 from axformer_onnx.records import FloatArray, Scores
 from axformer_onnx.runtime import run_session
-from axformer_onnx.tasks import LabelMap, Output, Task, logits_of, metric_named
+from axformer_onnx.tasks import LabelMap, Output, Task, metric_named
 
 
 def evaluate(
@@ -46,12 +46,6 @@ def evaluate(
         majority_rate=kind.majority_rate(answers),
         single_class=kind.single_answer(answers, label_map),
     )
-
-
-def logits_output(session: Any) -> tuple[str, int | None]:
-    """Name of the session's logits output and its number of columns (`tasks.logits_of`)."""
-    found = logits_of(session.get_outputs())
-    return found.name, found.columns
 
 
 def score_session(

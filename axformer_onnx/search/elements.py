@@ -28,7 +28,7 @@ from axformer_passes.blocks import (
 )
 from axformer_passes.plan import Hard, Mode, Plan, SharedWeights
 
-Kind = Literal["head", "neurons", "attention", "feed_forward", "hard_attention"]
+ElementKind = Literal["head", "neurons", "attention", "feed_forward", "hard_attention"]
 
 TOPK_OPSET = 11  # `sorted=1`: among equals the lower index comes first
 _GROUPS_WITHOUT_HEADS = 12  # a model without a recognised attention block has no head count to follow
@@ -46,7 +46,7 @@ class Element:
     layers       several layers that share the weights, `layer` the first; empty: `layer` alone
     """
 
-    kind: Kind
+    kind: ElementKind
     layer: int
     ids: tuple[int, ...] = ()
     parameters: int = 0

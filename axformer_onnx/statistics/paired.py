@@ -11,7 +11,7 @@ would take minutes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,18 +65,14 @@ def bootstrap_classes(
     joint = (labels * classes + guesses_a) * classes + guesses_b
     cells, counts = np.unique(joint, return_counts=True)
     label, a, b = cells // classes**2, cells // classes % classes, cells % classes
-    generator = np.random.default_rng(seed)
 
-    def difference(times: FloatArray) -> FloatArray:
+    def change(generator: np.random.Generator, size: int) -> FloatArray:
+        times = generator.multinomial(len(labels), counts / len(labels), size=size).astype(np.float64)
         both = [_confusions(label, guess, classes, times) for guess in (a, b)]
         return metric(both[1]) - metric(both[0])
 
-    found = [
-        difference(generator.multinomial(len(labels), counts / len(labels), size=size).astype(np.float64))
-        for size in _chunks(draws, max(len(cells), classes**2))
-    ]
     value = metric(confusion(labels, guesses_b, classes)) - metric(confusion(labels, guesses_a, classes))
-    return _percentiles(float(value), np.concatenate(found), level)
+    return _bootstrap(float(value), change, max(len(cells), classes**2), draws, seed, level)
 
 
 def bootstrap_numbers(
@@ -94,19 +90,19 @@ def bootstrap_numbers(
     metric  pearson, spearman or pearson_spearman (their mean)
     """
     rows = len(labels)
-    generator = np.random.default_rng(seed)
     kinds = {"pearson": (_same,), "spearman": (_midranks,)}.get(metric, (_same, _midranks))
-    found = []
-    for size in _chunks(draws, rows):
+
+    def change(generator: np.random.Generator, size: int) -> FloatArray:
         drawn = generator.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
-        change = np.zeros(size)
+        found = np.zeros(size)
         for kind in kinds:
             y, a, b = (kind(values, times) for values in (labels, outputs_a, outputs_b))
-            change += _correlation(y, b, times) - _correlation(y, a, times)
-        found.append(100 * change / len(kinds))
+            found += _correlation(y, b, times) - _correlation(y, a, times)
+        return 100 * found / len(kinds)
+
     value = number_metric(metric, labels, outputs_b) - number_metric(metric, labels, outputs_a)
-    return _percentiles(value, np.concatenate(found), level)
+    return _bootstrap(value, change, rows, draws, seed, level)
 
 
 def bootstrap_sums(
@@ -123,13 +119,14 @@ def bootstrap_sums(
     metric            points of sums[..., P]
     parts_a, parts_b  float64[rows, P]: what each row adds to the sums, for each model
     """
-    rows, generator = len(parts_a), np.random.default_rng(seed)
-    found = []
-    for size in _chunks(draws, max(rows, parts_a.shape[1])):
+    rows = len(parts_a)
+
+    def change(generator: np.random.Generator, size: int) -> FloatArray:
         times = generator.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(np.float64)
-        found.append(metric(times @ parts_b) - metric(times @ parts_a))
+        return metric(times @ parts_b) - metric(times @ parts_a)
+
     value = float(metric(parts_b.sum(axis=0)) - metric(parts_a.sum(axis=0)))
-    return _percentiles(value, np.concatenate(found), level)
+    return _bootstrap(value, change, max(rows, parts_a.shape[1]), draws, seed, level)
 
 
 def bootstrap_mean(values: FloatArray, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
@@ -151,10 +148,22 @@ def ratio_of_medians(
     return _scipy_bootstrap((np.asarray(a_ms), np.asarray(b_ms)), ratio, draws, seed, level)
 
 
-def _chunks(draws: int, width: int) -> Iterator[int]:
-    size = max(1, min(draws, _CHUNK // max(1, width)))
-    for start in range(0, draws, size):
-        yield min(size, draws - start)
+def _bootstrap(
+    value: float,
+    change: Callable[[np.random.Generator, int], FloatArray],
+    width: int,
+    draws: int,
+    seed: int,
+    level: float,
+) -> Interval:
+    """`value` with the percentile interval of change(generator, size) float64[size], drawn so that no array is too large.
+
+    width  numbers that a draw holds at once
+    """
+    generator, most = np.random.default_rng(seed), max(1, min(draws, _CHUNK // max(1, width)))
+    found = np.concatenate([change(generator, min(most, draws - start)) for start in range(0, draws, most)])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level)
 
 
 def _confusions(label: IntArray, guess: IntArray, classes: int, times: FloatArray) -> FloatArray:
@@ -162,11 +171,6 @@ def _confusions(label: IntArray, guess: IntArray, classes: int, times: FloatArra
     member = np.zeros((len(label), classes**2))
     member[np.arange(len(label)), label * classes + guess] = 1
     return (times @ member).reshape(len(times), classes, classes)
-
-
-def _percentiles(value: float, found: FloatArray, level: float) -> Interval:
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), level)
 
 
 def _same(values: FloatArray, times: FloatArray) -> FloatArray:

@@ -19,7 +19,7 @@ from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, take_decided
 from axformer_passes.prepare.fused import lift
 from axformer_passes.probe import Runner, widening
-from axformer_passes.readout import Readout, narrow_readout
+from axformer_passes.readout import NarrowedReadout, narrow_readout
 from axformer_passes.recognise import Examined, examine
 from axformer_passes.rewrites import REWRITES
 from axformer_passes.stages import writable
@@ -85,7 +85,7 @@ def reweighted(
     return work
 
 
-def narrowed(model: ir.Model, runner: Runner) -> tuple[ir.Model, Readout]:
+def narrowed(model: ir.Model, runner: Runner) -> tuple[ir.Model, NarrowedReadout]:
     """`model` with its read-out narrowed, and what was done; the model itself where that is not legal or saves nothing.
 
     It is what `apply_plan` makes of a plan that says `"readout": "narrow"` and nothing else. Raises: ModelError.

@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Iterable, Iterator, Set
 
-from axformer_passes.anatomy import Anatomy, AttentionBlock, FeedForwardBlock, Layer, Linear
+from axformer_passes.anatomy import Anatomy, AttentionBlock, Block, FeedForwardBlock, Layer, Linear
 from axformer_passes.blocks.shared import expanded, linears
 from axformer_passes.plan import Plan
-
-Block = AttentionBlock | FeedForwardBlock
 
 
 def linear_parameters(linear: Linear) -> int:

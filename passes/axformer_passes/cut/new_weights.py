@@ -46,21 +46,21 @@ Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 Weights = Mapping[str, Array]
 """Arrays by `weight_key`: weight [K, D], bias [D]; of inner projections [R, K], [K]."""
-Part = Literal["weight", "bias"]
-PARTS: tuple[Part, Part] = ("weight", "bias")
-Side = Literal["rows", "columns"]
+ParameterName = Literal["weight", "bias"]
+PARTS: tuple[ParameterName, ParameterName] = ("weight", "bias")
+WeightSide = Literal["rows", "columns"]
 """On which a plan takes from a projection: rows of output projections, columns of inner ones."""
 _KEY = re.compile(
     rf"layers\.(0|[1-9]\d{{0,8}})\.(attention|feed_forward)\.(({'|'.join(ROLES)})\.)?(weight|bias)", re.ASCII
 )
 
 
-def weight_key(layer: int, kind: BlockKind, part: Part, role: Role | None = None) -> str:
+def weight_key(layer: int, kind: BlockKind, part: ParameterName, role: Role | None = None) -> str:
     """For example layers.3.feed_forward.weight, of the output projection; layers.3.feed_forward.up.weight of an inner one."""
     return f"layers.{layer}.{kind}.{part}" if role is None else f"layers.{layer}.{kind}.{role}.{part}"
 
 
-def classifier_key(output: str, part: Part) -> str:
+def classifier_key(output: str, part: ParameterName) -> str:
     """For example classifier.logits.weight."""
     return f"classifier.{output}.{part}"
 
@@ -207,7 +207,7 @@ class _Change:
     """What one projection is given; `kept` int64[K] are the rows (columns) that stay. None: as it was."""
 
     projection: Projection
-    side: Side
+    side: WeightSide
     kept: npt.NDArray[np.int64]
     weight: Array | None
     bias: Array | None
@@ -242,7 +242,7 @@ class _Change:
 
 
 def written(
-    place: Projection, side: Side, kept: npt.NDArray[np.int64], weight: Array, bias: Array | None
+    place: Projection, side: WeightSide, kept: npt.NDArray[np.int64], weight: Array, bias: Array | None
 ) -> dict[str, Array]:
     """What the initializers of a projection hold when it is given these weights, by name. It has a bias where one is given."""
     change = _Change(place, side, kept, weight, bias)
@@ -252,7 +252,7 @@ def written(
     return found
 
 
-def _full_weight(place: Projection, side: Side, kept: npt.NDArray[np.int64], given: Any) -> FloatArray:
+def _full_weight(place: Projection, side: WeightSide, kept: npt.NDArray[np.int64], given: Any) -> FloatArray:
     """float64[R, D]: `given` at the kept rows, zeros at the others; or at the kept columns, the source's at the others."""
     if side == "columns":
         full = place.weight_matrix()
@@ -263,7 +263,7 @@ def _full_weight(place: Projection, side: Side, kept: npt.NDArray[np.int64], giv
     return full
 
 
-def _full_bias(place: Projection, side: Side, kept: npt.NDArray[np.int64], given: Any) -> FloatArray:
+def _full_bias(place: Projection, side: WeightSide, kept: npt.NDArray[np.int64], given: Any) -> FloatArray:
     """float64[D]: `given`; of an inner projection at the kept columns, the source's at the others."""
     if side == "rows":
         return np.asarray(given, dtype=np.float64)

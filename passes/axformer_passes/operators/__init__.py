@@ -18,10 +18,9 @@ from axformer_passes.operators import (  # noqa: F401  (their rules enter the re
 )
 from axformer_passes.operators.contraction import OPERANDS, data_side, float_matrix, operands
 from axformer_passes.operators.einsum import letters_of, spread_rows, summed_width
-from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, adds_up, over_last_axis, softmax_axes
-from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, SCALED, rescaled, unquantised
+from axformer_passes.operators.normalisation import NORMS, REDUCTIONS, adds_up, softmax_axes
+from axformer_passes.operators.quantised import INTEGER_PRODUCTS, LINEAR, QUANTISE, SCALED, rescaled, unquantised
 from axformer_passes.operators.reshaping import retargeted
-from axformer_passes.operators.selection import leave_last_axis
 from axformer_passes.registry import (
     OPERATORS,
     Carrier,
@@ -43,6 +42,7 @@ __all__ = [
     "NORMS",
     "OPERANDS",
     "OPERATORS",
+    "QUANTISE",
     "REDUCTIONS",
     "SCALED",
     "Carrier",
@@ -58,10 +58,8 @@ __all__ = [
     "distinct",
     "float_matrix",
     "labels_in",
-    "leave_last_axis",
     "letters_of",
     "operands",
-    "over_last_axis",
     "record_of",
     "rescaled",
     "retargeted",

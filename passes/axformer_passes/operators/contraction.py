@@ -12,10 +12,12 @@ from axformer_passes.operators.normalisation import adds_up
 from axformer_passes.registry import (
     Carrier,
     Cutting,
+    Edit,
     FloatArray,
     IntArray,
     Probes,
     Product,
+    Scaling,
     Shifting,
     Stop,
     Stuck,
@@ -27,6 +29,7 @@ from axformer_passes.registry import (
     cost,
     cut_edit,
     follow_beside,
+    scales,
     shifts,
     tokens,
 )
@@ -293,3 +296,28 @@ def float_matrix(value: ir.Value | None) -> FloatArray | None:
     if array is None or array.ndim != 2 or array.dtype != np.float32:
         return None
     return np.asarray(array.T if transposed else array, np.float64)
+
+
+# -- what shall be larger by a factor -----------------------------------------------------------------------------------
+
+
+@scales("MatMul")
+def _scale_matmul(scaling: Scaling, node: ir.Node) -> list[Edit] | None:
+    """Its weight; where it has none, either operand."""
+    first, second = node.inputs
+    for side in (second, first):
+        edit = scaling.weight(side)
+        if edit is not None:
+            return [edit]
+    if origin(first) is not None or origin(second) is not None:
+        return None
+    found = scaling.value(first)
+    return found if found is not None else scaling.value(second)
+
+
+@scales("Gemm")
+def _scale_gemm(scaling: Scaling, node: ir.Node) -> list[Edit] | None:
+    """Weight and bias."""
+    edits = [scaling.weight(v) for v in node.inputs[1:] if v is not None]
+    found = [edit for edit in edits if edit is not None]
+    return found if len(found) == len(edits) else None

@@ -11,9 +11,11 @@ from axformer_passes.graph import constant
 from axformer_passes.registry import (
     Array,
     Cutting,
+    Edit,
     FloatArray,
     Moving,
     Probes,
+    Scaling,
     Shifting,
     Stuck,
     TokenRows,
@@ -25,6 +27,9 @@ from axformer_passes.registry import (
     follow_all,
     least,
     moves,
+    raises,
+    row_shifts,
+    scales,
     shifts,
     tokens,
 )
@@ -39,6 +44,9 @@ NARY = (
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod",
     "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
 )  # fmt: skip
+
+MASKED = -1e4
+"""What is written over masked scores is at most that."""
 
 
 @channels(*UNARY, elementwise=True)
@@ -127,3 +135,49 @@ def _product_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray
         raise Stuck
     other = np.asarray(factor, np.float64)
     edits.shift(node.outputs[0], least(delta * other if node.op_type == "Mul" else delta / other))
+
+
+@row_shifts("Add", "Sub")
+def _sum_row_shifts(edits: Shifting, node: ir.Node, slot: int) -> None:
+    if node.inputs[1 - slot] is node.inputs[slot]:
+        raise Stuck
+    edits.shift_rows(node.outputs[0])
+
+
+@row_shifts("Mul", "Div")
+def _product_row_shifts(edits: Shifting, node: ir.Node, slot: int) -> None:
+    factor = constant(node.inputs[1 - slot])
+    if factor is None or factor.size != 1 or (node.op_type == "Div" and slot == 1):
+        raise Stuck
+    edits.shift_rows(node.outputs[0])
+
+
+@row_shifts("Where")
+def _where_row_shifts(edits: Shifting, node: ir.Node, slot: int) -> None:
+    """Masked scores are so low that it does not matter by how much the others grow."""
+    instead = constant(node.inputs[3 - slot]) if slot else None
+    if instead is None or not (instead <= MASKED).all():
+        raise Stuck
+    edits.shift_rows(node.outputs[0])
+
+
+@raises("Add")
+def _raise_sum(edits: Shifting, node: ir.Node, delta: FloatArray) -> None:
+    for value in node.inputs:
+        if constant(value) is not None:
+            edits.add(value, delta)
+            return
+    raise Stuck
+
+
+# -- what shall be larger by a factor -----------------------------------------------------------------------------------
+
+
+@scales("Add")
+def _scale_sum(scaling: Scaling, node: ir.Node) -> list[Edit] | None:
+    for slot in (0, 1):
+        edit, other = scaling.weight(node.inputs[slot]), node.inputs[1 - slot]
+        if edit is not None and other is not None:
+            rest = scaling.value(other)
+            return None if rest is None else [edit, *rest]
+    return None

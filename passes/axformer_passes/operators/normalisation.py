@@ -18,6 +18,8 @@ from axformer_passes.registry import (
     channels,
     cut_edit,
     follow_beside,
+    raises,
+    row_shifts,
     shifts,
     tokens,
 )
@@ -187,6 +189,21 @@ def _norm_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -
     """What is the same for all channels is forgotten."""
     if slot != 0 or delta.size != 1:
         raise Stuck
+
+
+@row_shifts("Softmax")
+def _softmax_row_shifts(edits: Shifting, node: ir.Node, slot: int) -> None:
+    source = node.inputs[0]
+    assert source is not None
+    if not over_last_axis(node, len(edits.shape(source)), edits.opset):
+        raise Stuck
+
+
+@raises("LayerNormalization")
+def _raise_norm(edits: Shifting, node: ir.Node, delta: FloatArray) -> None:
+    if len(node.inputs) < 3 or len(node.outputs) != 1 or delta.ndim > 1:
+        raise Stuck
+    edits.add(node.inputs[2], delta)
 
 
 def adds_up(value: ir.Value, opset: int) -> bool:

@@ -11,16 +11,31 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx_ir as ir
+from onnx import NodeProto, helper, numpy_helper
 
 from axformer_passes.graph import origin
 from axformer_passes.operators.axes import apart
-from axformer_passes.registry import Cutting, Probes, Stop, TokenRows, Walk, channels, cut_edit, tokens
+from axformer_passes.registry import (
+    Cutting,
+    Probes,
+    Stop,
+    TokenRows,
+    Unrounding,
+    Walk,
+    channels,
+    cut_edit,
+    tokens,
+    unrounded,
+)
 
 INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
 """Contractions whose int32 output is scaled behind a Cast."""
 LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """To integers and back, by given scales."""
+QUANTISE = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+"""To integers."""
 SCALED = (*sorted(LINEAR), *(f"com.microsoft::{name}" for name in sorted(LINEAR)))
 """The same by all their names: operators with a scale and a zero point beside the tensor, in slots 1 and 2."""
 
@@ -106,3 +121,49 @@ def _rescale(cut: Cutting, node: ir.Node) -> None:
     for slot, value in enumerate(node.inputs[1:], start=1):
         if keep is not None and value is not None:
             cut.follow(node, slot, -1, keep)
+
+
+# -- the twin that does not round ----------------------------------------------------------------------------------------
+
+_FLOAT_PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
+
+
+@unrounded(*SCALED)
+def _unrounded_linear(twin: Unrounding, node: NodeProto) -> list[NodeProto]:
+    """To integers and back: the tensor itself."""
+    if node.op_type == "QuantizeLinear":
+        twin.integers.update(node.output)
+    return [helper.make_node("Identity", [node.input[0]], [node.output[0]])]
+
+
+@unrounded("DynamicQuantizeLinear")
+def _unrounded_dynamic(twin: Unrounding, node: NodeProto) -> list[NodeProto]:
+    """The tensor itself, at scale 1 and zero point 0."""
+    twin.integers.add(node.output[0])
+    numbers = (numpy_helper.from_array(np.asarray(one)) for one in (np.float32(1), np.uint8(0)))
+    constants = (
+        helper.make_node("Constant", [], [name], value=one) for name, one in zip(node.output[1:], numbers, strict=False)
+    )
+    return [helper.make_node("Identity", [node.input[0]], [node.output[0]]), *constants]
+
+
+@unrounded(*_FLOAT_PRODUCTS)
+def _unrounded_product(twin: Unrounding, node: NodeProto) -> list[NodeProto]:
+    """The float product; of weights less their zero points. Raises: Stop where an operand is neither weight nor activation."""
+    product = NodeProto()
+    product.CopyFrom(node)
+    product.op_type = _FLOAT_PRODUCTS[node.op_type]
+    del product.input[2:]
+    for slot, name in enumerate(node.input[:2]):
+        zero = node.input[slot + 2] if slot + 2 < len(node.input) else ""
+        if name in twin.integers:
+            continue
+        if name not in twin.weights or (zero and zero not in twin.weights):
+            raise Stop(f"{name!r} is neither a weight nor a quantised activation")
+        array = numpy_helper.to_array(twin.weights[name]).astype(np.float32)
+        if zero:
+            subtracted = numpy_helper.to_array(twin.weights[zero]).astype(np.float32)
+            by_row = subtracted.ndim == 1 and (slot == 0 or node.op_type == "ConvInteger")
+            array = array - (subtracted.reshape(-1, *[1] * (array.ndim - 1)) if by_row else subtracted)
+        product.input[slot] = twin.weight(f"{node.output[0]}:float{slot}", array)
+    return [product]

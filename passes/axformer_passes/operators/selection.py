@@ -27,6 +27,7 @@ from axformer_passes.registry import (
     cut_edit,
     follow_all,
     moves,
+    raises,
     shifts,
     tokens,
 )
@@ -312,11 +313,21 @@ def _gather_moves(move: Moving, data: Sequence[Array]) -> Array:
 def _pick_shifts(edits: Shifting, node: ir.Node, slot: int, delta: FloatArray) -> None:
     if slot != 0 or delta.ndim > 1:
         raise Stuck
-    leave_last_axis(edits, node)
+    _leave_last_axis(edits, node)
     edits.shift(node.outputs[0], delta)
 
 
-def leave_last_axis(edits: Shifting, node: ir.Node) -> None:
+@raises("Slice", "Gather")
+def _raise_pick(edits: Shifting, node: ir.Node, delta: FloatArray) -> None:
+    """What it picks of."""
+    source = node.inputs[0]
+    if source is None or delta.ndim > 1:
+        raise Stuck
+    _leave_last_axis(edits, node)
+    edits.raised(source, delta, node)
+
+
+def _leave_last_axis(edits: Shifting, node: ir.Node) -> None:
     """A Slice or Gather picks along other axes than the last one, which keeps its size. Raises: Stuck."""
     source = node.inputs[0]
     assert source is not None

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from axformer_passes.cut import opened
 from axformer_passes.graph import constant, find, fresh, initializer
-from axformer_passes.operators import Probes, TokenRows, retargeted
+from axformer_passes.operators import Probes, TokenRows, record_of, retargeted
 from axformer_passes.readout.walk import Narrowing, needed
 
 _INTEGERS = ir.TensorType(ir.DataType.INT64)
@@ -23,10 +23,10 @@ _INTEGERS = ir.TensorType(ir.DataType.INT64)
 
 def narrow_tokens(probes: Probes, found: Narrowing, ends: set[ir.Node]) -> tuple[str, ...]:
     """Edit the probed graph; `ends` are the picks themselves. The tensors of which rows are taken now, by name."""
-    return _Edit(probes, found, ends).carry_out()
+    return _NarrowingEdit(probes, found, ends).carry_out()
 
 
-class _Edit:
+class _NarrowingEdit:
     def __init__(self, probes: Probes, found: Narrowing, ends: set[ir.Node]) -> None:
         self.probes = probes
         self.found = found
@@ -47,7 +47,7 @@ class _Edit:
                 node.replace_input_with(slot, self._rows_of(node, value, rows))
             if node in self.ends and node in self.found.needs:
                 self._end(node, self.found.needs[node][0])
-            elif node in self.found.needs and node.op_type in ("Reshape", "Expand"):
+            elif node in self.found.needs and record_of(node).told:
                 self._retarget(node, node, self.found.wanted[node.outputs[0]])
         for value in self.found.wanted:
             value.shape = opened(value.shape)
@@ -90,7 +90,7 @@ class _Edit:
             maker.domain, maker.op_type, [source, *maker.inputs[1:]], list(maker.attributes.values()), outputs=[out]
         )
         self.graph.insert_before(node, twin)
-        if maker.op_type == "Reshape":
+        if record_of(maker).told:
             self._retarget(twin, maker, rows)
         return out
 

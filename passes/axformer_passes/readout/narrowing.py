@@ -27,7 +27,7 @@ from axformer_passes.readout.walk import narrowing
 
 
 @dataclasses.dataclass(frozen=True)
-class Readout:
+class NarrowedReadout:
     """What was narrowed.
 
     nodes    first outputs of the nodes that work on the picked tokens alone now, in graph order
@@ -42,17 +42,19 @@ class Readout:
     why: str = ""
 
 
-def narrow_readout(model: ir.Model, runner: Runner) -> Readout:
+def narrow_readout(model: ir.Model, runner: Runner) -> NarrowedReadout:
     """Edit a prepared `model` in place, so that single tokens that its outputs read are computed alone where that is exact.
 
     Nothing is edited where no product would become smaller. Raises: ModelError where the model does not run on a small probe.
     """
     probes = _probes(model, runner)
     if probes is None:
-        return Readout(why="the graph runs at one size alone, so that its tokens cannot be told from other axes")
+        return NarrowedReadout(
+            why="the graph runs at one size alone, so that its tokens cannot be told from other axes"
+        )
     starts, why = picks(probes)
     if why:
-        return Readout(why=why)
+        return NarrowedReadout(why=why)
     found = narrowing(probes, starts)
     if unpack(model, runner, found):
         common.RemoveUnusedNodesPass()(model)
@@ -63,9 +65,11 @@ def narrow_readout(model: ir.Model, runner: Runner) -> Readout:
     ends = {pick.node for pick in starts}
     nodes = [node for node in found.needs if node not in ends]
     if not any(record_of(node).bears for node in nodes):
-        return Readout(why="nothing would be saved: " + "; ".join(found.stops[:3]))
+        return NarrowedReadout(why="nothing would be saved: " + "; ".join(found.stops[:3]))
     tokens = {t for pick in starts for t in _tokens(pick.rows.tokens) if pick.node in found.needs}
-    return Readout(tuple(map(anchor, nodes)), tuple(sorted(tokens, key=str)), narrow_tokens(probes, found, ends))
+    return NarrowedReadout(
+        tuple(map(anchor, nodes)), tuple(sorted(tokens, key=str)), narrow_tokens(probes, found, ends)
+    )
 
 
 def _tokens(tokens: tuple[int, ...] | str) -> tuple[int | str, ...]:

@@ -46,7 +46,7 @@ class Examined:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _FoundBlock:
     """A block before it is assigned to a layer.
 
     order     its place in the graph
@@ -97,8 +97,8 @@ def examine(model: ir.Model, runner: Runner) -> Examined:
 def _layers(
     model: ir.Model,
     labelling: Labelling,
-    attentions: list[_Found],
-    feed_forwards: list[_Found],
+    attentions: list[_FoundBlock],
+    feed_forwards: list[_FoundBlock],
     refused: tuple[Refusal, ...],
 ) -> Examined:
     groups = _grouped(_in_order([*attentions, *feed_forwards]))
@@ -125,7 +125,7 @@ def _layers(
     )
 
 
-def _in_order(blocks: list[_Found]) -> list[_Found]:
+def _in_order(blocks: list[_FoundBlock]) -> list[_FoundBlock]:
     """Graph order, but a stream that another one attends to (an encoder) goes first: exporters sort free nodes as they like."""
     rank = dict.fromkeys((f.stream for f in blocks), 0)
     across = {(f.reads, f.stream) for f in blocks if f.reads in rank and f.reads != f.stream}
@@ -135,9 +135,9 @@ def _in_order(blocks: list[_Found]) -> list[_Found]:
     return sorted(blocks, key=lambda f: (rank[f.stream], f.order))
 
 
-def _grouped(blocks: list[_Found]) -> list[tuple[_Found | None, _Found | None]]:
+def _grouped(blocks: list[_FoundBlock]) -> list[tuple[_FoundBlock | None, _FoundBlock | None]]:
     """Pair each feed-forward block with the attention block before it on the same residual stream, if that is still alone."""
-    groups: list[tuple[_Found | None, _Found | None]] = []
+    groups: list[tuple[_FoundBlock | None, _FoundBlock | None]] = []
     last: dict[frozenset[int], int] = {}
     for found in blocks:
         before = last.get(found.stream)
@@ -155,7 +155,7 @@ def _grouped(blocks: list[_Found]) -> list[tuple[_Found | None, _Found | None]]:
 # -- attention ------------------------------------------------------------------------------------------------------
 
 
-def _attention(labelling: Labelling, softmax: ir.Node) -> _Found | Refusal | None:
+def _attention(labelling: Labelling, softmax: ir.Node) -> _FoundBlock | Refusal | None:
     inside = labelling.classes_in(labelling.of[anchor(softmax)])
     readers = list({id(p): p for c in sorted(inside) for p in labelling.readers.get(c, ())}.values())
     if not readers:  # a softmax over logits, for example; or the context ends at an operator without a rule
@@ -194,7 +194,7 @@ def _attention(labelling: Labelling, softmax: ir.Node) -> _Found | Refusal | Non
         **_where(branch),
     )
     reads = frozenset(labelling.of_carrier(labelling.product_at[key.output].rows).tolist())
-    return _Found(labelling.order[anchor(output.node)], block, classes, _stream(labelling, output), reads)
+    return _FoundBlock(labelling.order[anchor(output.node)], block, classes, _stream(labelling, output), reads)
 
 
 def _refusal(labelling: Labelling, softmax: ir.Node, inside: frozenset[int], readers: list[Product]) -> Refusal | None:
@@ -237,7 +237,9 @@ def _projection(labelling: Labelling, value: ir.Value) -> Linear | None:
 # -- feed-forward ---------------------------------------------------------------------------------------------------
 
 
-def _feed_forward(labelling: Labelling, product: Product, taken: set[int], streams: frozenset[int]) -> _Found | None:
+def _feed_forward(
+    labelling: Labelling, product: Product, taken: set[int], streams: frozenset[int]
+) -> _FoundBlock | None:
     """`product` as the down projection of a block that reads the stream which it writes; None where it is none.
 
     What reads embeddings alone meets no labels of the stream: there it counts that it is added to a stream of attention.
@@ -262,7 +264,7 @@ def _feed_forward(labelling: Labelling, product: Product, taken: set[int], strea
         down=_linear(labelling, product),
         **_where(branch),
     )
-    return _Found(labelling.order[anchor(product.node)], block, tuple(rows), stream)
+    return _FoundBlock(labelling.order[anchor(product.node)], block, tuple(rows), stream)
 
 
 def _stream(labelling: Labelling, product: Product) -> frozenset[int]:
@@ -270,7 +272,7 @@ def _stream(labelling: Labelling, product: Product) -> frozenset[int]:
     return frozenset(labelling.of_carrier(product.columns).tolist())
 
 
-def _apart(labelling: Labelling, found: _Found, branches: set[str | None]) -> _Found:
+def _apart(labelling: Labelling, found: _FoundBlock, branches: set[str | None]) -> _FoundBlock:
     """A block whose residual is another block's branch can be taken out where their sum is added to the stream."""
     if found.block.residual is None or found.block.residual not in branches:
         return found

@@ -17,11 +17,18 @@ from axformer_passes.registry.record import (
     cost,
     cut_edit,
     moves,
+    raises,
     record_of,
+    record_of_proto,
+    row_shifts,
+    scales,
     shifts,
     tokens,
+    unrounded,
 )
+from axformer_passes.registry.scaling import Edit, Scaling
 from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned
+from axformer_passes.registry.unrounding import Unrounding
 from axformer_passes.registry.walk import Carrier, Product, Walk, any_along
 
 __all__ = [
@@ -31,17 +38,20 @@ __all__ = [
     "Carrier",
     "Classes",
     "Cutting",
+    "Edit",
     "FloatArray",
     "IntArray",
     "Moving",
     "Operator",
     "Probes",
     "Product",
+    "Scaling",
     "Shapes",
     "Shifting",
     "Stop",
     "Stuck",
     "TokenRows",
+    "Unrounding",
     "Walk",
     "affine",
     "aligned",
@@ -55,7 +65,12 @@ __all__ = [
     "labels_in",
     "least",
     "moves",
+    "raises",
     "record_of",
+    "record_of_proto",
+    "row_shifts",
+    "scales",
     "shifts",
     "tokens",
+    "unrounded",
 ]

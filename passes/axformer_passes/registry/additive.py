@@ -31,12 +31,21 @@ class Shifting(Protocol):
     def shift_rows(self, value: ir.Value) -> None:
         """`value` has grown by something that is the same along its last axis: all forget it. Raises: Stuck."""
 
+    def raised(self, value: ir.Value, delta: FloatArray, but: ir.Node) -> None:
+        """`value` shall be larger by `delta`; all that read it, except `but`, make up for it. Raises: Stuck."""
+
     def add(self, value: ir.Value | None, delta: FloatArray) -> None:
         """To a constant, which keeps its shape and has one reader. Raises: Stuck."""
 
 
 ShiftRule = Callable[[Shifting, ir.Node, int, FloatArray], None]
 """(edits, node, slot, by how much that input has grown): make up for it, or hand it on. Raises: Stuck."""
+
+RowShiftRule = Callable[[Shifting, ir.Node, int], None]
+"""(edits, node, slot of an input that has grown by something that is the same along its last axis): forget it, or hand it on.
+Raises: Stuck."""
+RaiseRule = Callable[[Shifting, ir.Node, FloatArray], None]
+"""(edits, node, by how much its output shall grow): let a bias of its own bring it. Raises: Stuck."""
 
 
 def least(array: FloatArray) -> FloatArray:
@@ -49,4 +58,4 @@ def least(array: FloatArray) -> FloatArray:
     return array
 
 
-__all__ = ["ShiftRule", "Shifting", "Stuck", "least"]
+__all__ = ["RaiseRule", "RowShiftRule", "ShiftRule", "Shifting", "Stuck", "least"]

@@ -8,6 +8,10 @@ A file of `axformer_passes.operators` states what its kind of operator does, one
     @moves("Transpose")     where its numbers come from, if it only moves them
     @affine("Mul")          by what a constant operand scales and shifts the other
     @shifts("Softmax")      what it does with an input that has grown by a constant
+    @row_shifts("Softmax")  the same for what differs from row to row, but not along the last axis
+    @raises("Add")          which bias of its own lets its output grow by a constant
+    @scales("MatMul")       which weights let its output grow by a factor
+    @unrounded("Shape")     what becomes of it in a twin that does not round quantised activations
     @cost("MatMul")         multiply-accumulates
 
 Whoever walks a graph asks `record_of(node)` and leaves alone what nothing is stated of.
@@ -20,12 +24,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import onnx_ir as ir
+from onnx import NodeProto
 
 from axformer_passes.graph import operator
-from axformer_passes.registry.additive import ShiftRule
+from axformer_passes.registry.additive import RaiseRule, RowShiftRule, ShiftRule
 from axformer_passes.registry.cut_edits import CutRule
 from axformer_passes.registry.number_moves import AffineRule, MoveRule
+from axformer_passes.registry.scaling import ScaleRule
 from axformer_passes.registry.token_rows import TokenRule
+from axformer_passes.registry.unrounding import UnroundedRule
 from axformer_passes.registry.walk import ChannelRule
 
 CostRule = Callable[[ir.Node, list[tuple[int, ...]], tuple[int, ...]], int]
@@ -43,6 +50,10 @@ class Operator:
     moves        where its numbers come from; None: it does more than move them
     affine       what a constant operand does to the other
     shifts       what becomes of an input that has grown by a constant; None: nobody makes up for it
+    row_shifts   what becomes of an input that has grown by a number a row; None: nobody forgets it
+    raises       how its output grows by a constant; None: nothing of its own brings it
+    scales       how its output grows by a factor; None: no weight of its own brings it
+    unrounded    its twin on floats; None: it has none, beside operators that only move numbers
     bears        labels are born in its weights, so that its rule runs on inputs without labels, too
     elementwise  an entry of its output is made of the same entry of its inputs, so constants can be narrowed through it
     orderly      it moves every number of its input once: nothing is picked, repeated or joined
@@ -57,6 +68,10 @@ class Operator:
     moves: MoveRule | None = None
     affine: AffineRule | None = None
     shifts: ShiftRule | None = None
+    row_shifts: RowShiftRule | None = None
+    raises: RaiseRule | None = None
+    scales: ScaleRule | None = None
+    unrounded: UnroundedRule | None = None
     bears: bool = False
     elementwise: bool = False
     orderly: bool = False
@@ -73,6 +88,11 @@ _Rule = TypeVar("_Rule", bound=Callable[..., Any])
 def record_of(node: ir.Node) -> Operator:
     """The record of a node's operator; an empty one where nothing is stated."""
     return OPERATORS.get(operator(node), _UNKNOWN)
+
+
+def record_of_proto(node: NodeProto) -> Operator:
+    """`record_of` a node of a protobuf."""
+    return OPERATORS.get(f"{node.domain}::{node.op_type}" if node.domain else node.op_type, _UNKNOWN)
 
 
 def channels(*operators: str, bears: bool = False, elementwise: bool = False) -> Callable[[ChannelRule], ChannelRule]:
@@ -107,6 +127,26 @@ def shifts(*operators: str) -> Callable[[ShiftRule], ShiftRule]:
     return _stated("shifts", operators)
 
 
+def row_shifts(*operators: str) -> Callable[[RowShiftRule], RowShiftRule]:
+    """Register a function as what these operators do with an input that has grown by a number a row."""
+    return _stated("row_shifts", operators)
+
+
+def raises(*operators: str) -> Callable[[RaiseRule], RaiseRule]:
+    """Register a function as how the output of these operators grows by a constant."""
+    return _stated("raises", operators)
+
+
+def scales(*operators: str) -> Callable[[ScaleRule], ScaleRule]:
+    """Register a function as how the output of these operators grows by a factor."""
+    return _stated("scales", operators)
+
+
+def unrounded(*operators: str) -> Callable[[UnroundedRule], UnroundedRule]:
+    """Register a function as what becomes of these operators in a twin that does not round."""
+    return _stated("unrounded", operators)
+
+
 def cost(*operators: str) -> Callable[[CostRule], CostRule]:
     """Register a function as the multiply-accumulates of these operators."""
     return _stated("cost", operators)
@@ -124,4 +164,7 @@ def _stated(concern: str, operators: tuple[str, ...], **flags: bool) -> Callable
     return register
 
 
-__all__ = ["OPERATORS", "Operator", "affine", "channels", "cost", "cut_edit", "moves", "record_of", "shifts", "tokens"]
+__all__ = [
+    "OPERATORS", "Operator", "affine", "channels", "cost", "cut_edit", "moves", "raises", "record_of", "record_of_proto",
+    "row_shifts", "scales", "shifts", "tokens", "unrounded",
+]  # fmt: skip

@@ -57,7 +57,7 @@ def absorb(model: ir.Model, runner: Runner) -> Absorbed:
     for shape, sizes in sizes_along(model.graph, facts, wanted).items():
         _say(model.graph, shape, sizes)
     for one in wanted:
-        _Edit(model, facts, one).carry_out()
+        _Absorption(model, facts, one).carry_out()
     common.RemoveUnusedNodesPass()(model)
     for line in left:
         logger.info("left as it is: %s", line)
@@ -101,7 +101,7 @@ def _say(graph: ir.Graph, shape: ir.Node, sizes: Sequence[Size]) -> None:
         shape.outputs[0].replace_all_uses_with(put("Concat", *parts))
 
 
-class _Edit:
+class _Absorption:
     """Write one product anew, before its node."""
 
     def __init__(self, model: ir.Model, facts: Facts, one: Absorbable) -> None:

@@ -26,9 +26,9 @@ from axformer_passes.graph import anchor, origin
 from axformer_passes.probe import Facts, known
 from axformer_passes.registry import FloatArray, IntArray
 
-Kind = Literal["keys", "values"]
-Axes = tuple[int, int, int]
-_ORDERS: tuple[Axes, ...] = ((0, 1, 2), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+KeysOrValues = Literal["keys", "values"]
+AxisOrder = tuple[int, int, int]
+_ORDERS: tuple[AxisOrder, ...] = ((0, 1, 2), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 AT_LEAST = 2
 """Columns of the projection for each head that reads them."""
 
@@ -46,7 +46,7 @@ class Absorbable:
     """
 
     node: ir.Node
-    kind: Kind
+    kind: KeysOrValues
     product: ir.Node
     x: ir.Value
     batch: int
@@ -269,7 +269,7 @@ class _Reading:
         raise Unfollowed("its tokens are no axis of a tensor of three axes")
 
     def _heads(
-        self, number: int, x: ir.Value, source: ir.Value, axes: Axes, rows: IntArray, *of_heads: Any
+        self, number: int, x: ir.Value, source: ir.Value, axes: AxisOrder, rows: IntArray, *of_heads: Any
     ) -> tuple[Any, ...] | None:
         """(columns, factor, offset) [H,d], where the rows are the tokens of x in order, for each head of each row of the batch."""
         try:
@@ -293,7 +293,7 @@ class _Reading:
         by_row = [a.reshape(-1, heads, a.shape[1]) for a in of_heads]
         return None if any((a != a[:1]).any() for a in by_row) else tuple(a[0] for a in by_row)
 
-    def _made(self, kind: Any, x: ir.Value, axes: Axes, columns: Any, factor: Any, offset: Any) -> Absorbable:
+    def _made(self, kind: Any, x: ir.Value, axes: AxisOrder, columns: Any, factor: Any, offset: Any) -> Absorbable:
         prefixes = [seen.prefix for seen in self.seen]
         batches = [self.facts.all_shapes(x)[n][axes[0]] for n in range(len(prefixes))]  # type: ignore[index]
         apart = all(p[0] == b and p[1:] == prefixes[0][1:] for p, b in zip(prefixes, batches, strict=True))

@@ -16,15 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant
-from axformer_passes.operators import float_matrix, leave_last_axis, over_last_axis, record_of
+from axformer_passes.operators import float_matrix, record_of
 from axformer_passes.probe import Facts
 from axformer_passes.registry import FloatArray, Moving, Stuck, least
 from axformer_passes.simplify.scales import put
 
 GEMM_WITHOUT_BIAS = 11
 """The operator set from which on a Gemm needs none."""
-MASKED = -1e4
-"""What is written over masked scores is at most that."""
 
 
 def fold_offsets(model: ir.Model, facts: Facts) -> int:
@@ -124,26 +122,17 @@ class _Shifts:
             raise Stuck
         if len(self.shape(node.outputs[0])) != len(self.shape(other)):
             raise Stuck
-        self._raise(other, vector, but=total)
+        self.raised(other, vector, but=total)
 
-    def _raise(self, value: ir.Value, delta: FloatArray, but: ir.Node) -> None:
-        """Make `value` larger by `delta` where it comes from; all that read it, except `but`, make up for it."""
+    def raised(self, value: ir.Value, delta: FloatArray, but: ir.Node) -> None:
+        """Make `value` larger by `delta` where it comes from; all that read it, except `but`, make up for it. Raises: Stuck."""
         node = value.producer()
-        if node is None or node.domain or value.is_graph_output():
+        if node is None or value.is_graph_output():
             raise Stuck
-        if node.op_type == "LayerNormalization":
-            if len(node.inputs) < 3 or len(node.outputs) != 1 or delta.ndim > 1:
-                raise Stuck
-            self.add(node.inputs[2], delta)
-        elif node.op_type == "Add" and any(constant(v) is not None for v in node.inputs):
-            self.add(node.inputs[0] if constant(node.inputs[0]) is not None else node.inputs[1], delta)
-        elif node.op_type in ("Slice", "Gather") and delta.ndim <= 1:
-            leave_last_axis(self, node)
-            source = node.inputs[0]
-            assert source is not None
-            self._raise(source, delta, but=node)
-        else:
+        rule = record_of(node).raises
+        if rule is None:
             raise Stuck
+        rule(self, node, delta)
         self._spread(value, delta, but)
 
     # -- downwards -----------------------------------------------------------------------------------------------
@@ -204,18 +193,10 @@ class _Shifts:
         if value.is_graph_output():
             raise Stuck
         for node, slot in value.uses():
-            kind = node.op_type
-            if node.domain:
-                raise Stuck
-            if kind == "Softmax" and over_last_axis(node, len(self.shape(value)), self.opset):
-                continue
-            if (
-                (kind in ("Add", "Sub") and node.inputs[1 - slot] is not value)
-                or (kind in ("Mul", "Div") and _is_number(node.inputs[1 - slot]) and (kind == "Mul" or slot == 0))
-                or (kind == "Where" and slot and _masks(node.inputs[3 - slot]))
-            ):
-                self.shift_rows(node.outputs[0])
-            elif kind != "Shape":
+            rule = record_of(node).row_shifts
+            if rule is not None:
+                rule(self, node, slot)
+            elif node.op_type != "Shape" or node.domain:
                 raise Stuck
 
     # -- ends ----------------------------------------------------------------------------------------------------
@@ -243,16 +224,6 @@ def _squeezed(array: FloatArray, rank: int) -> FloatArray:
     while array.ndim > rank and array.shape[0] == 1:
         array = array[0]
     return array
-
-
-def _is_number(value: ir.Value | None) -> bool:
-    array = constant(value)
-    return array is not None and array.size == 1
-
-
-def _masks(value: ir.Value | None) -> bool:
-    array = constant(value)
-    return array is not None and bool((array <= MASKED).all())
 
 
 __all__ = ["fold_offsets", "forgotten"]

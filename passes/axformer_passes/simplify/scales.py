@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, origin
 from axformer_passes.operators import record_of
-
-Edit = Callable[[], None]
+from axformer_passes.registry import Edit
 
 
 def fold_scales(model: ir.Model) -> int:
@@ -30,7 +28,7 @@ def fold_scales(model: ir.Model) -> int:
         if found is None or node.outputs[0].is_graph_output():
             continue
         value, factor = found
-        edits = _pulled(value, factor, shared)
+        edits = _Factor(factor, shared).value(value)
         if edits is None:
             continue
         for edit in edits:
@@ -61,45 +59,28 @@ def _has_rank(value: ir.Value, least: int) -> bool:
     return least <= 1 or (value.shape is not None and len(value.shape) >= least)
 
 
-def _pulled(value: ir.Value, factor: float, shared: frozenset[ir.Value]) -> list[Edit] | None:
-    """What makes `value` that many times as large, where nobody else reads it; None where it cannot be."""
-    node = value.producer()
-    if node is None or node.domain or len(value.uses()) != 1 or value.is_graph_output():
-        return None
-    first = node.inputs[0]
-    assert first is not None
-    if record_of(node).orderly:
-        return _pulled(first, factor, shared)
-    if node.op_type == "MatMul":
-        second = node.inputs[1]
-        assert second is not None
-        for side in (second, first):
-            edit = _scaled(side, factor, shared)
-            if edit is not None:
-                return [edit]
-        if origin(first) is not None or origin(second) is not None:
+class _Factor:
+    """One factor on its way up (registry.Scaling); `shared`: whose tensor others hold, too."""
+
+    def __init__(self, factor: float, shared: frozenset[ir.Value]) -> None:
+        self._factor, self._shared = factor, shared
+
+    def value(self, value: ir.Value | None) -> list[Edit] | None:
+        """What makes `value` that many times as large, where nobody else reads it; None where it cannot be."""
+        node = value.producer() if value is not None else None
+        if value is None or node is None or len(value.uses()) != 1 or value.is_graph_output():
             return None
-        pulled = _pulled(first, factor, shared)
-        return pulled if pulled is not None else _pulled(second, factor, shared)
-    if node.op_type == "Gemm":
-        parts = [v for v in node.inputs[1:] if v is not None]
-        edits = [_scaled(v, factor, shared) for v in parts]
-        return None if any(edit is None for edit in edits) else edits  # type: ignore[return-value]
-    if node.op_type == "Add":
-        for slot in (0, 1):
-            edit, other = _scaled(node.inputs[slot], factor, shared), node.inputs[1 - slot]
-            if edit is not None and other is not None:
-                rest = _pulled(other, factor, shared)
-                return None if rest is None else [edit, *rest]
-    return None
+        record = record_of(node)
+        if record.orderly:
+            return self.value(node.inputs[0])
+        return None if record.scales is None else record.scales(self, node)
 
-
-def _scaled(value: ir.Value | None, factor: float, shared: frozenset[ir.Value]) -> Edit | None:
-    """Scale the float32 initializer behind `value`, if no other tensor shares its memory."""
-    found = own(value, shared)
-    if found is None:
-        return None
-    return lambda: put(found, np.asarray(found.const_value.numpy(), np.float64) * factor)  # type: ignore[union-attr]
+    def weight(self, value: ir.Value | None) -> Edit | None:
+        """Scale the float32 initializer behind `value`, if no other tensor shares its memory."""
+        found = own(value, self._shared)
+        if found is None:
+            return None
+        return lambda: put(found, np.asarray(found.const_value.numpy(), np.float64) * self._factor)  # type: ignore[union-attr]
 
 
 def own(value: ir.Value | None, shared: frozenset[ir.Value]) -> ir.Value | None:
@@ -122,4 +103,4 @@ def put(value: ir.Value, array: np.ndarray[tuple[int, ...], np.dtype[np.float64]
     value.const_value, value.shape = made, ir.Shape(array.shape)
 
 
-__all__ = ["Edit", "fold_scales", "own", "put"]
+__all__ = ["fold_scales", "own", "put"]

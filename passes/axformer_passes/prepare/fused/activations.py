@@ -14,7 +14,7 @@ import math
 import onnx_ir as ir
 
 from axformer_passes.graph import constant
-from axformer_passes.prepare.recipes import Form, Made, Recipe, Ref, fused
+from axformer_passes.prepare.recipes import FusedNode, Made, Recipe, Ref, fused
 
 _MS = "com.microsoft"
 
@@ -36,17 +36,17 @@ def fast_gelu(recipe: Recipe, x: Ref) -> Made:
 
 
 @fused("com.microsoft::BiasGelu")
-def _bias_gelu(form: Form, recipe: Recipe) -> None:
+def _bias_gelu(form: FusedNode, recipe: Recipe) -> None:
     recipe.finish(gelu(recipe, recipe("Add", recipe.given(0), recipe.given(1), role="biased"), form.dtype(1)))
 
 
 @fused("com.microsoft::FastGelu")
-def _bias_fast_gelu(form: Form, recipe: Recipe) -> None:
+def _bias_fast_gelu(form: FusedNode, recipe: Recipe) -> None:
     recipe.finish(fast_gelu(recipe, recipe("Add", recipe.given(0), recipe.given(1), role="biased")))
 
 
 @fused("com.microsoft::BiasSoftmax")
-def _bias_softmax(form: Form, recipe: Recipe) -> None:
+def _bias_softmax(form: FusedNode, recipe: Recipe) -> None:
     axis = form.integer("axis", 1)
     form.refuse(axis != -1 and axis != form.rank(0) - 1, f"axis {axis}, with others behind it")
     biased = recipe("Add", recipe.given(0), recipe.given(1), role="biased")
@@ -54,7 +54,7 @@ def _bias_softmax(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::BiasSplitGelu")
-def _bias_split_gelu(form: Form, recipe: Recipe) -> None:
+def _bias_split_gelu(form: FusedNode, recipe: Recipe) -> None:
     width = form.size(1, 0)
     biased = recipe("Add", recipe.given(0), recipe.given(1), role="biased")
     left, right = recipe.split(biased, (width // 2, width // 2))
@@ -62,7 +62,7 @@ def _bias_split_gelu(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::BiasDropout")
-def _bias_dropout(form: Form, recipe: Recipe) -> None:
+def _bias_dropout(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, bias, residual, ratio, training_mode."""
     if form.has(4):
         training = constant(form.value(4))
@@ -72,6 +72,6 @@ def _bias_dropout(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::BiasAdd")
-def _bias_add(form: Form, recipe: Recipe) -> None:
+def _bias_add(form: FusedNode, recipe: Recipe) -> None:
     biased = recipe("Add", recipe.given(0), recipe.given(1), role="biased")
     recipe.finish(recipe("Add", biased, recipe.given(2), role="sum"))

@@ -23,10 +23,10 @@ from axformer_passes.prepare.fused.attend import (
     within,
 )
 from axformer_passes.prepare.fused.quantized import integer_product
-from axformer_passes.prepare.recipes import Form, Found, Made, Recipe, Ref, fused, width_of
+from axformer_passes.prepare.recipes import FusedNode, Lowered, Made, Recipe, Ref, fused, width_of
 
 
-def _narrowed(found: Found) -> dict[str, ir.Attr]:
+def _narrowed(found: Lowered) -> dict[str, ir.Attr]:
     heads = found.target("query_heads", 2)
     attributes = {"num_heads": ir.AttrInt64("num_heads", heads)}
     if "parts" in found.members and "qkv_hidden_sizes" in found.form.attributes:
@@ -35,7 +35,7 @@ def _narrowed(found: Found) -> dict[str, ir.Attr]:
 
 
 @fused("com.microsoft::Attention", narrow=_narrowed)
-def _attention(form: Form, recipe: Recipe) -> None:
+def _attention(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, weights, bias, mask_index, past, attention_bias, past_sequence_length."""
     form.refuse(form.has(4) or form.has(6) or form.integer("do_rotary") != 0, "past state or rotary embedding")
     projected: Ref = recipe("MatMul", recipe.given(0), recipe.given(1), role="projection")
@@ -47,7 +47,7 @@ def _attention(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::QAttention", narrow=_narrowed)
-def _qattention(form: Form, recipe: Recipe) -> None:
+def _qattention(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, weights, bias, x_scale, weight_scale, mask_index, x_zero_point, weight_zero_point, past."""
     form.refuse(form.has(8) or form.integer("do_rotary") != 0, "past state or rotary embedding")
     dtype = form.dtype(3)
@@ -56,7 +56,7 @@ def _qattention(form: Form, recipe: Recipe) -> None:
     _self_attention(form, recipe, projected, _sizes(form), dtype, (5, None))
 
 
-def _sizes(form: Form) -> tuple[int, ...]:
+def _sizes(form: FusedNode) -> tuple[int, ...]:
     """Widths of query, key and value in the columns of the weights."""
     width = form.size(1, 1)
     if "qkv_hidden_sizes" in form.attributes:
@@ -68,7 +68,7 @@ def _sizes(form: Form) -> tuple[int, ...]:
 
 
 def _self_attention(
-    form: Form,
+    form: FusedNode,
     recipe: Recipe,
     projected: Ref,
     sizes: tuple[int, ...],
@@ -88,7 +88,7 @@ def _self_attention(
     recipe.finish(joined(recipe, attended(recipe, scores, v, masks), sizes[2]))
 
 
-def _masks(form: Form, recipe: Recipe, slot: int, q: Ref, k: Ref, dtype: ir.DataType) -> list[Ref]:
+def _masks(form: FusedNode, recipe: Recipe, slot: int, q: Ref, k: Ref, dtype: ir.DataType) -> list[Ref]:
     """The mask at `slot` in any of its forms, and the causal one: each as an addend of the scores."""
     masks: list[Ref] = []
     if form.has(slot):
@@ -100,7 +100,7 @@ def _masks(form: Form, recipe: Recipe, slot: int, q: Ref, k: Ref, dtype: ir.Data
     return masks
 
 
-def _allowed(form: Form, recipe: Recipe, slot: int, k: Ref) -> Ref:
+def _allowed(form: FusedNode, recipe: Recipe, slot: int, k: Ref) -> Ref:
     """bool, broadcast over [B,H,S,T]: int[B,T], int[B,S,T]: what is not 0; int[B]: end positions; int[2B]: ends, then starts."""
     rank, mask = form.rank(slot), recipe.given(slot)
     form.refuse(rank not in (1, 2, 3), f"a mask with {rank} axes")
@@ -110,7 +110,7 @@ def _allowed(form: Form, recipe: Recipe, slot: int, k: Ref) -> Ref:
     return recipe.unsqueeze(recipe("Greater", mask, zero), [1, 2] if rank == 2 else [1])
 
 
-def _between(form: Form, recipe: Recipe, mask: Ref, k: Ref) -> Ref:
+def _between(form: FusedNode, recipe: Recipe, mask: Ref, k: Ref) -> Ref:
     keys = recipe.size(k, 2)
     if form.op_type == "MultiHeadAttention":
         return within(recipe, mask, keys)
@@ -123,7 +123,7 @@ def _between(form: Form, recipe: Recipe, mask: Ref, k: Ref) -> Ref:
 
 
 @fused("com.microsoft::MultiHeadAttention", narrow=_narrowed)
-def _multi_head(form: Form, recipe: Recipe) -> None:
+def _multi_head(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: query, key, value, bias, key_padding_mask, attention_bias, then past state."""
     form.refuse(any(form.has(slot) for slot in range(6, len(form.inputs))), "past state")
     q, k, v = _operands(form, recipe)
@@ -134,7 +134,7 @@ def _multi_head(form: Form, recipe: Recipe) -> None:
     recipe.finish(joined(recipe, attended(recipe, scores, v, masks)))
 
 
-def _operands(form: Form, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
+def _operands(form: FusedNode, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
     """q, k and v as [B,H,S,E] from separate inputs [B,S,H*E], packed ones [B,S,H,n,E] or ready ones [B,H,T,E]."""
     heads, ranks = form.integer("num_heads"), [form.rank(slot) if form.has(slot) else 0 for slot in range(3)]
     if 5 in ranks:
@@ -169,7 +169,7 @@ def _unpacked(recipe: Recipe, count: int, slot: int, role: str) -> list[Made]:
     return [recipe("Transpose", part, perm=[0, 2, 1, 3]) for part in parts]
 
 
-def _head_sizes(form: Form) -> tuple[int, int]:
+def _head_sizes(form: FusedNode) -> tuple[int, int]:
     """(E, V), -1 where not known."""
     heads = form.integer("num_heads")
 
@@ -184,6 +184,6 @@ def _head_sizes(form: Form) -> tuple[int, int]:
     return form.fact("head sizes", find)
 
 
-def _widths(form: Form) -> tuple[int, ...]:
+def _widths(form: FusedNode) -> tuple[int, ...]:
     heads, (size, value_size) = form.integer("num_heads"), _head_sizes(form)
     return heads * size, heads * size, heads * value_size

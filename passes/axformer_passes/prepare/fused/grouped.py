@@ -14,18 +14,18 @@ import onnx_ir as ir
 from axformer_passes.prepare.fused.attend import additive, causal, joined, scale_of, scaled_scores, within
 from axformer_passes.prepare.fused.onnx_attention import in_context, repeated
 from axformer_passes.prepare.fused.rotary import rotated
-from axformer_passes.prepare.recipes import Form, Found, Recipe, Ref, fused, width_of
+from axformer_passes.prepare.recipes import FusedNode, Lowered, Recipe, Ref, fused, width_of
 
 _UNKNOWN = ("k_quant_type", "v_quant_type", "kv_cache_bit_width", "smooth_softmax", "sliding_window_cache")
 
 
-def _narrowed(found: Found) -> dict[str, ir.Attr]:
+def _narrowed(found: Lowered) -> dict[str, ir.Attr]:
     heads, groups = found.target("query_heads", 2), found.target("key_heads", 2)
     return {"num_heads": ir.AttrInt64("num_heads", heads), "kv_num_heads": ir.AttrInt64("kv_num_heads", groups)}
 
 
 @fused("com.microsoft::GroupQueryAttention", narrow=_narrowed)
-def _group_query(form: Form, recipe: Recipe) -> None:
+def _group_query(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: q, k, v, past_key, past_value, seqlens_k, total, cos, sin, position ids, attention bias, ..."""
     form.refuse(form.has(3) or form.has(4), "past state")
     form.refuse(any(form.has(i) for i in range(11, len(form.inputs))), "sinks, quantised caches or norms of heads")
@@ -49,7 +49,7 @@ def _group_query(form: Form, recipe: Recipe) -> None:
     recipe.finish(joined(recipe, in_context(form, recipe, scores, value, masks, dtype)))
 
 
-def _head_size(form: Form) -> int:
+def _head_size(form: FusedNode) -> int:
     """E, -1 where it is not known."""
     heads = form.integer("num_heads") + (0 if form.has(1) else 2 * form.integer("kv_num_heads"))
 
@@ -60,7 +60,7 @@ def _head_size(form: Form) -> int:
     return form.fact("head size", find)
 
 
-def _by_heads(form: Form, recipe: Recipe, heads: int, groups: int) -> tuple[Ref, Ref, Ref]:
+def _by_heads(form: FusedNode, recipe: Recipe, heads: int, groups: int) -> tuple[Ref, Ref, Ref]:
     """q[B,S,H,E], k[B,S,G,E], v[B,S,G,E]."""
     parts: list[Ref]
     if form.has(1):
@@ -78,7 +78,7 @@ def _by_heads(form: Form, recipe: Recipe, heads: int, groups: int) -> tuple[Ref,
     return q, k, v
 
 
-def _tables(form: Form, recipe: Recipe) -> tuple[Ref, Ref]:
+def _tables(form: FusedNode, recipe: Recipe) -> tuple[Ref, Ref]:
     """cos and sin at the tokens' positions, with an axis for heads: [B or 1, S, 1, R/2]."""
     tokens = recipe.size(recipe.given(0), 1)
     tables: list[Ref] = []
@@ -92,7 +92,7 @@ def _tables(form: Form, recipe: Recipe) -> tuple[Ref, Ref]:
     return tables[0], tables[1]
 
 
-def _mask(form: Form, recipe: Recipe, query: Ref, dtype: ir.DataType) -> Ref:
+def _mask(form: FusedNode, recipe: Recipe, query: Ref, dtype: ir.DataType) -> Ref:
     tokens, one = recipe.size(query, 2), recipe.fixed(1, form.dtype(5))
     seen: Ref = within(recipe, recipe("Add", recipe.given(5), one, role="lengths"), tokens)
     if form.integer("causal", 1):

@@ -21,16 +21,16 @@ from axformer_passes.prepare.fused.lowering import MEMBER, Group, Member
 from axformer_passes.prepare.recipes import (
     RULES,
     Fixed,
-    Form,
-    Found,
-    Given,
+    FusedInput,
+    FusedInputPiece,
+    FusedNode,
+    Lowered,
     Made,
     NotLowered,
-    Part,
     Recipe,
+    RecipeStep,
     Ref,
     Rule,
-    Step,
 )
 
 
@@ -75,16 +75,16 @@ def _scene(graph: ir.Graph) -> _Scene:
     return _Scene(graph, {node: i for i, node in enumerate(graph)}, {str(v.name): v for v in values})
 
 
-def _now(scene: _Scene, group: Group, members: Mapping[str, ir.Node]) -> Form | None:
+def _now(scene: _Scene, group: Group, members: Mapping[str, ir.Node]) -> FusedNode | None:
     """The fused node that the members describe; None where they do not describe one."""
     rule: Rule = RULES[group.operator]
     if len(members) != group.steps or not _alive(group, members):
         return None
     inputs = _inputs(scene, group, members)
     attributes = dict(group.attributes)
-    form = Form(group.op_type, attributes, tuple(inputs), group.read, group.opset, group.facts)
+    form = FusedNode(group.op_type, attributes, tuple(inputs), group.read, group.opset, group.facts)
     try:
-        attributes.update(rule.narrow(Found(members, form)))
+        attributes.update(rule.narrow(Lowered(members, form)))
     except (LookupError, ValueError, TypeError):
         return None
     return form
@@ -98,12 +98,12 @@ def _alive(group: Group, members: Mapping[str, ir.Node]) -> bool:
 def _inputs(scene: _Scene, group: Group, members: Mapping[str, ir.Node]) -> list[ir.Value | None]:
     """What the members read from outside, by slot of the fused node; parts of a vector are put together again."""
     given: dict[int, ir.Value | None] = {}
-    parts: dict[int, dict[Part, ir.Value | None]] = {}
+    parts: dict[int, dict[FusedInputPiece, ir.Value | None]] = {}
     for node in members.values():
         for value, ref in zip(node.inputs, _refs(node), strict=False):
-            if isinstance(ref, Given):
+            if isinstance(ref, FusedInput):
                 given.setdefault(ref.slot, value)
-            elif isinstance(ref, Part):
+            elif isinstance(ref, FusedInputPiece):
                 parts.setdefault(ref.slot, {})[ref] = value
     inputs: list[ir.Value | None] = []
     for slot, name in enumerate(group.inputs):
@@ -121,7 +121,7 @@ def _refs(node: ir.Node) -> tuple[Ref | None, ...]:
     return member.refs
 
 
-def _joined(scene: _Scene, name: str | None, parts: Mapping[Part, ir.Value | None]) -> ir.Value | None:
+def _joined(scene: _Scene, name: str | None, parts: Mapping[FusedInputPiece, ir.Value | None]) -> ir.Value | None:
     """The vector whose pieces these are: the original initializer, or one that is not registered yet."""
     arrays = {ref: array for ref, value in parts.items() if (array := constant(value)) is not None}
     if len(arrays) != len(parts):
@@ -142,7 +142,7 @@ def _joined(scene: _Scene, name: str | None, parts: Mapping[Part, ir.Value | Non
 # -- is it still the node? -----------------------------------------------------------------------------------------------
 
 
-def _whole(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: Form) -> bool:
+def _whole(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: FusedNode) -> bool:
     if any(name is not None and value is None for name, value in zip(group.inputs, form.inputs, strict=True)):
         return False
     recipe = Recipe(form)
@@ -154,7 +154,7 @@ def _whole(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: Fo
     return alike and all(_same(s, members, form) for s in recipe.steps) and _closed(scene, group, members, form)
 
 
-def _same(step: Step, members: Mapping[str, ir.Node], form: Form) -> bool:
+def _same(step: RecipeStep, members: Mapping[str, ir.Node], form: FusedNode) -> bool:
     """Does the member of this role do what the step says, and nothing else?"""
     node = members.get(step.role)
     if node is None or (node.op_type, node.domain, len(node.outputs)) != (step.op_type, step.domain, step.outputs):
@@ -167,22 +167,22 @@ def _same(step: Step, members: Mapping[str, ir.Node], form: Form) -> bool:
     return all(_reads(value, ref, members, form) for value, ref in zip(node.inputs, step.inputs, strict=True))
 
 
-def _reads(value: ir.Value | None, ref: Ref | None, members: Mapping[str, ir.Node], form: Form) -> bool:
+def _reads(value: ir.Value | None, ref: Ref | None, members: Mapping[str, ir.Node], form: FusedNode) -> bool:
     if ref is None or value is None:
         return ref is None and value is None
     if isinstance(ref, Made):
         return value is members[ref.role].outputs[ref.output]
-    if isinstance(ref, Given):
+    if isinstance(ref, FusedInput):
         expected = form.inputs[ref.slot]
         assert expected is not None
         same_tensor = value.const_value is not None and value.const_value is expected.const_value
         return value is expected or same_tensor
-    assert isinstance(ref, Part | Fixed)
+    assert isinstance(ref, FusedInputPiece | Fixed)
     found = constant(value)
     return found is not None and found.dtype == ref.array.dtype and np.array_equal(found, ref.array)
 
 
-def _closed(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: Form) -> bool:
+def _closed(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: FusedNode) -> bool:
     """Nothing outside reads between the steps; what the node reads stands before the last step, who reads it behind."""
     order = scene.order
     inside, last = set(members.values()), max(order[node] for node in members.values())
@@ -201,7 +201,7 @@ def _closed(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: F
 # -- write ---------------------------------------------------------------------------------------------------------------
 
 
-def _write(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: Form) -> None:
+def _write(scene: _Scene, group: Group, members: Mapping[str, ir.Node], form: FusedNode) -> None:
     graph, order = scene.graph, scene.order
     place = max(members.values(), key=order.__getitem__)
     inputs = [_registered(graph, value) for value in form.inputs]

@@ -14,7 +14,19 @@ from typing import Any
 import onnx_ir as ir
 
 from axformer_passes.graph import SHARED_FROM, fresh, initializer, source_name
-from axformer_passes.prepare.recipes import RULES, Fixed, Form, Given, Made, NotLowered, Part, Recipe, Ref, Rule, Types
+from axformer_passes.prepare.recipes import (
+    RULES,
+    Fixed,
+    FusedInput,
+    FusedInputPiece,
+    FusedNode,
+    Made,
+    NotLowered,
+    Recipe,
+    Ref,
+    Rule,
+    Types,
+)
 
 MEMBER = "axformer.fused"
 """Key of a `Member` in the meta of a lowered node."""
@@ -69,7 +81,7 @@ class Pieces:
     def __init__(self) -> None:
         self._tensors: dict[tuple[int, int, int], tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
 
-    def value(self, graph: ir.Graph, whole: ir.Value | None, ref: Part) -> ir.Value:
+    def value(self, graph: ir.Graph, whole: ir.Value | None, ref: FusedInputPiece) -> ir.Value:
         """A new initializer for one use of a piece of `whole`."""
         assert whole is not None and whole.const_value is not None
         name = f"{source_name(whole)}_part_{ref.number}"
@@ -100,7 +112,7 @@ def lower(model: ir.Model) -> None:
             node.meta[NOT_LOWERED] = reason
 
 
-def _attempt(rule: Rule, form: Form, recipe: Recipe) -> str | None:
+def _attempt(rule: Rule, form: FusedNode, recipe: Recipe) -> str | None:
     """Write the steps of a node; the reason where it has none."""
     try:
         rule.lower(form, recipe)
@@ -116,12 +128,12 @@ def _operator(domain: str, op_type: str) -> str:
     return op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
 
 
-def _form(node: ir.Node, opset: int, types: Types) -> Form:
+def _form(node: ir.Node, opset: int, types: Types) -> FusedNode:
     facts: dict[str, Any] = {}
     for slot, value in enumerate(node.inputs):
         facts[f"rank {slot}"], facts[f"dtype {slot}"] = types.rank(value), types.dtype(value)
     read = tuple(bool(v.uses()) or v.is_graph_output() for v in node.outputs)
-    return Form(node.op_type, dict(node.attributes), tuple(node.inputs), read, opset, facts)
+    return FusedNode(node.op_type, dict(node.attributes), tuple(node.inputs), read, opset, facts)
 
 
 def _emit(graph: ir.Graph, node: ir.Node, recipe: Recipe, types: Types, pieces: Pieces) -> None:
@@ -131,7 +143,7 @@ def _emit(graph: ir.Graph, node: ir.Node, recipe: Recipe, types: Types, pieces: 
         outputs = [ir.Value(name=fresh(graph, f"{base}_{step.role}")) for _ in range(step.outputs)]
         inputs = [
             pieces.value(graph, node.inputs[ref.slot], ref)
-            if isinstance(ref, Part)
+            if isinstance(ref, FusedInputPiece)
             else _value(graph, node, ref, made, f"{base}_{step.role}")
             for ref in step.inputs
         ]
@@ -156,7 +168,7 @@ def _emit(graph: ir.Graph, node: ir.Node, recipe: Recipe, types: Types, pieces: 
 def _value(graph: ir.Graph, node: ir.Node, ref: Ref | None, made: dict[Made, ir.Value], base: str) -> ir.Value | None:
     if ref is None:
         return None
-    if isinstance(ref, Given):
+    if isinstance(ref, FusedInput):
         return node.inputs[ref.slot]
     if isinstance(ref, Made):
         return made[ref]

@@ -9,7 +9,7 @@ GemmFastGelu(x, w, bias)       -> MatMul -> Add -> GeluTanh
 from __future__ import annotations
 
 from axformer_passes.prepare.fused.activations import fast_gelu
-from axformer_passes.prepare.recipes import Form, Recipe, Ref, fused
+from axformer_passes.prepare.recipes import FusedNode, Recipe, Ref, fused
 
 _ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "Elu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "LogSoftmax": ("axis",), "Relu": (),
@@ -18,7 +18,7 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
 """Operators that may be an `activation`, with the attributes that `activation_...` states for them."""
 
 
-def _activated(form: Form, recipe: Recipe, x: Ref) -> None:
+def _activated(form: FusedNode, recipe: Recipe, x: Ref) -> None:
     kind = form.attributes["activation"].as_string()
     form.refuse(kind not in _ACTIVATIONS, f"activation {kind}")
     given = {name: form.attributes.get(f"activation_{name}") for name in _ACTIVATIONS[kind]}
@@ -26,7 +26,7 @@ def _activated(form: Form, recipe: Recipe, x: Ref) -> None:
     recipe.finish(recipe(kind, x, role="activation", **attributes))
 
 
-def _transposed(form: Form, recipe: Recipe, slot: int) -> Ref:
+def _transposed(form: FusedNode, recipe: Recipe, slot: int) -> Ref:
     """The operand with its last two axes exchanged (trans), its first axis moved before the last (transBatch), or both."""
     side, x = "AB"[slot], recipe.given(slot)
     trans, batch = form.integer(f"trans{side}"), form.integer(f"transBatch{side}")
@@ -41,24 +41,24 @@ def _transposed(form: Form, recipe: Recipe, slot: int) -> Ref:
     return recipe("Transpose", x, perm=perm)
 
 
-def _product(form: Form, recipe: Recipe) -> Ref:
+def _product(form: FusedNode, recipe: Recipe) -> Ref:
     alpha = form.number("alpha", 1.0)
     product = recipe("MatMul", _transposed(form, recipe, 0), _transposed(form, recipe, 1), role="product")
     return product if alpha == 1.0 else recipe("Mul", product, recipe.fixed(alpha, form.dtype(0)), role="scaled")
 
 
 @fused("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul")
-def _fused_matmul(form: Form, recipe: Recipe) -> None:
+def _fused_matmul(form: FusedNode, recipe: Recipe) -> None:
     recipe.finish(_product(form, recipe))
 
 
 @fused("com.microsoft::FusedMatMulActivation")
-def _fused_matmul_activation(form: Form, recipe: Recipe) -> None:
+def _fused_matmul_activation(form: FusedNode, recipe: Recipe) -> None:
     _activated(form, recipe, _product(form, recipe))
 
 
 @fused("com.microsoft::FusedGemm")
-def _fused_gemm(form: Form, recipe: Recipe) -> None:
+def _fused_gemm(form: FusedNode, recipe: Recipe) -> None:
     own = ("alpha", "beta", "transA", "transB")
     attributes = {name: attr.value for name, attr in form.attributes.items() if name in own}
     inputs = [recipe.given(slot) for slot in range(len(form.inputs)) if form.has(slot)]
@@ -66,7 +66,7 @@ def _fused_gemm(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::GemmFastGelu")
-def _gemm_fast_gelu(form: Form, recipe: Recipe) -> None:
+def _gemm_fast_gelu(form: FusedNode, recipe: Recipe) -> None:
     product = recipe("MatMul", recipe.given(0), recipe.given(1), role="product")
     if form.has(2):
         product = recipe("Add", product, recipe.given(2), role="biased")

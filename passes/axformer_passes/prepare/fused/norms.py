@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from axformer_passes.graph import origin
-from axformer_passes.prepare.recipes import Form, Made, Recipe, Ref, fused
+from axformer_passes.prepare.recipes import FusedNode, Made, Recipe, Ref, fused
 
 _PROJECTIONS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "MatMulNBits"})
 _FLOAT = ir.DataType.FLOAT
@@ -51,7 +51,7 @@ def _normed(recipe: Recipe, x: Ref, gamma: Ref, beta: Ref | None, dtype: ir.Data
     return out if beta is None else recipe("Add", out, beta, role="shifted")
 
 
-def _summed(form: Form, recipe: Recipe, bias: int) -> Made:
+def _summed(form: FusedNode, recipe: Recipe, bias: int) -> Made:
     """x + skip, the bias first on the side of the projection."""
     sides = [recipe.given(0), recipe.given(1)]
     if form.has(bias):
@@ -73,7 +73,7 @@ def _lacks_bias(value: ir.Value) -> bool:
 
 
 @fused("com.microsoft::SkipLayerNormalization")
-def _skip_layer_norm(form: Form, recipe: Recipe) -> None:
+def _skip_layer_norm(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, skip, gamma, beta, bias. Outputs: y, mean, inverse deviation, sum; the middle two have no lowering."""
     total = _summed(form, recipe, 4)
     beta = recipe.given(3) if form.has(3) else None
@@ -82,7 +82,7 @@ def _skip_layer_norm(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::SkipSimplifiedLayerNormalization")
-def _skip_rms_norm(form: Form, recipe: Recipe) -> None:
+def _skip_rms_norm(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, skip, gamma, bias. Outputs as above."""
     total = _summed(form, recipe, 3)
     recipe.finish(rms_norm(recipe, total, recipe.given(2), form.dtype(2)))
@@ -90,7 +90,7 @@ def _skip_rms_norm(form: Form, recipe: Recipe) -> None:
 
 
 @fused("com.microsoft::EmbedLayerNormalization")
-def _embed_layer_norm(form: Form, recipe: Recipe) -> None:
+def _embed_layer_norm(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: ids, segments, word, position and segment tables, gamma, beta, mask, position ids. Outputs: y, lengths, sum."""
     ids, positions = recipe.given(0), recipe.given(3)
     total: Ref = recipe("Gather", recipe.given(2), ids, role="words", axis=0)

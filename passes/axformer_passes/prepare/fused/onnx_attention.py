@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.prepare.fused.attend import additive, by_heads, causal, joined, scale_of, scaled_scores
-from axformer_passes.prepare.recipes import Form, Found, Made, Recipe, Ref, fused, width_of
+from axformer_passes.prepare.recipes import FusedNode, Lowered, Made, Recipe, Ref, fused, width_of
 
 
 def repeated(recipe: Recipe, x: Ref, share: int | Ref, heads: int | Ref) -> Made:
@@ -29,7 +29,7 @@ def repeated(recipe: Recipe, x: Ref, share: int | Ref, heads: int | Ref) -> Made
     return recipe("Transpose", spread, perm=[0, 2, 1, 3])
 
 
-def _narrowed(found: Found) -> dict[str, ir.Attr]:
+def _narrowed(found: Lowered) -> dict[str, ir.Attr]:
     if "query_heads" not in found.members:
         return {}
     heads, groups = found.target("query_heads", 2), found.target("key_heads", 2)
@@ -37,7 +37,7 @@ def _narrowed(found: Found) -> dict[str, ir.Attr]:
 
 
 @fused("Attention", narrow=_narrowed)
-def _attention(form: Form, recipe: Recipe) -> None:
+def _attention(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: q, k, v, mask, past_key, past_value, and from operator set 24 on the key lengths."""
     form.refuse(any(form.has(slot) for slot in range(4, len(form.inputs))), "past state or key lengths")
     windows = [form.integer(f"{side}_window_size", -1) for side in ("left", "right")]
@@ -50,7 +50,7 @@ def _attention(form: Form, recipe: Recipe) -> None:
     recipe.finish(joined(recipe, context) if wide else context)
 
 
-def in_context(form: Form, recipe: Recipe, scores: Ref, v: Ref, masks: list[Ref], dtype: ir.DataType) -> Made:
+def in_context(form: FusedNode, recipe: Recipe, scores: Ref, v: Ref, masks: list[Ref], dtype: ir.DataType) -> Made:
     """Softmax(cap(scores) + masks) @ v; rows that see nothing are 0."""
     cap = form.number("softcap", 0.0)
     if cap != 0.0:
@@ -65,7 +65,7 @@ def in_context(form: Form, recipe: Recipe, scores: Ref, v: Ref, masks: list[Ref]
     return recipe("MatMul", probabilities, v, role="context")
 
 
-def _operands_3d(form: Form, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
+def _operands_3d(form: FusedNode, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
     heads, groups = form.integer("q_num_heads"), form.integer("kv_num_heads")
     form.refuse(heads < 1 or groups < 1 or heads % groups != 0, f"{heads} query heads, {groups} key heads")
     query = by_heads(recipe, recipe.given(0), heads, -1, "query_heads")
@@ -81,7 +81,7 @@ def _operands_3d(form: Form, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
     return query, pair[0], pair[1]
 
 
-def _operands_4d(form: Form, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
+def _operands_4d(form: FusedNode, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
     """4-D inputs have their heads already; how often keys are repeated is computed where no shape says it is once."""
     query, pair = recipe.given(0), [recipe.given(1), recipe.given(2)]
     if form.fact("alike", lambda: _axis(form, 0) is not None and _axis(form, 0) == _axis(form, 1)):
@@ -92,13 +92,13 @@ def _operands_4d(form: Form, recipe: Recipe) -> tuple[Ref, Ref, Ref]:
     return query, key, value
 
 
-def _axis(form: Form, slot: int) -> int | None:
+def _axis(form: FusedNode, slot: int) -> int | None:
     """The stated number of heads of a 4-D input."""
     shape = form.value(slot).shape
     return shape[1] if shape is not None and isinstance(shape[1], int) else None
 
 
-def _masks(form: Form, recipe: Recipe, q: Ref, k: Ref, dtype: ir.DataType) -> list[Ref]:
+def _masks(form: FusedNode, recipe: Recipe, q: Ref, k: Ref, dtype: ir.DataType) -> list[Ref]:
     masks: list[Ref] = []
     if form.has(3):
         given = recipe.given(3)

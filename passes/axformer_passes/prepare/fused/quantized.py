@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from axformer_passes.prepare.recipes import Form, Made, Recipe, Ref, fused
+from axformer_passes.prepare.recipes import FusedNode, Made, Recipe, Ref, fused
 
 
 def integer_product(
@@ -32,14 +32,14 @@ def _scaled(recipe: Recipe, a: Ref, b: Ref, zeros: list[Ref | None], scales: lis
 
 
 @fused("com.microsoft::MatMulIntegerToFloat")
-def _to_float(form: Form, recipe: Recipe) -> None:
+def _to_float(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: a, b, a_scale, b_scale, a_zero_point, b_zero_point, bias."""
     out = integer_product(recipe, 0, 1, (4, 5), (2, 3), form.dtype(2))
     recipe.finish(recipe("Add", out, recipe.given(6), role="biased") if form.has(6) else out)
 
 
 @fused("com.microsoft::DynamicQuantizeMatMul")
-def _dynamic(form: Form, recipe: Recipe) -> None:
+def _dynamic(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: a, b, b_scale, b_zero_point, bias."""
     quantized = recipe("DynamicQuantizeLinear", recipe.given(0), outputs=3, role="quantized")
     scale, zero = Made(quantized.role, 1), Made(quantized.role, 2)

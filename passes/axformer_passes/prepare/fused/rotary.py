@@ -12,7 +12,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from axformer_passes.graph import origin
-from axformer_passes.prepare.recipes import Form, Found, Made, Recipe, Ref, fused, width_of
+from axformer_passes.prepare.recipes import FusedNode, Lowered, Made, Recipe, Ref, fused, width_of
 
 
 def rotated(recipe: Recipe, x: Ref, cos: Ref, sin: Ref, half: int, rest: int, interleaved: bool) -> Made:
@@ -35,14 +35,14 @@ def rotated(recipe: Recipe, x: Ref, cos: Ref, sin: Ref, half: int, rest: int, in
     return out if kept is None else recipe("Concat", out, kept, axis=-1, role="whole")
 
 
-def _narrowed(found: Found) -> dict[str, ir.Attr]:
+def _narrowed(found: Lowered) -> dict[str, ir.Attr]:
     if "heads" not in found.members or not found.form.integer("num_heads"):
         return {}
     return {"num_heads": ir.AttrInt64("num_heads", found.target("heads", 2))}
 
 
 @fused("com.microsoft::RotaryEmbedding", narrow=_narrowed)
-def _microsoft(form: Form, recipe: Recipe) -> None:
+def _microsoft(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, positions int64[1] or [B,S], cos[M,R/2], sin[M,R/2]. `scale` is for training alone."""
     form.refuse(form.integer("is_packed_batching") != 0, "ragged batches")
     positions = recipe.given(1)
@@ -54,7 +54,7 @@ def _microsoft(form: Form, recipe: Recipe) -> None:
 
 
 @fused("RotaryEmbedding", narrow=_narrowed)
-def _standard(form: Form, recipe: Recipe) -> None:
+def _standard(form: FusedNode, recipe: Recipe) -> None:
     """Inputs: x, cos, sin [M,R/2] with positions [B,S], or [B,S,R/2] without."""
     tables = [recipe.given(1), recipe.given(2)]
     if form.has(3):
@@ -62,7 +62,7 @@ def _standard(form: Form, recipe: Recipe) -> None:
     _rotary(form, recipe, tables, _half(form))
 
 
-def _half(form: Form) -> int:
+def _half(form: FusedNode) -> int:
     width = form.integer("rotary_embedding_dim")
     if width:
         return width // 2
@@ -79,7 +79,7 @@ def _half(form: Form) -> int:
     return half
 
 
-def _rotary(form: Form, recipe: Recipe, tables: list[Ref] | list[Made], half: int) -> None:
+def _rotary(form: FusedNode, recipe: Recipe, tables: list[Ref] | list[Made], half: int) -> None:
     """By heads [B,S,H,E] where x is 3-D; a 4-D x is [B,H,S,E] and the tables get their axis for heads before S."""
     rank, heads, partial = form.rank(0), form.integer("num_heads"), form.integer("rotary_embedding_dim")
     form.refuse(rank not in (3, 4), f"an input with {rank} axes")
@@ -93,7 +93,7 @@ def _rotary(form: Form, recipe: Recipe, tables: list[Ref] | list[Made], half: in
     recipe.finish(recipe("Reshape", out, recipe.fixed([0, 0, -1]), role="joined") if rank == 3 else out)
 
 
-def _head_size(form: Form, half: int) -> int:
+def _head_size(form: FusedNode, half: int) -> int:
     def stated() -> int | None:
         width = width_of(form.value(0))
         if width is None:

@@ -7,23 +7,33 @@ The rules themselves are in `axformer_passes.prepare.fused`.
 
 from __future__ import annotations
 
-from axformer_passes.prepare.recipes.recipe import Fixed, Form, Given, Made, NotLowered, Part, Recipe, Ref, Step
-from axformer_passes.prepare.recipes.registry import RULES, Found, Rule, fused
+from axformer_passes.prepare.recipes.recipe import (
+    Fixed,
+    FusedInput,
+    FusedInputPiece,
+    FusedNode,
+    Made,
+    NotLowered,
+    Recipe,
+    RecipeStep,
+    Ref,
+)
+from axformer_passes.prepare.recipes.registry import RULES, Lowered, Rule, fused
 from axformer_passes.prepare.recipes.types import Types, width_of
 
 __all__ = [
     "RULES",
     "Fixed",
-    "Form",
-    "Found",
-    "Given",
+    "FusedInput",
+    "FusedInputPiece",
+    "FusedNode",
+    "Lowered",
     "Made",
     "NotLowered",
-    "Part",
     "Recipe",
+    "RecipeStep",
     "Ref",
     "Rule",
-    "Step",
     "Types",
     "fused",
     "width_of",

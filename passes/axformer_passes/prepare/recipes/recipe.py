@@ -1,6 +1,6 @@
 """A recipe: the primitive steps that compute what one fused node computes, written down before anything is edited.
 
-A rule reads the fused node through a `Form` and writes its steps with a `Recipe`:
+A rule reads the fused node through a `FusedNode` and writes its steps with a `Recipe`:
 
     x, bias = recipe.given(0), recipe.given(1)
     recipe.finish(recipe("Relu", recipe("Add", x, bias)))
@@ -29,14 +29,14 @@ class NotLowered(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class FusedInput:
     """The fused node's input `slot`, as it is."""
 
     slot: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class FusedInputPiece:
     """One of the pieces of the vector at input `slot`, numbered 0 to `count` - 1."""
 
     slot: int
@@ -60,11 +60,11 @@ class Made:
     output: int = 0
 
 
-Ref = Given | Part | Fixed | Made
+Ref = FusedInput | FusedInputPiece | Fixed | Made
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class RecipeStep:
     """One primitive node; `role` is unique within its recipe."""
 
     role: str
@@ -76,7 +76,7 @@ class Step:
 
 
 @dataclasses.dataclass
-class Form:
+class FusedNode:
     """A fused node as a rule sees it: attributes, inputs, operator set, and what is known of the inputs.
 
     inputs    one value a slot, None where it is left out
@@ -152,9 +152,9 @@ def _rank(value: ir.Value) -> int | None:
 class Recipe:
     """Steps in order; calling it adds one and returns what refers to its first output."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: FusedNode) -> None:
         self.form = form
-        self.steps: list[Step] = []
+        self.steps: list[RecipeStep] = []
         self.results: dict[int, Ref] = {}
         self._roles: dict[str, int] = {}
 
@@ -169,7 +169,7 @@ class Recipe:
     ) -> Made:
         base = role or op_type.lower()
         count = self._roles[base] = self._roles.get(base, 0) + 1
-        step = Step(
+        step = RecipeStep(
             role=base if count == 1 else f"{base}_{count}",
             op_type=op_type,
             domain=domain,
@@ -183,7 +183,7 @@ class Recipe:
     def given(self, slot: int) -> Ref:
         """The fused node's input at `slot`. Raises: NotLowered where it is left out."""
         self.form.value(slot)
-        return Given(slot)
+        return FusedInput(slot)
 
     def fixed(self, values: object, dtype: ir.DataType = ir.DataType.INT64) -> Ref:
         """A constant of the lowering's own."""
@@ -197,7 +197,7 @@ class Recipe:
             return self.split(self.given(slot), sizes, axis=0)
         self.form.refuse(sum(sizes) != array.size, f"input {slot} has {array.size} values, expected {sum(sizes)}")
         pieces = np.split(array, np.cumsum(sizes)[:-1])
-        return tuple(Part(slot, i, len(sizes), piece) for i, piece in enumerate(pieces))
+        return tuple(FusedInputPiece(slot, i, len(sizes), piece) for i, piece in enumerate(pieces))
 
     def finish(self, ref: Ref, output: int = 0) -> None:
         """`ref` is what the fused node's output `output` is."""

@@ -9,15 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant
-from axformer_passes.prepare.recipes.recipe import Array, Form, Recipe
+from axformer_passes.prepare.recipes.recipe import Array, FusedNode, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Lowered:
     """The nodes that a lowered group consists of now, by role."""
 
     members: Mapping[str, ir.Node]
-    form: Form
+    form: FusedNode
 
     def array(self, role: str, slot: int) -> Array:
         """The constant that the member reads at `slot`. Raises: LookupError where it is not one any more."""
@@ -37,8 +37,8 @@ class Found:
         return int(np.asarray(self.array(role, 1))[axis])
 
 
-Lowering = Callable[[Form, Recipe], None]
-Narrowing = Callable[[Found], dict[str, ir.Attr]]
+Lowering = Callable[[FusedNode, Recipe], None]
+NarrowRule = Callable[[Lowered], dict[str, ir.Attr]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Rule:
     """How an operator is lowered, and which attributes the node has after a cut."""
 
     lower: Lowering
-    narrow: Narrowing
+    narrow: NarrowRule
 
 
 RULES: dict[str, Rule] = {}
 """By operator: "Attention" for the default domain, "com.microsoft::Attention" for others."""
 
 
-def unchanged(found: Found) -> dict[str, ir.Attr]:
+def unchanged(found: Lowered) -> dict[str, ir.Attr]:
     """No attribute depends on what a cut removes."""
     return {}
 
 
-def fused(*operators: str, narrow: Narrowing = unchanged) -> Callable[[Lowering], Lowering]:
+def fused(*operators: str, narrow: NarrowRule = unchanged) -> Callable[[Lowering], Lowering]:
     """Register a function as the lowering of these operators."""
 
     def register(function: Lowering) -> Lowering:

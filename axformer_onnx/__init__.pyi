@@ -1,0 +1,96 @@
+"""The face of the package, for type checkers. Written by `make stub` from the options' models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from axformer_onnx.commands import Inspection as Inspection
+from axformer_onnx.commands import OperatingPoint as OperatingPoint
+from axformer_onnx.commands import OptimizeResult as OptimizeResult
+from axformer_onnx.commands import ScorePair as ScorePair
+from axformer_onnx.commands import ScoreResult as ScoreResult
+from axformer_onnx.errors import AxformerError as AxformerError
+from axformer_onnx.errors import DataError as DataError
+from axformer_onnx.errors import ModelError as ModelError
+from axformer_onnx.errors import PlanError as PlanError
+from axformer_onnx.errors import RecogniseError as RecogniseError
+from axformer_onnx.errors import RuntimeFailure as RuntimeFailure
+from axformer_onnx.errors import UsageError as UsageError
+from axformer_onnx.errors import VerifyError as VerifyError
+from axformer_onnx.exporting import ExportResult as ExportResult
+from axformer_onnx.tasks import Task as Task
+from axformer_passes.plan import Plan as Plan
+
+__version__: str
+__all__: list[str]
+
+def apply(
+    plan: str | Path | Plan,
+    model: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+) -> Path: ...
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    task: str | None = None,
+    exporter: Literal["auto", "optimum", "dynamo", "torchscript", "transformers"] = "auto",
+    opset: int | None = None,
+    attention: Literal["eager", "sdpa"] | None = None,
+    check: bool = True,
+) -> ExportResult: ...
+def inspect(
+    model: str | Path,
+    length: int | None = None,
+) -> Inspection: ...
+def optimize(
+    model: str | Path,
+    *,
+    task: str | Task,
+    columns: Sequence[str] | str | None = None,
+    label: str | None = None,
+    metric: str | None = None,
+    data: str | Path | None = None,
+    search_data: str | Path | None = None,
+    calibration: str | Path | None = None,
+    output: str | Path | None = None,
+    max_drop: float | None = None,
+    speedup: float | None = None,
+    size: float | None = None,
+    effort: Literal["low", "medium", "high"] = "medium",
+    search: str = "compensated",
+    refit_classifier: bool = False,
+    k: int = 30,
+    readout: Literal["whole", "narrow"] = "narrow",
+    constants: Literal["kept", "folded"] = "folded",
+    keys_values: Literal["projected", "absorbed"] = "absorbed",
+    jobs: int = 1,
+    backend: Literal["local", "ray"] = "local",
+    shared_weights: Literal["separate", "together"] | None = None,
+    max_search_rows: int = 3000,
+    overwrite: bool = False,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    length: Sequence[int] = ...,
+    max_length: int | None = None,
+) -> OptimizeResult: ...
+def score(
+    model: str | Path,
+    other: str | Path | None = None,
+    *,
+    task: str | Task,
+    columns: Sequence[str] | str | None = None,
+    label: str | None = None,
+    metric: str | None = None,
+    data: str | Path | None = None,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    length: Sequence[int] = ...,
+    max_length: int | None = None,
+) -> ScoreResult: ...
