@@ -56,7 +56,7 @@ def test_what_cannot_be_cut_is_left_to_gates(monkeypatch: pytest.MonkeyPatch, ca
     model = build("bert", "torchscript-eager-17")
     plan, source = plan_of(model), StageSessions(load_model(model.path), threads=1)
 
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise RecogniseError("node 7: no")
 
     monkeypatch.setattr(refit_cut, "apply_plan", refused)

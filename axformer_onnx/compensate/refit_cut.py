@@ -36,18 +36,20 @@ def pruned_sessions(
 
     plan, weights   as `expanded` and `reweighted` want them
     """
-    model = reweighted(source.model, plan, weights, run_once, examined=source.examined)
     inside, rest = divided(plan, source.staged.examined)
-    if inside.is_exact:
-        return StageSessions(model, provider=source.provider, threads=threads), plan
-    try:
-        cut = StageSessions(apply_plan(model, inside, run_once), provider=source.provider, threads=threads)
-        if _blocks_of_stages(cut) == _blocks_of_stages(source):
-            return cut, rest
-        reason = "other stages"
-    except (PlanError, RecogniseError, VerifyError) as error:
-        reason = str(error)
-    logger.info("the refit runs at full width: %s", reason)
+    if not inside.is_exact:
+        try:
+            model = apply_plan(
+                source.model, inside, run_once, examined=source.examined, weights=weights, weights_of=plan
+            )
+            cut = StageSessions(model, provider=source.provider, threads=threads)
+            if _blocks_of_stages(cut) == _blocks_of_stages(source):
+                return cut, rest
+            reason = "other stages"
+        except (PlanError, RecogniseError, VerifyError) as error:
+            reason = str(error)
+        logger.info("the refit runs at full width: %s", reason)
+    model = reweighted(source.model, plan, weights, run_once, examined=source.examined)
     return StageSessions(model, provider=source.provider, threads=threads), plan
 
 

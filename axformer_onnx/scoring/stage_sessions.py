@@ -128,7 +128,9 @@ class StageSessions:
         """Of `model`; where that is bfloat16, the stages are those of another one."""
         from axformer_onnx.runtime import run_once
 
-        return self._examined or examine(self.model, run_once)
+        if self._examined is None:
+            self._examined = examine(self.model, run_once)
+        return self._examined
 
     @property
     def stages(self) -> tuple[Stage, ...]:

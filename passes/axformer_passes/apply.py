@@ -26,12 +26,18 @@ from axformer_passes.stages import writable
 
 
 def apply_plan(
-    model: ir.Model, plan: Plan, runner: Runner, *, examined: Examined | None = None, weights: Weights | None = None
+    model: ir.Model,
+    plan: Plan,
+    runner: Runner,
+    *,
+    examined: Examined | None = None,
+    weights: Weights | None = None,
+    weights_of: Plan | None = None,
 ) -> ir.Model:
     """A new model: `model` with `plan` carried out. `model` is not touched; equal arguments give equal bytes.
 
     `examined` saves a walk where the caller has examined `model` already; it stays as it is.
-    `weights` are those that the plan names (`plan.py` says what they may be).
+    `weights` are those that the plan names (`plan.py` says what they may be), or those of `weights_of`, a plan that removes more.
 
     Raises: PlanError (does not fit), RecogniseError (an operator on the way cannot follow the cut), VerifyError (the result
     does not run on the probe, or its outputs changed shape: a bug, and no model).
@@ -45,7 +51,7 @@ def apply_plan(
     examined = examined.cloned() if examined else examine(model, runner)
     plan.validate(examined.anatomy)  # here too: onnx-ir wraps what a pass's own `requires` raises
     require_hardenable(model, plan)
-    reweight(examined, plan, weights or {})
+    reweight(examined, weights_of or plan, weights or {})
     plan = expanded(plan, examined.anatomy)
     work = examined.labelling.model
     Prune(examined, plan)(work)
