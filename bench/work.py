@@ -3,7 +3,8 @@
     python bench/work.py [--json FILE] MODEL --task T ...        the arguments of `axformer-onnx optimize`
 
 Counted by cProfile, in the main thread: `examine` (recognition of a graph), models read from disk, plans applied, read-outs
-narrowed, sessions made, texts tokenised. Seconds are those within a call, callees included; the profiler itself makes a run a little slower.
+narrowed, sessions made, texts tokenised. Seconds are those within a call, callees included; the profiler itself makes a run a
+little slower.
 """
 
 from __future__ import annotations
