@@ -21,7 +21,8 @@ from zoo import build, onnx_outputs
 
 from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.errors import AxformerError, ModelError, RuntimeFailure
-from axformer_passes.io.files import external_files, load_model, model_path, save_model, serialized, sha256_of
+from axformer_passes.io.files import external_files, load_model, save_model, serialized, sha256_of
+from axformer_passes.io.layout import model_path
 from axformer_passes.recognise.examination import recognise
 
 

@@ -14,18 +14,35 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from axformer_onnx.commands import Inspection, ScoreResult
+    from axformer_onnx.commands import Inspection, Preview, ScoreResult
     from axformer_onnx.inputs import Placed
     from axformer_passes.anatomy import Layer
 
 _WIDTH = 120  # where stdout is no terminal
 
 
-def console() -> Console:
-    """A console on stdout; wide enough for the tables where stdout is a pipe or a file."""
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr; wide enough for the tables where that is a pipe or a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, soft_wrap=False)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else _WIDTH, highlight=False, soft_wrap=False)
+
+
+def print_preview(seen: Preview, out: Console) -> None:
+    """What was found, line by line; where something is missing, the command that goes on."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, said in seen.rows():
+        table.add_row(what, Text(printable(said)))
+    out.print(table)
+    if seen.problem is not None:
+        _say(out, "To go on:")
+        out.print(Text(f"  {printable(seen.command)}"), soft_wrap=True)
 
 
 def print_inspection(found: Inspection, out: Console) -> None:

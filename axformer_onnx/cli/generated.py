@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -15,19 +15,22 @@ from axformer_onnx.options import AnyOptions, Registry, fields_of, flag, make, m
 
 
 def command(
-    verb: str, model: type[AnyOptions], more: str = ""
-) -> Callable[[Callable[[AnyOptions, bool], None]], click.Command]:
+    verb: str, model: type[AnyOptions], more: str = "", own: Sequence[click.Option] = ()
+) -> Callable[[Callable[..., None]], click.Command]:
     """Make a function of (validated options, print JSON) the subcommand `verb`.
 
     more   what `--help` says below the line of `VERBS`
+    own    options of the command line alone, which the function gets by keyword
     """
 
-    def decorate(run: Callable[[AnyOptions, bool], None]) -> click.Command:
+    def decorate(run: Callable[..., None]) -> click.Command:
         def callback(as_json: bool, **values: Any) -> None:
-            run(make(model, values), as_json)
+            more = {str(one.name): values.pop(str(one.name)) for one in own}
+            run(make(model, values), as_json, **more)
 
         fields = {name: field for name, field in fields_of(model).items() if mark(field, "cli")}
         parameters: list[click.Parameter] = [_parameter(name, field) for name, field in fields.items()]
+        parameters += own
         parameters.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for machines."))
         return click.Command(verb, callback=callback, params=parameters, help=f"{VERBS[verb]}\n\n{more}")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from axformer_onnx.commands.inspection import Inspection, inspect_model
-from axformer_onnx.commands.optimization import optimize
+from axformer_onnx.commands.optimization import optimize, run
+from axformer_onnx.commands.preview import Preview, preview
 from axformer_onnx.commands.replay import apply
 from axformer_onnx.commands.results import OperatingPoint, OptimizeResult, ScorePair
 from axformer_onnx.commands.scores import ScoreResult, score
@@ -12,10 +13,13 @@ __all__ = [
     "Inspection",
     "OperatingPoint",
     "OptimizeResult",
+    "Preview",
     "ScorePair",
     "ScoreResult",
     "apply",
     "inspect_model",
     "optimize",
+    "preview",
+    "run",
     "score",
 ]

@@ -13,7 +13,7 @@ from axformer_onnx.errors import RuntimeFailure
 from axformer_onnx.runtime import run_once
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import SharedGroup, parameters_by_layer, shared_groups
-from axformer_passes.io import load_model, model_path, parameters_and_size, sha256_of
+from axformer_passes.io import load_model, model_path, parameters_and_size, settings_folder, sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def inspect_model(model: Path, length: int | None = None) -> Inspection:
     graph = load_model(path)
     anatomy = recognise(graph, run_once)
     parameters, size_bytes = parameters_and_size(path)
-    most = min(_TOKENS, length_limit({}, read_json(path.parent / "config.json")))
+    most = min(_TOKENS, length_limit({}, read_json(settings_folder(path) / "config.json")))
     lengths = [length] if length else _lengths(graph, most)
     length, work, macs = _work(graph, anatomy, path, lengths)
     return Inspection(

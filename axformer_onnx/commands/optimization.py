@@ -13,10 +13,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axformer_onnx.commands.preview import Preview, preview
 from axformer_onnx.commands.replay import write_planned
 from axformer_onnx.commands.results import OptimizeResult
 from axformer_onnx.compensate import WEIGHTS
-from axformer_onnx.inputs import Given, OptimizeOptions, open_source, read_rows, shared_weights
+from axformer_onnx.errors import UsageError
+from axformer_onnx.inputs import Given, OptimizeOptions, shared_weights
 from axformer_onnx.result import JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
 from axformer_onnx.runtime import run_once, versions
 from axformer_onnx.search import open_journal
@@ -26,7 +28,7 @@ from axformer_passes.plan import Plan
 if TYPE_CHECKING:
     from axformer_onnx.result.report import Report
 
-__all__ = ["OptimizeOptions", "OptimizeResult", "Watcher", "optimize"]
+__all__ = ["OptimizeOptions", "OptimizeResult", "Watcher", "optimize", "run"]
 
 
 def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> OptimizeResult:
@@ -37,10 +39,14 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
     Raises: AxformerError (errors.py); then nothing but the journal was written.
     """
     watcher = watcher or Watcher()
-    watcher.step("reading the model")
-    source = open_source(options)
-    watcher.step("reading the rows")
-    given = read_rows(options, source)
+    return run(preview(options, watcher.step), watcher)
+
+
+def run(seen: Preview, watcher: Watcher) -> OptimizeResult:
+    """Carry out what was previewed. Raises: as `optimize`; what the preview is missing."""
+    if seen.problem is not None or seen.given is None:
+        raise seen.problem or UsageError(f"{seen.options.model}: there are no rows")
+    options, source, given = seen.options, seen.source, seen.given
     claim(options.output, source.path, overwrite=options.overwrite)
     journal_path = options.output / JOURNAL
     with open_journal(journal_path, _header(options, given), overwrite=options.overwrite) as journal:
@@ -50,8 +56,8 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
         with staging(options.output) as folder:
             working, given = _working_model(options, given)
             watcher.step("searching")
-            run = SearchRun(options, given, working, _start(options, given), journal, folder, watcher)
-            decided = search_named(options.search).run(run)
+            work = SearchRun(options, given, working, _start(options, given), journal, folder, watcher)
+            decided = search_named(options.search).run(work)
             if decided.interrupted:
                 watcher.step("interrupted: finishing with the best so far (Ctrl-C again stops at once)")
             report = _build(options, given, decided, folder, watcher)
@@ -125,7 +131,7 @@ def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Pat
     (folder / "plan.json").write_text(decided.plan.dumps(), encoding="utf-8")
     if decided.weights is not None:
         shutil.copyfile(decided.weights, folder / WEIGHTS)
-    copy_companions(given.source.path.parent, folder)
+    copy_companions(given.source.folder, folder)
     report = outcome(options, given, decided.plan, model, decided.search, decided.compensation, step=watcher.step)
     (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")

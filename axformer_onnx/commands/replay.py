@@ -15,7 +15,7 @@ from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageErr
 from axformer_onnx.inputs import Source
 from axformer_onnx.result import MODEL, copy_companions, staging
 from axformer_onnx.runtime import run_once
-from axformer_passes.io import model_path, read_regular, sha256_of
+from axformer_passes.io import model_path, read_regular, settings_folder, sha256_of
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
             shutil.copyfile(plan_path, staging / "plan.json")
             if weights is not None:
                 shutil.copyfile(weights, staging / weights.name)
-            copy_companions(source.parent, staging)
+            copy_companions(settings_folder(source), staging)
     return folder / path.name
 
 

@@ -35,7 +35,7 @@ from axformer_onnx.scoring import (
     score_warnings,
     truncation_notes,
 )
-from axformer_passes.io import load_model, model_path
+from axformer_passes.io import load_model, model_path, settings_folder
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -109,7 +109,7 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError(f"{paths[0]}: given twice; name two different models")
     step("reading the rows")
-    rows = resolve_report(options.task, model_dir=paths[0].parent, data=options.data)
+    rows = resolve_report(options.task, model_dir=settings_folder(paths[0]), data=options.data)
     scored: list[_Scored] = []
     for path in paths:
         step(f"scoring {path}")
@@ -124,9 +124,10 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
 
 def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | None) -> _Scored:
     session = options.machine.session(path)
-    own = first is None or (path.parent / "tokenizer.json").is_file()
-    folder = path.parent if own or first is None else first.path.parent
-    reading = reading_of(path, session, options.task, rows, folder=folder, max_length=options.max_length)
+    folder = settings_folder(path)
+    if first is not None and not (folder / "tokenizer.json").is_file():
+        folder = settings_folder(first.path)
+    reading = reading_of(folder, session, options.task, rows, max_length=options.max_length)
     encoded = reading.encode(rows)
     source = None if first is None else first.scores.outputs
     scores = score_session(

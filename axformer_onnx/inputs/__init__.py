@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights
+from axformer_onnx.inputs.located import likely_tasks, locate, stated_task
 from axformer_onnx.inputs.refusals import NOTHING, Placed, left_whole, placed
 from axformer_onnx.options import MAX_SEARCH_ROWS, Backend, Goal, OptimizeOptions
 
@@ -16,8 +17,11 @@ __all__ = [
     "Placed",
     "Source",
     "left_whole",
+    "likely_tasks",
+    "locate",
     "open_source",
     "placed",
     "read_rows",
     "shared_weights",
+    "stated_task",
 ]

@@ -15,7 +15,7 @@ from axformer_onnx.runtime import run_once
 from axformer_onnx.scoring import Reading, provider_warnings, reading_of, truncation_notes
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import shared_groups, words
-from axformer_passes.io import load_model, model_path, sha256_of
+from axformer_passes.io import load_model, model_path, settings_folder, sha256_of
 from axformer_passes.plan import SharedWeights
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class Source:
 
         model = load_model(path)
         return cls(path, sha256_of(path), model, examine(model, run_once))
+
+    @property
+    def folder(self) -> Path:
+        """Of its tokenizer and configuration."""
+        return settings_folder(self.path)
 
     @property
     def anatomy(self) -> Anatomy:
@@ -77,7 +82,7 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     """Find the rows of every role and encode them. Raises: DataError, UsageError."""
     roles = resolve(
         options.task,
-        model_dir=source.path.parent,
+        model_dir=source.folder,
         data=options.data,
         search_data=options.search_data,
         calibration=options.calibration,
@@ -85,7 +90,7 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         max_search_rows=options.max_search_rows,
     )
     session = options.machine.session(source.path)
-    reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
+    reading = reading_of(source.folder, session, options.task, roles.report, max_length=options.max_length)
     if options.refit_classifier and reading.task.kind.head_loss is None:
         raise UsageError(f"--refit-classifier: a task of kind {reading.task.kind.name} has no classifier with labels")
     search = SEARCHES[options.search]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
-from axformer_onnx.errors import UsageError
+from axformer_onnx.errors import AxformerError, UsageError
 from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
@@ -35,7 +35,9 @@ class OptimizeOptions(TaskOptions, RunOptions):
     machine   provider and threads; `shapes`: (batch, length) of the latency table, None: from the data
     """
 
-    model: Path = option(help="An .onnx file, or a folder that holds model.onnx.", positional=True)
+    model: Path = option(
+        help="An .onnx file, a folder that holds one, a checkpoint's folder, or owner/name of the hub.", positional=True
+    )
     search_data: Location | None = option(
         None, "File with rows for the search; default: a search file, else a part of train."
     )
@@ -147,6 +149,22 @@ class OptimizeOptions(TaskOptions, RunOptions):
 
 def default_output(model: Path) -> Path:
     """`<name of the model's folder>-optimized` in the working directory. Raises: ModelError where there is no model."""
-    from axformer_passes.io import model_path
+    return Path(f"{_name_of(model)}-optimized")
 
-    return Path(f"{model_path(model).resolve().parent.name or 'model'}-optimized")
+
+def names_the_hub(model: Path) -> bool:
+    """Is it "owner/name", and nothing that is here?"""
+    return len(model.parts) == 2 and not model.is_absolute() and model.suffix != ".onnx" and not model.exists()
+
+
+def _name_of(model: Path) -> str:
+    from axformer_passes.io import is_checkpoint, model_path, settings_folder
+
+    if names_the_hub(model):
+        return model.name
+    try:
+        return settings_folder(model_path(model)).resolve().name or "model"
+    except AxformerError:
+        if not is_checkpoint(model):
+            raise
+        return model.resolve().name

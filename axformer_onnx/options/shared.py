@@ -11,6 +11,8 @@ from axformer_onnx.errors import UsageError
 from axformer_onnx.options.base import Location, Options, option
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from axformer_onnx.scoring import Machine
     from axformer_onnx.tasks import Task
 else:
@@ -18,7 +20,8 @@ else:
 
 
 class TaskOptions(Options):
-    """The task and the rows that the report is measured on. `task`: a name, or a Task; it is a Task once validated."""
+    """The task and the rows that the report is measured on. `task`: a name, or a Task; it is a Task once validated, and None
+    until it was found in the model where none was given."""
 
     columns: tuple[str, ...] | None = option(None, "Text columns, one or two: text_a,text_b. Needed for --task custom.")
     label: str | None = option(None, "Label column; default: label (multilabel: labels).")
@@ -28,7 +31,9 @@ class TaskOptions(Options):
         "exact-match; embedding: spearman, pearson, cosine.",
     )
     task: Task = option(
-        help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm, custom, multilabel or embedding."
+        None,
+        "cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, mnli-mm, custom, multilabel or embedding; default: what the "
+        "model states.",
     )
     data: Location | None = option(
         None, "File or folder with rows, or a data set on the hub; default: data/ beside the model."
@@ -43,7 +48,13 @@ class TaskOptions(Options):
     @classmethod
     def _resolved(cls, value: Any, info: ValidationInfo) -> Any:
         given = [info.data.get(name) for name in ("columns", "label", "metric")]
+        if value is None:
+            return None
         return resolved_task(value, *given) if isinstance(value, str) else _unchanged(value, given)
+
+    def with_task(self, name: str) -> Self:
+        """The same with the task called `name`. Raises: UsageError."""
+        return self.model_copy(update={"task": resolved_task(name, self.columns, self.label, self.metric)})
 
 
 def resolved_task(name: str, columns: Sequence[str] | None, label: str | None, metric: str | None) -> Task:

@@ -50,19 +50,17 @@ class Reading:
 
 
 def reading_of(
-    model: Path,
+    folder: Path,
     session: Any,
     task: Task,
     rows: Rows,
     *,
-    folder: Path | None = None,
     max_length: int | None = None,
 ) -> Reading:
-    """Find what the task reads of the model, match its labels, and load the tokenizer of its folder (or of `folder`).
+    """Find what the task reads of the model, match its labels, and load its tokenizer, both by what `folder` holds.
 
     Raises: DataError for a tokenizer that is missing or labels that do not match, UsageError for max_length.
     """
-    folder = folder or model.parent
     config = read_json(folder / "config.json")
     task = with_label_names(task, config)
     if rows.label_names and not task.labels:

@@ -10,6 +10,10 @@ from axformer_onnx.searches.compensated import COMPENSATED
 
 from axformer_onnx.searches.robust import ROBUST  # isort: skip  the order of --help
 from axformer_onnx.searches.axformer import AXFORMER  # isort: skip
+from axformer_onnx.searches.duration import expected_seconds
 from axformer_onnx.searches.search import Decided, Search, SearchRun, Watcher, Working, search_named
 
-__all__ = ["AXFORMER", "COMPENSATED", "ROBUST", "Decided", "Search", "SearchRun", "Watcher", "Working", "search_named"]
+__all__ = [
+    "AXFORMER", "COMPENSATED", "ROBUST", "Decided", "Search", "SearchRun", "Watcher", "Working", "expected_seconds",
+    "search_named",
+]  # fmt: skip

@@ -12,6 +12,8 @@ from axformer_onnx.searches.search import Decided, Search, SearchRun
 
 if TYPE_CHECKING:
     from axformer_onnx.data import DataRoles, Rows
+    from axformer_onnx.inputs import Given
+    from axformer_onnx.options import OptimizeOptions
     from axformer_onnx.search.compensated import Found
 
 _LEVEL_BYTES = 2**29
@@ -30,6 +32,12 @@ class Compensated(Search):
         """Calibration rows beside the others, where there are any."""
         rows = super().rows_by_role(roles)
         return rows if roles.calibration is None else {**rows, "calibration": roles.calibration}
+
+    def expected_tokens(self, options: OptimizeOptions, given: Given) -> float:
+        """As its effort bounds it."""
+        from axformer_onnx.search.compensated import FEWEST, expected_tokens
+
+        return expected_tokens(options, given, FEWEST)
 
     def run(self, run: SearchRun) -> Decided:
         """The plans of the points go to `frontier/` in the folder, with the graph of the answer alone."""

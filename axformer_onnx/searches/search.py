@@ -105,6 +105,10 @@ class Search(SearchKind):
         """Search and select rows apart, and those of the report."""
         return {"search": roles.search, "select": roles.select, "report": roles.report}
 
+    def expected_tokens(self, options: OptimizeOptions, given: Given) -> float:
+        """Tokens that it will run through the whole model, about; a part of the model counts as that part."""
+        raise NotImplementedError
+
     def run(self, run: SearchRun) -> Decided:
         """Find a plan. Ctrl-C ends it with the best so far. Raises: AxformerError."""
         raise NotImplementedError

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from axformer_onnx.searches.search import Decided, Search, SearchRun
 
 if TYPE_CHECKING:
+    from axformer_onnx.inputs import Given
+    from axformer_onnx.options import OptimizeOptions
     from axformer_onnx.scoring import StageScorer, StageSessions
     from axformer_onnx.search.greedy import SearchResult
 
@@ -22,6 +24,12 @@ class Walked(Search):
     refuses: Mapping[str, str] = MappingProxyType(
         {"max_drop": _NO_GOAL, "speedup": _NO_GOAL, "size": _NO_GOAL, "refit_classifier": "changes no weight"}
     )
+
+    def expected_tokens(self, options: OptimizeOptions, given: Given) -> float:
+        """A trial an element, each of half of the model: what lies before the element is known."""
+        anatomy = given.source.anatomy
+        elements = sum(len(layer.blocks) for layer in anatomy.layers) + anatomy.heads + len(anatomy.layers)
+        return elements * float(given.encoded["search"].row_lengths.sum()) / 2
 
     def run(self, run: SearchRun) -> Decided:
         """Walk, and record every trial."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from axformer_onnx.tasks.classification import CLASSIFICATION
 from axformer_onnx.tasks.definitions import GLUE, custom_task, get_task, is_kind, own_task, with_columns
 from axformer_onnx.tasks.embedding import EMBEDDING, pooling_of
-from axformer_onnx.tasks.labels import label_ids, match_labels, with_label_names
+from axformer_onnx.tasks.labels import label_ids, match_labels, model_label_names, spelled_alike, with_label_names
 from axformer_onnx.tasks.metrics import Answers, Metric, metric_named, register_metric
 from axformer_onnx.tasks.multilabel import MULTILABEL
 from axformer_onnx.tasks.outputs import Output, Positions, logits_of
@@ -39,10 +39,12 @@ __all__ = [
     "logits_of",
     "match_labels",
     "metric_named",
+    "model_label_names",
     "own_task",
     "pooling_of",
     "register",
     "register_metric",
+    "spelled_alike",
     "with_columns",
     "with_label_names",
 ]

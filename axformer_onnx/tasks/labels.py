@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from axformer_onnx.errors import DataError
@@ -57,6 +57,11 @@ def model_label_names(config: Mapping[str, Any] | None) -> tuple[str, ...] | Non
     if all(match and int(match[1]) == i for i, match in enumerate(generic)):
         return None
     return names
+
+
+def spelled_alike(names: Iterable[str]) -> frozenset[str]:
+    """Label names without what two spellings of one differ in."""
+    return frozenset(plain(name) for name in names)
 
 
 def with_label_names(task: Task, config: Mapping[str, Any] | None) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from axformer_onnx.search.compensated.goals import Found, search_budget
+from axformer_onnx.search.compensated.goals import FEWEST, Found, search_budget
+from axformer_onnx.search.compensated.tuning import expected_tokens
 
-__all__ = ["Found", "search_budget"]
+__all__ = ["FEWEST", "Found", "expected_tokens", "search_budget"]

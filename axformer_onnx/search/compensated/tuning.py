@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,11 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.allocation import allocate, exchanges, mutated
 from axformer_onnx.search.compensated.divergence import Race
 from axformer_onnx.search.compensated.levels import Choice, Unit
+from axformer_passes.blocks import parameters_by_layer
+
+if TYPE_CHECKING:
+    from axformer_onnx.inputs import Given
+    from axformer_onnx.options import OptimizeOptions
 
 GENERATION = 8
 Item = TypeVar("Item")
@@ -62,6 +67,8 @@ RACE_MACS = 8e12
 """Of all races at medium effort; of others in proportion to their evaluations."""
 TOKEN_MACS = 1.2e12
 """Of one run of the model over the tokens of a refit: a refit takes two, and is made for every point."""
+_REFITS = 3.0
+"""Runs of the model that a refit is worth: the source's, the pruned one's, and the algebra between."""
 LEAST_ROWS = 96
 LEAST_TOKENS = 10_000
 FEWEST_RUNGS = 5
@@ -95,6 +102,19 @@ def sweep_rows(effort: Effort, units: Sequence[Unit], macs_per_row: float) -> in
     """As many as `effort` says, or what SWEEP_MACS pay for; half of the model runs for one rung."""
     affordable = SWEEP_MACS / max(_swept(units, effort.rungs) * macs_per_row / 2, 1.0)
     return int(max(min(LEAST_ROWS, effort.sweep_rows), min(effort.sweep_rows, affordable)))
+
+
+def expected_tokens(options: OptimizeOptions, given: Given, points: int) -> float:
+    """Tokens through the whole model that the search will take, with so many operating points; a part counts as that part."""
+    effort, tokens = EFFORTS[options.effort], given.encoded["search"]
+    macs, mean = float(sum(parameters_by_layer(given.source.anatomy))), float(tokens.row_lengths.mean())
+    rungs = effort.rungs * sum(len(layer.blocks) for layer in given.source.anatomy.layers)
+    affordable = SWEEP_MACS / max(rungs * macs * mean / 2, 1.0)
+    sweep = rungs * min(effort.sweep_rows, len(tokens), affordable) * mean / 2
+    races = effort.evaluations * min(race_rows(effort, macs * mean), len(tokens)) * mean / 2
+    refits = points * _REFITS * affordable_tokens(effort.refit_tokens, macs)
+    select = points * float(given.encoded["select"].row_lengths.sum())
+    return affordable_tokens(effort.calibration_tokens, macs) + sweep + races + refits + select
 
 
 Evaluate = Callable[[Sequence[Choice], FloatArray | None], list[Race]]
@@ -230,6 +250,7 @@ __all__ = [
     "Tuned",
     "affordable_tokens",
     "chunks",
+    "expected_tokens",
     "filled",
     "race_rows",
     "sweep_rows",

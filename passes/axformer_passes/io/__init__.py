@@ -6,7 +6,8 @@ Takes a path and gives an `onnx_ir.Model` whose weights stay mapped from their f
 from __future__ import annotations
 
 from axformer_passes.io.file_size import parameters_and_size
-from axformer_passes.io.files import SINGLE_FILE_LIMIT, load_model, model_path, save_model, serialized, sha256_of
+from axformer_passes.io.files import SINGLE_FILE_LIMIT, load_model, save_model, serialized, sha256_of
+from axformer_passes.io.layout import is_checkpoint, model_path, settings_folder
 from axformer_passes.io.lean_model import Detached, detached
 from axformer_passes.io.reading import first_line, read_regular
 
@@ -15,11 +16,13 @@ __all__ = [
     "Detached",
     "detached",
     "first_line",
+    "is_checkpoint",
     "load_model",
     "model_path",
     "parameters_and_size",
     "read_regular",
     "save_model",
     "serialized",
+    "settings_folder",
     "sha256_of",
 ]

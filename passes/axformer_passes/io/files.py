@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from axformer_passes.errors import ModelError, RuntimeFailure
+from axformer_passes.io.layout import model_path
 from axformer_passes.io.reading import first_line, read_model, tensors
 
 SINGLE_FILE_LIMIT = 2**31 - 2**20
@@ -23,21 +24,6 @@ SINGLE_FILE_LIMIT = 2**31 - 2**20
 
 EXTERNAL_LIMIT = 2**28
 """The same for a model whose weights lay beside it: one file would cost their size in memory several times over."""
-
-
-def model_path(path: str | Path) -> Path:
-    """The model file that `path` names: itself, or `model.onnx` in it where it is a folder."""
-    path = Path(path)
-    try:
-        folder = path.is_dir()
-        found = path / "model.onnx" if folder else path
-        found.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        hint = "a folder without model.onnx" if folder else "no such file"
-        raise ModelError(f"{path}: {hint}; give an .onnx file or a folder that holds model.onnx") from None
-    except (OSError, ValueError) as error:  # not permitted, a loop of links, a name too long; a null byte in it
-        raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return found
 
 
 def load_model(path: str | Path) -> ir.Model:
