@@ -14,8 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, export, inspect, optimize, score
-    from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, ScorePair, ScoreResult
+    from axformer_onnx.api import apply, export, inspect, optimize, preview, score
+    from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, Preview, ScorePair, ScoreResult
     from axformer_onnx.errors import (
         AxformerError,
         DataError,
@@ -42,6 +42,7 @@ __all__ = [
     "OptimizeResult",
     "Plan",
     "PlanError",
+    "Preview",
     "RecogniseError",
     "RuntimeFailure",
     "ScorePair",
@@ -54,12 +55,13 @@ __all__ = [
     "export",
     "inspect",
     "optimize",
+    "preview",
     "score",
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "score"),
-    "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "ScorePair", "ScoreResult"),
+    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "score"),
+    "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "Preview", "ScorePair", "ScoreResult"),
     "axformer_onnx.exporting": ("ExportResult",),
     "axformer_onnx.tasks": ("Task",),
     "axformer_passes.plan": ("Plan",),

@@ -7,6 +7,7 @@ from typing import Literal
 from axformer_onnx.commands import Inspection as Inspection
 from axformer_onnx.commands import OperatingPoint as OperatingPoint
 from axformer_onnx.commands import OptimizeResult as OptimizeResult
+from axformer_onnx.commands import Preview as Preview
 from axformer_onnx.commands import ScorePair as ScorePair
 from axformer_onnx.commands import ScoreResult as ScoreResult
 from axformer_onnx.errors import AxformerError as AxformerError
@@ -48,10 +49,10 @@ def inspect(
 def optimize(
     model: str | Path,
     *,
-    task: str | Task,
     columns: Sequence[str] | str | None = None,
     label: str | None = None,
     metric: str | None = None,
+    task: str | Task | None = None,
     data: str | Path | None = None,
     search_data: str | Path | None = None,
     calibration: str | Path | None = None,
@@ -78,14 +79,47 @@ def optimize(
     length: Sequence[int] = ...,
     max_length: int | None = None,
 ) -> OptimizeResult: ...
+def preview(
+    model: str | Path,
+    *,
+    columns: Sequence[str] | str | None = None,
+    label: str | None = None,
+    metric: str | None = None,
+    task: str | Task | None = None,
+    data: str | Path | None = None,
+    search_data: str | Path | None = None,
+    calibration: str | Path | None = None,
+    output: str | Path | None = None,
+    max_drop: float | None = None,
+    speedup: float | None = None,
+    size: float | None = None,
+    effort: Literal["low", "medium", "high"] = "medium",
+    search: str = "compensated",
+    refit_classifier: bool = False,
+    k: int = 30,
+    readout: Literal["whole", "narrow"] = "narrow",
+    constants: Literal["kept", "folded"] = "folded",
+    keys_values: Literal["projected", "absorbed"] = "absorbed",
+    jobs: int = 1,
+    backend: Literal["local", "ray"] = "local",
+    shared_weights: Literal["separate", "together"] | None = None,
+    max_search_rows: int = 3000,
+    overwrite: bool = False,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    length: Sequence[int] = ...,
+    max_length: int | None = None,
+) -> Preview: ...
 def score(
     model: str | Path,
     other: str | Path | None = None,
     *,
-    task: str | Task,
     columns: Sequence[str] | str | None = None,
     label: str | None = None,
     metric: str | None = None,
+    task: str | Task | None = None,
     data: str | Path | None = None,
     seed: int = 0,
     provider: str = "cpu",

@@ -27,7 +27,7 @@ from axformer_onnx.options import (
 )
 
 if TYPE_CHECKING:
-    from axformer_onnx.commands import Inspection, OptimizeResult, ScoreResult
+    from axformer_onnx.commands import Inspection, OptimizeResult, Preview, ScoreResult
     from axformer_onnx.exporting import ExportResult
     from axformer_passes.plan import Plan
 
@@ -94,6 +94,22 @@ def optimize(model: str | Path, **options: Any) -> OptimizeResult:
     from axformer_onnx import commands
 
     return commands.optimize(make(OptimizeOptions, {"model": model, **options}))
+
+
+@_face(OptimizeOptions)
+def preview(model: str | Path, **options: Any) -> Preview:
+    """What `optimize` would do with the same arguments: what was found, how rows are split, how long it will take, what is missing.
+
+    >>> import axformer_onnx as ax
+    >>> seen = ax.preview("models/nli-mini", task="mnli")
+    >>> seen.problem is None, len(seen.given.rows["report"])
+    (True, 1500)
+
+    Nothing is searched; a checkpoint is exported. Raises: ModelError and RuntimeFailure for the model itself.
+    """
+    from axformer_onnx import commands
+
+    return commands.preview(make(OptimizeOptions, {"model": model, **options}))
 
 
 @_face(ApplyOptions)

@@ -29,8 +29,8 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if terminal else _WIDTH, highlight=False, soft_wrap=False)
 
 
-def print_preview(seen: Preview, out: Console) -> None:
-    """What was found, line by line; where something is missing, the command that goes on."""
+def print_preview(seen: Preview, out: Console, *, notes: bool) -> None:
+    """What was found, line by line; where something is missing, the command that goes on. `notes`: what the report says, too."""
     from rich.table import Table
     from rich.text import Text
 
@@ -40,6 +40,8 @@ def print_preview(seen: Preview, out: Console) -> None:
     for what, said in seen.rows():
         table.add_row(what, Text(printable(said)))
     out.print(table)
+    for note in seen.notes if notes else ():
+        _say(out, f"Note: {note}")
     if seen.problem is not None:
         _say(out, "To go on:")
         out.print(Text(f"  {printable(seen.command)}"), soft_wrap=True)

@@ -33,7 +33,7 @@ def command(options: OptimizeOptions, as_json: bool, dry_run: bool) -> None:
     if dry_run and as_json:
         print_json(seen.to_json())
     else:
-        print_preview(seen, console(stderr=not dry_run))
+        print_preview(seen, console(stderr=not dry_run), notes=dry_run)
     if seen.problem is not None:
         raise seen.problem
     if dry_run:

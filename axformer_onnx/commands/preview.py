@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from axformer_onnx.data import read_json
-from axformer_onnx.errors import AxformerError, DataError, UsageError
-from axformer_onnx.inputs import Given, Source, likely_tasks, locate, open_source, read_rows, stated_task
+from axformer_onnx.errors import AxformerError, DataError
+from axformer_onnx.inputs import Given, Source, likely_tasks, locate, not_stated, open_source, read_rows, stated_task
 from axformer_onnx.options import OptimizeOptions, flag
 from axformer_onnx.searches import expected_seconds
 from axformer_onnx.tasks import is_kind, model_label_names
@@ -80,7 +80,7 @@ def preview(options: OptimizeOptions, step: Callable[[str], None] = lambda text:
     options = options.model_copy(update={"model": located.path})
     source, notes = open_source(options), list(located.notes)
     if options.task is None:
-        stated = stated_task(source)
+        stated = stated_task(source.model.metadata_props, source.folder)
         if stated is None:
             return _without_task(asked, options, source, tuple(notes))
         options = options.with_task(stated.name)
@@ -96,9 +96,7 @@ def preview(options: OptimizeOptions, step: Callable[[str], None] = lambda text:
 
 
 def _without_task(asked: OptimizeOptions, options: OptimizeOptions, source: Source, notes: tuple[str, ...]) -> Preview:
-    likely = likely_tasks(source)
-    hint = f"; its labels are those of {' and '.join(likely[:3])}" if likely and likely[0] != "custom" else ""
-    problem = UsageError(f"{asked.model}: nothing in it says what task it was fine-tuned for{hint}: give --task")
+    likely, problem = likely_tasks(source.folder), not_stated(asked.model, source.folder)
     task = likely[0] if likely else "TASK"
     lacking = asked.data is None and not (source.folder / "data").is_dir()
     return Preview(options, source, None, None, problem, _command(asked, task=task, data=lacking), notes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
+from axformer_onnx.inputs import not_stated, stated_task
 from axformer_onnx.options import ScoreOptions
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
@@ -108,6 +109,7 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     paths = [model_path(model) for model in options.models]
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError(f"{paths[0]}: given twice; name two different models")
+    options = _with_task(options, paths[0])
     step("reading the rows")
     rows = resolve_report(options.task, model_dir=settings_folder(paths[0]), data=options.data)
     scored: list[_Scored] = []
@@ -120,6 +122,17 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
         {str(path): path for path in paths}, shapes, scored[0].reading.vocabulary, options.machine, options.seed
     )
     return _result(options, rows, scored, latency)
+
+
+def _with_task(options: ScoreOptions, first: Path) -> ScoreOptions:
+    """The task that the first model states, where none was given. Raises: UsageError where it states none."""
+    if options.task is not None:
+        return options
+    folder = settings_folder(first)
+    stated = stated_task(load_model(first).metadata_props, folder)
+    if stated is None:
+        raise not_stated(first, folder)
+    return options.with_task(stated.name)
 
 
 def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | None) -> _Scored:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from axformer_onnx.data import read_json
-from axformer_onnx.errors import RuntimeFailure
-from axformer_onnx.inputs.given import Source
+from axformer_onnx.errors import RuntimeFailure, UsageError
 from axformer_onnx.options import names_the_hub
 from axformer_onnx.tasks import GLUE, get_task, is_kind, model_label_names, spelled_alike
 from axformer_passes.errors import AxformerError
@@ -51,32 +50,39 @@ def locate(model: Path, beside: Path, task: str | None, step: Callable[[str], No
     return _exported(name, model.name, beside, task, step)
 
 
-def stated_task(source: Source) -> StatedTask | None:
-    """The task that the model names itself: in the graph's metadata, in config.json, by a folder of sentence-transformers."""
-    told = source.model.metadata_props.get("axformer.task")
+def stated_task(metadata: Mapping[str, str], folder: Path) -> StatedTask | None:
+    """The task that a model names itself: in the graph's metadata, in config.json, by a folder of sentence-transformers."""
+    told = metadata.get("axformer.task")
     if told and (told in GLUE or is_kind(told)):
         return StatedTask(told, "the graph's metadata")
-    if source.model.metadata_props.get("axformer.embedding"):
+    if metadata.get("axformer.embedding"):
         return StatedTask("embedding", "the graph's metadata")
-    named = read_json(source.folder / "config.json").get("finetuning_task")
+    named = read_json(folder / "config.json").get("finetuning_task")
     if isinstance(named, str):
         try:
             return StatedTask(get_task(named).name, "config.json, finetuning_task")
         except AxformerError:
             pass
-    if (source.folder / "modules.json").is_file():
+    if (folder / "modules.json").is_file():
         return StatedTask("embedding", "modules.json: of sentence-transformers")
     return None
 
 
-def likely_tasks(source: Source) -> tuple[str, ...]:
+def likely_tasks(folder: Path) -> tuple[str, ...]:
     """Tasks that the names of the model's labels speak for, the best known first; none where they say nothing."""
-    config = read_json(source.folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("problem_type") == "multi_label_classification":
         return ("multilabel",)
     names = spelled_alike(model_label_names(config) or ())
     found = [task.name for task in GLUE.values() if names and spelled_alike(task.labels) == names]
     return tuple(found) or (("custom",) if names else ())
+
+
+def not_stated(model: Path, folder: Path) -> UsageError:
+    """What to say where nobody says what the task is."""
+    likely = likely_tasks(folder)
+    hint = f"; its labels are those of {' and '.join(likely[:3])}" if likely and likely[0] != "custom" else ""
+    return UsageError(f"{model}: nothing in it says what task it was fine-tuned for{hint}: give --task")
 
 
 def _has_graph(folder: Path) -> bool:
@@ -121,4 +127,4 @@ def _snapshot(name: str, step: Callable[[str], None]) -> Path | None:
         ) from None
 
 
-__all__ = ["Located", "StatedTask", "likely_tasks", "locate", "stated_task"]
+__all__ = ["Located", "StatedTask", "likely_tasks", "locate", "not_stated", "stated_task"]
