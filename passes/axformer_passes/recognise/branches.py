@@ -1,6 +1,7 @@
 """From an output projection to the addition that writes the residual stream: where a block can be taken out.
 
 branch = projection (+ bias, scale, reshape ...)      sum = residual + branch
+branch = norm(projection)                             the same: of what is not added nothing is left, whatever its norm would be
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.graph import find, origin
+from axformer_passes.graph import anchor, find, operator, origin
+from axformer_passes.operators import NORMS, REDUCTIONS, record_of
 from axformer_passes.recognise.labelling import Labelling
 
 _READS_SHAPE = frozenset({"Shape", "Size"})
 _RESHAPES = frozenset({"Reshape", "Expand", "Unsqueeze", "Squeeze", "Transpose", "Flatten", "Slice"})
+_STEPS = 32
+"""Nodes of a norm, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,9 @@ def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
     """Follow `value`, the output of an output projection, to the addition to the residual stream."""
     while True:
         users = [use for use in value.uses() if use.node.op_type not in _READS_SHAPE]
+        if len(users) > 1 and (joined := _joined(labelling, value)) is not None:
+            value = joined
+            continue
         if value.is_graph_output() or len(users) != 1:
             return _none(f"{value.name} is read {len(users)} times on its way to the residual stream, expected once")
         node, index = users[0]
@@ -46,6 +53,37 @@ def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
             return _at(labelling, value, others[0], node)
         else:
             return _none(f"{value.name} ends in {node.op_type} ({node.outputs[0].name}), expected an Add")
+
+
+def _joined(labelling: Labelling, value: ir.Value) -> ir.Value | None:
+    """Where all that is made of `value` becomes one tensor again, by the steps of a norm: elementwise ones and reductions.
+
+    x / sqrt(mean(x * x) + c) reads x twice; nothing else goes in, and one tensor comes out. None where it is otherwise.
+    """
+    made, done = {value}, set[ir.Node]()
+    waiting = {labelling.order[anchor(user)]: user for user in _readers(value)}
+    while waiting and len(done) < _STEPS:
+        node = waiting.pop(min(waiting))
+        done.add(node)
+        others = [v for v in node.inputs if v is not None and v not in made]
+        if len(node.outputs) != 1 or not _is_step(node) or any(origin(v) is None for v in others):
+            return None
+        (out,) = node.outputs
+        if out.is_graph_output():
+            return None
+        made.add(out)
+        waiting |= {labelling.order[anchor(user)]: user for user in _readers(out)}
+        if all(made.intersection(user.inputs) == {out} for user in waiting.values()):
+            return out
+    return None
+
+
+def _readers(value: ir.Value) -> list[ir.Node]:
+    return [use.node for use in value.uses() if use.node.op_type not in _READS_SHAPE]
+
+
+def _is_step(node: ir.Node) -> bool:
+    return record_of(node).elementwise or operator(node) in (*NORMS, *REDUCTIONS) or node.op_type in _RESHAPES
 
 
 def _at(labelling: Labelling, branch: ir.Value, residual: ir.Value, node: ir.Node) -> Branch:
