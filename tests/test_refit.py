@@ -115,7 +115,9 @@ def test_refit_is_the_walk_that_torch_takes(exporter: str) -> None:
         np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max(), err_msg=key)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "xlnet", "albert", "vit", "mobilebert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "family", ["bert", "gpt2", "llama", "gemma2", "xlnet", "albert", "vit", "mobilebert", "deberta-v2"]
+)
 def test_nothing_changes_where_nothing_is_removed(family: str) -> None:
     model = build(family, "torchscript-eager-17", layers=2)
     samples = samples_of(model, 3)

@@ -18,7 +18,7 @@ from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.io.files import load_model
 from axformer_passes.plan import Plan
 
-FAMILIES = ("bert", "gpt2", "llama", "albert", "distilbert", "t5-encoder", "modernbert", "vit", "deberta-v2")
+FAMILIES = ("bert", "gpt2", "llama", "gemma2", "albert", "distilbert", "t5-encoder", "modernbert", "vit", "deberta-v2")
 EXPORTERS = ("torchscript-eager-17", "dynamo-20")
 CASES = [*itertools.product(FAMILIES, EXPORTERS), ("bert", "torchscript-eager-17+ort")]
 
