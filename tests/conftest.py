@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--whole-matrix`."""
-    parser.addoption("--whole-matrix", action="store_true", help="all cases of tests marked matrix, not a sample")
+    parser.addoption("--whole-matrix", action="store_true", help="all cases of tests marked matrix or sampled")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "matrix(exporter): a case for each of many files of the zoo, of which a sample runs"
     )
+    config.addinivalue_line("markers", "sampled(count): has many cases, of which so many run")
     os.environ[sampling.SEED] = sampling.seed_of_this_run()
 
 

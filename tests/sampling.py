@@ -3,10 +3,13 @@
     AXFORMER_TEST_SEED=7 pytest       the sample of seed 7; without it the seed is the commit
     pytest --whole-matrix             everything, as `make test-all` runs it
 
+    @pytest.mark.matrix               a case for each of many files of the zoo
+    @pytest.mark.sampled(8)           many cases of any other kind, of which 8 run
+
 A test marked `matrix` has a case for each of many files of the zoo, named by its parameters `family` and `exporter`; one
 exporter of all its cases may stand in the mark. Files are
 drawn, not cases: what one test has exported the others find. Every family and every exporter (each operator set, each rewrite
-of a file, each chain of rewrites) keeps at least one file, and every test a case. Tests without the mark always run, and so do
+of a file, each chain of rewrites) keeps at least one file, and every test a case. Tests without a mark always run, and so do
 cases that are asked for by name (`pytest FILE::TEST`, `-k`).
 """
 
@@ -22,7 +25,7 @@ import pytest
 
 SEED = "AXFORMER_TEST_SEED"
 SHARE = 0.1
-"""Of the files, beside those that the rule above keeps: so that a file is seen in 44 commits at 99 % (0.9 ** 44 is 1 %)."""
+"""Of the files, those that the rule above keeps among them: so that a file is seen in 44 commits at 99 % (0.9 ** 44 is 1 %)."""
 
 File = tuple[str, str]
 """(family, exporter)."""
@@ -44,12 +47,15 @@ def drawn_files(files: Iterable[File], seed: str, share: float = SHARE) -> froze
     """At least `share` of the files, by their hashes with the seed; all names of either kind are among them."""
     order = sorted(set(files), key=lambda file: _hash(seed, *file))
     families, exporters, drawn = set[str](), set[str](), dict[File, None]()
-    for family, exporter in order:
-        if family not in families or exporter not in exporters:
-            drawn[family, exporter] = None
-            families.add(family)
-            exporters.add(exporter)
-    for file in order[: round(share * len(order))]:
+    for together in (all, any):  # first the files that bring both, then those that bring one
+        for family, exporter in order:
+            if together((family not in families, exporter not in exporters)):
+                drawn[family, exporter] = None
+                families.add(family)
+                exporters.add(exporter)
+    for file in order:
+        if len(drawn) >= round(share * len(order)):
+            break
         drawn[file] = None
     return frozenset(drawn)
 
@@ -76,7 +82,21 @@ def sample(items: list[pytest.Item], seed: str, share: float = SHARE) -> tuple[l
     cases = [(item.nodeid.split("[", 1)[0], file_of(_parameters(item), *mark.args)) for item, mark in marked]
     runs = drawn_cases(cases, seed, share)
     left_out = {id(item) for (item, _), does in zip(marked, runs, strict=True) if not does}
+    left_out |= _beyond_samples(items, seed)
     return [i for i in items if id(i) not in left_out], [i for i in items if id(i) in left_out]
+
+
+def _beyond_samples(items: Iterable[pytest.Item], seed: str) -> set[int]:
+    """Cases of tests marked `sampled` that are not among the first by their hashes, by id."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases.setdefault(item.nodeid.split("[", 1)[0], []).append(item)
+    left_out = set[int]()
+    for found in cases.values():
+        (mark,) = found[0].iter_markers("sampled")
+        left_out |= {id(item) for item in sorted(found, key=lambda item: _hash(seed, item.nodeid))[mark.args[0] :]}
+    return left_out
 
 
 def _parameters(item: pytest.Item) -> Mapping[str, Hashable]:

@@ -24,6 +24,7 @@ CASES = [
 ]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), CASES)
 def test_two_plans_one_after_the_other_are_one_plan(family: str, exporter: str) -> None:
     model = build(family, exporter)

@@ -52,6 +52,7 @@ def in_float32(content: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("form", FORMS)
 def test_half_precision_removed_equals_gated_equals_masked(
@@ -60,6 +61,7 @@ def test_half_precision_removed_equals_gated_equals_masked(
     three_ways(build("bert", f"{BASE}+{form}"), plan, tmp_path)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("plan", [PLANS[1], PLANS[5], PLANS[-1]], ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("case", ["vit+fp16io", "electra+bf16", "distilbert+fp16", "minilm+bf16"])
 def test_other_families_in_half_precision(case: str, plan: Callable[[ZooModel], Plan], tmp_path: Path) -> None:

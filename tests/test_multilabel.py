@@ -86,6 +86,7 @@ def test_reordered_logits_score_as_the_reordered_outputs_do() -> None:
     assert (MULTILABEL.head_targets(labels, moved)[:, 2] == labels[:, 0]).all()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("metric", ["micro-f1", "macro-f1", "exact-match"])
 def test_interval_is_that_of_drawing_rows(metric: str) -> None:
     rng = np.random.default_rng(4)

@@ -42,12 +42,14 @@ BASE = "torchscript-eager-17"
 FORMS = ("int8", "int8c", "qdq", "qdqc")
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("form", FORMS)
 def test_quantised_removed_equals_gated_equals_masked(form: str, plan: Callable[[ZooModel], Plan]) -> None:
     three_ways(build("bert", f"{BASE}+{form}"), plan)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("plan", [PLANS[1], PLANS[5], PLANS[-1]], ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("case", ["distilbert+int8c", "vit+int8", "vit+qdqc", "minilm+qdq", "gpt2+int8", "gpt2+qdqc"])
 def test_other_families_quantised(case: str, plan: Callable[[ZooModel], Plan]) -> None:
@@ -55,6 +57,7 @@ def test_other_families_quantised(case: str, plan: Callable[[ZooModel], Plan]) -
     three_ways(build(family, f"{BASE}+{form}"), plan)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 def test_fused_then_quantised_removed_equals_gated_equals_masked(plan: Callable[[ZooModel], Plan]) -> None:
     three_ways(build("bert", f"{BASE}+ort+int8"), plan)
@@ -131,6 +134,7 @@ def test_an_emptied_block_costs_no_product(form: str) -> None:
     assert ranges[0] - ranges[1] == (4 if form == "int8" else 0), "of the inputs of both blocks and of both projections"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_verify_looks_past_the_rounding_and_finds_a_wrong_graph(form: str, tmp_path: Path) -> None:
     model = build("bert", f"{BASE}+{form}")

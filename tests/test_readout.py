@@ -143,6 +143,7 @@ PACKED = (*cases(("gpt2", "modernbert"), *EXPORTERS), ("bert", "torchscript-eage
 """Query, key and value come out of one product."""
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), PACKED)
 def test_the_query_of_a_packed_projection_is_taken_apart(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -158,6 +159,7 @@ def test_the_query_of_a_packed_projection_is_taken_apart(family: str, exporter: 
     assert_same(zoo, source, model, range(1, LENGTHS + 1, 3))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), PACKED)
 def test_heads_keep_their_numbers_where_a_projection_was_taken_apart(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -227,6 +229,7 @@ REASONS = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(tuple(REASONS), "dynamo-20"))
 def test_outputs_of_all_tokens_are_left_alone_with_the_reason(family: str, exporter: str) -> None:
     model = prepared(load_model(build(family, exporter).path))

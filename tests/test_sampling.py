@@ -23,6 +23,11 @@ def test_every_family_and_every_exporter_keeps_a_file_whatever_the_seed() -> Non
         assert {exporter for _, exporter in drawn} == {exporter for _, exporter in FILES}
 
 
+def test_a_file_that_brings_both_is_taken_before_one_that_brings_either() -> None:
+    square = [(f"family {i}", f"exporter {j}") for i in range(6) for j in range(9)]
+    assert {len(drawn_files(square, seed, 0.0)) for seed in SEEDS} == {9}
+
+
 def test_a_sample_is_small_and_fifty_seeds_see_nearly_everything() -> None:
     samples = [drawn_files(FILES, seed) for seed in SEEDS]
     assert all(SHARE * len(FILES) - 1 <= len(drawn) < 0.25 * len(FILES) for drawn in samples)
@@ -65,6 +70,11 @@ import pytest
 def test_of_the_matrix(family, exporter):
     pass
 
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("number", range(10))
+def test_sampled(number):
+    pass
+
 @pytest.mark.parametrize("exporter", "uvwxyz")
 def test_that_always_runs(exporter):
     pass
@@ -74,9 +84,8 @@ def test_that_always_runs(exporter):
 def collected(folder: Path, *arguments: str) -> list[str]:
     """Names of the cases that a run in `folder` takes."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, SEED: "7"}, check=True
-    )
+    alone = {**os.environ, SEED: "7", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=alone, check=True)
     return [line.split("::")[1] for line in done.stdout.splitlines() if "::" in line]
 
 
@@ -89,7 +98,8 @@ def test_pytest_takes_the_sample_unless_the_whole_or_single_tests_are_asked_for(
     assert sorted(name for name in found if "matrix" in name) == sorted(
         f"test_of_the_matrix[{f}-{e}]" for f, e in expected
     )
-    assert len(found) - len(expected) == 6
-    assert len(collected(tmp_path, "--whole-matrix")) == 42
+    assert len([name for name in found if "sampled" in name]) == 2
+    assert len([name for name in found if "always" in name]) == 6
+    assert len(collected(tmp_path, "--whole-matrix")) == 52
     assert len(collected(tmp_path, "test_it.py::test_of_the_matrix")) == 36
     assert collected(tmp_path, "-k", "f-z") == ["test_of_the_matrix[f-z]"]

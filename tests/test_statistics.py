@@ -55,6 +55,7 @@ def drawn_rows(metric: Callable[[Any, Any], float], labels: Any, a: Any, b: Any,
     return float(low), float(high)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("name", "metric"),
     [
