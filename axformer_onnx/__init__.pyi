@@ -30,6 +30,7 @@ def apply(
     output: str | Path,
     *,
     overwrite: bool = False,
+    sample: str | Path | None = None,
 ) -> Path: ...
 def export(
     checkpoint: str | Path,
@@ -44,6 +45,8 @@ def export(
 def inspect(
     model: str | Path,
     length: int | None = None,
+    *,
+    sample: str | Path | None = None,
 ) -> Inspection: ...
 def optimize(
     model: str | Path,
@@ -77,6 +80,7 @@ def optimize(
     batch: int = 1,
     length: Sequence[int] = ...,
     max_length: int | None = None,
+    sample: str | Path | None = None,
 ) -> OptimizeResult: ...
 def score(
     model: str | Path,
@@ -93,4 +97,5 @@ def score(
     batch: int = 1,
     length: Sequence[int] = ...,
     max_length: int | None = None,
+    sample: str | Path | None = None,
 ) -> ScoreResult: ...

@@ -97,7 +97,14 @@ def optimize(model: str | Path, **options: Any) -> OptimizeResult:
 
 
 @_face(ApplyOptions)
-def apply(plan: str | Path | Plan, model: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
+def apply(
+    plan: str | Path | Plan,
+    model: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    sample: str | Path | None = None,
+) -> Path:
     """Replay a plan: the same plan and model give the same bytes. Returns the graph's path.
 
     >>> import axformer_onnx as ax
@@ -109,9 +116,9 @@ def apply(plan: str | Path | Plan, model: str | Path, output: str | Path, *, ove
     """
     from axformer_onnx import commands
 
-    values = {"plan": plan, "model": model, "output": output, "overwrite": overwrite}
+    values = {"plan": plan, "model": model, "output": output, "overwrite": overwrite, "sample": sample}
     given = make(ApplyOptions, values)
-    return commands.apply(given.plan, given.model, given.output, overwrite=given.overwrite)
+    return commands.apply(given.plan, given.model, given.output, overwrite=given.overwrite, sample=given.sample)
 
 
 @_face(ScoreOptions)
@@ -132,7 +139,7 @@ def score(model: str | Path, other: str | Path | None = None, **options: Any) ->
 
 
 @_face(InspectOptions)
-def inspect(model: str | Path, length: int | None = None) -> Inspection:
+def inspect(model: str | Path, length: int | None = None, *, sample: str | Path | None = None) -> Inspection:
     """Layers, heads, neurons, parameters and compute of a graph, and what was not recognised.
 
     >>> import axformer_onnx as ax
@@ -143,8 +150,8 @@ def inspect(model: str | Path, length: int | None = None) -> Inspection:
     """
     from axformer_onnx import commands
 
-    given = make(InspectOptions, {"model": model, "length": length})
-    return commands.inspect_model(given.model, given.length)
+    given = make(InspectOptions, {"model": model, "length": length, "sample": sample})
+    return commands.inspect_model(given.model, given.length, given.sample)
 
 
 @_face(ExportOptions)

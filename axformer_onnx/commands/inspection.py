@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from axformer_onnx.data import length_limit, read_json
 from axformer_onnx.errors import RuntimeFailure
+from axformer_onnx.probing import open_model
 from axformer_onnx.runtime import run_once
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import SharedGroup, parameters_by_layer, shared_groups
-from axformer_passes.io import load_model, model_path, parameters_and_size, sha256_of
+from axformer_passes.io import model_path, parameters_and_size, sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +60,18 @@ _SAMPLES = (16000, 4000)
 """The same for sound: a second of it at the usual rate, and a quarter."""
 
 
-def inspect_model(model: Path, length: int | None = None) -> Inspection:
+def inspect_model(model: Path, length: int | None = None, sample: Path | None = None) -> Inspection:
     """Load, recognise and count; `length` None: 128 tokens (16,000 samples of sound), or as many as it takes.
 
-    Raises: ModelError, RecogniseError; RuntimeFailure where the model does not take `length` tokens.
+    sample   an .npz file with inputs that the model takes
+
+    Raises: UsageError for a sample that does not fit; ModelError, RecogniseError; RuntimeFailure where the model does not take
+    `length` tokens.
     """
     from axformer_passes.recognise import recognise
 
     path = model_path(model)
-    graph = load_model(path)
+    graph = open_model(path, sample)
     anatomy = recognise(graph, run_once)
     parameters, size_bytes = parameters_and_size(path)
     most = min(_TOKENS, length_limit({}, read_json(path.parent / "config.json")))

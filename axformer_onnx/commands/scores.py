@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options import ScoreOptions
+from axformer_onnx.probing import open_model
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
     ComparisonRecord,
@@ -35,7 +36,10 @@ from axformer_onnx.scoring import (
     score_warnings,
     truncation_notes,
 )
-from axformer_passes.io import load_model, model_path
+from axformer_passes.io import model_path
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -94,10 +98,15 @@ class ScoreResult:
 @dataclasses.dataclass(frozen=True)
 class _Scored:
     path: Path
+    folder: Path
     reading: Reading
     encoded: Encoded
     scores: Scores
     warnings: tuple[str, ...]
+
+    def opened(self, sample: Path | None) -> ir.Model:
+        """The model, probed with what belongs to its tokenizer."""
+        return open_model(self.path, sample, folder=self.folder)
 
 
 def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None) -> ScoreResult:
@@ -117,7 +126,7 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     step("measuring latency")
     shapes = options.shapes or default_shapes(scored[0].encoded)
     latency = latency_of(
-        {str(path): path for path in paths}, shapes, scored[0].reading.vocabulary, options.machine, options.seed
+        {str(path): path for path in paths}, shapes, scored[0].reading.tokens, options.machine, options.seed
     )
     return _result(options, rows, scored, latency)
 
@@ -136,7 +145,7 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
         *provider_warnings(session, options.machine.provider),
         *score_warnings(scores, str(path)),
     )
-    return _Scored(path, reading, encoded, scores, warnings)
+    return _Scored(path, folder, reading, encoded, scores, warnings)
 
 
 def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latency: Sequence[LatencyRow]) -> ScoreResult:
@@ -155,7 +164,7 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         rows=len(rows),
         source=rows.source,
         models={
-            str(one.path): model_record(one.path, one.scores, macs(load_model(one.path), run_once, batch, length))
+            str(one.path): model_record(one.path, one.scores, macs(one.opened(options.sample), run_once, batch, length))
             for one in scored
         },
         comparison=comparison,

@@ -11,11 +11,12 @@ from axformer_onnx.data import Encoded, Rows, resolve
 from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.inputs.refusals import NOTHING, left_whole
 from axformer_onnx.options import SEARCHES, OptimizeOptions
+from axformer_onnx.probing import open_model
 from axformer_onnx.runtime import run_once
 from axformer_onnx.scoring import Reading, provider_warnings, reading_of, truncation_notes
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import shared_groups, words
-from axformer_passes.io import load_model, model_path, sha256_of
+from axformer_passes.io import model_path, sha256_of
 from axformer_passes.plan import SharedWeights
 
 if TYPE_CHECKING:
@@ -26,20 +27,21 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The model to optimize, examined once for all that is done with it."""
+    """The model to optimize, examined once for all that is done with it. `sample`: an .npz file that it is probed on."""
 
     path: Path
     sha256: str
     model: ir.Model
     examined: Examined
+    sample: Path | None = None
 
     @classmethod
-    def of(cls, path: Path) -> Source:
-        """Load and examine. Raises: ModelError."""
+    def of(cls, path: Path, sample: Path | None = None) -> Source:
+        """Load and examine. Raises: ModelError, UsageError."""
         from axformer_passes.recognise import examine
 
-        model = load_model(path)
-        return cls(path, sha256_of(path), model, examine(model, run_once))
+        model = open_model(path, sample)
+        return cls(path, sha256_of(path), model, examine(model, run_once), sample)
 
     @property
     def anatomy(self) -> Anatomy:
@@ -67,7 +69,7 @@ class Given:
 
 def open_source(options: OptimizeOptions) -> Source:
     """Load and recognise. Raises: ModelError, RecogniseError."""
-    source = Source.of(model_path(options.model))
+    source = Source.of(model_path(options.model), options.sample)
     if not source.anatomy.layers:
         raise RecogniseError(f"{source.path}: {'; '.join(left_whole(source.anatomy)) or NOTHING}")
     return source

@@ -211,9 +211,7 @@ class Builder:
 
     def _measured(self, path: Path) -> list[float]:
         pair = {"source": self._given.source.path, "point": path}
-        rows = latency_of(
-            pair, [self._shape], self._given.reading.vocabulary, self._options.machine, self._options.seed
-        )
+        rows = latency_of(pair, [self._shape], self._given.reading.tokens, self._options.machine, self._options.seed)
         ratio = rows[1].ratio
         assert ratio is not None
         return [ratio.value, ratio.low, ratio.high]
