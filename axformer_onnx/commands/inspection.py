@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from axformer_onnx.data import length_limit, read_json
 from axformer_onnx.errors import RuntimeFailure
-from axformer_onnx.probing import open_model
+from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.runtime import run_once
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import SharedGroup, parameters_by_layer, shared_groups
@@ -33,6 +33,7 @@ class Inspection:
     """One graph. `macs` is of the whole graph at batch 1 and `length` tokens; `layers` go with `anatomy.layers`.
 
     shared_weights   the layers that read the same weights, by kind of block
+    notes            what a reader must know of the graph, in sentences
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Inspection:
     macs: int
     layers: tuple[LayerCost, ...]
     shared_weights: tuple[SharedGroup, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists."""
@@ -72,10 +74,11 @@ def inspect_model(model: Path, length: int | None = None, sample: Path | None = 
 
     path = model_path(model)
     graph = open_model(path, sample)
-    anatomy = recognise(graph, run_once)
+    anatomy = at_its_sizes(graph, lambda graph: recognise(graph, run_once))
     parameters, size_bytes = parameters_and_size(path)
     most = min(_TOKENS, length_limit({}, read_json(path.parent / "config.json")))
-    lengths = [length] if length else _lengths(graph, most)
+    tokens, note = text_sizes(graph)[1], size_note(graph)
+    lengths = [tokens] if tokens else [length] if length else _lengths(graph, most)
     length, work, macs = _work(graph, anatomy, path, lengths)
     return Inspection(
         path=path,
@@ -87,6 +90,7 @@ def inspect_model(model: Path, length: int | None = None, sample: Path | None = 
         macs=macs,
         layers=tuple(map(LayerCost, parameters_by_layer(anatomy), work.values())),
         shared_weights=shared_groups(anatomy),
+        notes=(note,) if note else (),
     )
 
 

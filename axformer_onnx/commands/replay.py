@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from axformer_onnx.compensate import load_weights, weights_path
 from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
 from axformer_onnx.inputs import Source
+from axformer_onnx.probing import size_note
 from axformer_onnx.result import MODEL, copy_companions, staging
 from axformer_onnx.runtime import run_once
 from axformer_passes.io import model_path, read_regular, sha256_of
@@ -21,6 +23,7 @@ from axformer_passes.plan import Plan
 if TYPE_CHECKING:
     from axformer_passes.cut import Weights
 
+logger = logging.getLogger(__name__)
 PLAN_BYTES = 2**28
 """A plan is not longer: it names at most every neuron of a model."""
 
@@ -46,7 +49,11 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     with _staged(folder) as staging:
         path = staging / (output.name if single else MODEL)
         weights = weights_path(plan_path, plan.weights)
-        written = _write(Source.of(source, sample), plan, path, weights)
+        opened = Source.of(source, sample)
+        if size_note(opened.model):
+            logger.warning("%s: %s", source, size_note(opened.model))
+        written = _write(opened, plan, path, weights)
+        del opened
         gc.collect()  # a graph is full of circles: until then its maps of the source's weights stay
         _verify(source, path, *written, sample)
         if not single:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options import ScoreOptions
-from axformer_onnx.probing import open_model
+from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
     ComparisonRecord,
@@ -37,6 +37,7 @@ from axformer_onnx.scoring import (
     truncation_notes,
 )
 from axformer_passes.io import model_path
+from axformer_passes.probe import probed
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -98,15 +99,11 @@ class ScoreResult:
 @dataclasses.dataclass(frozen=True)
 class _Scored:
     path: Path
-    folder: Path
+    model: ir.Model
     reading: Reading
     encoded: Encoded
     scores: Scores
     warnings: tuple[str, ...]
-
-    def opened(self, sample: Path | None) -> ir.Model:
-        """The model, probed with what belongs to its tokenizer."""
-        return open_model(self.path, sample, folder=self.folder)
 
 
 def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None) -> ScoreResult:
@@ -135,7 +132,11 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
     session = options.machine.session(path)
     own = first is None or (path.parent / "tokenizer.json").is_file()
     folder = path.parent if own or first is None else first.path.parent
-    reading = reading_of(path, session, options.task, rows, folder=folder, max_length=options.max_length)
+    model = open_model(path, options.sample, folder=folder)
+    at_its_sizes(model, lambda model: probed(model, run_once))
+    reading = reading_of(
+        path, session, options.task, rows, folder=folder, max_length=options.max_length, sizes=text_sizes(model)
+    )
     encoded = reading.encode(rows)
     source = None if first is None else first.scores.outputs
     scores = score_session(
@@ -145,7 +146,11 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
         *provider_warnings(session, options.machine.provider),
         *score_warnings(scores, str(path)),
     )
-    return _Scored(path, folder, reading, encoded, scores, warnings)
+    return _Scored(path, model, reading, encoded, scores, warnings)
+
+
+def _notes(one: _Scored) -> list[str]:
+    return [*([size_note(one.model)] if size_note(one.model) else []), *truncation_notes([("report", one.encoded)])]
 
 
 def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latency: Sequence[LatencyRow]) -> ScoreResult:
@@ -164,7 +169,7 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         rows=len(rows),
         source=rows.source,
         models={
-            str(one.path): model_record(one.path, one.scores, macs(one.opened(options.sample), run_once, batch, length))
+            str(one.path): model_record(one.path, one.scores, macs(one.model, run_once, batch, length))
             for one in scored
         },
         comparison=comparison,
@@ -172,6 +177,6 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         latency=tuple(latency),
         macs_shape=f"{batch} x {length}",
         labels=tuple(dict.fromkeys(one.reading.label_map.note for one in scored)),
-        notes=tuple(dict.fromkeys(note for one in scored for note in truncation_notes([("report", one.encoded)]))),
+        notes=tuple(dict.fromkeys(note for one in scored for note in _notes(one))),
         warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
     )

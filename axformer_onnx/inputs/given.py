@@ -11,7 +11,7 @@ from axformer_onnx.data import Encoded, Rows, resolve
 from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.inputs.refusals import NOTHING, left_whole
 from axformer_onnx.options import SEARCHES, OptimizeOptions
-from axformer_onnx.probing import open_model
+from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.runtime import run_once
 from axformer_onnx.scoring import Reading, provider_warnings, reading_of, truncation_notes
 from axformer_passes.anatomy import Anatomy
@@ -41,7 +41,8 @@ class Source:
         from axformer_passes.recognise import examine
 
         model = open_model(path, sample)
-        return cls(path, sha256_of(path), model, examine(model, run_once), sample)
+        examined = at_its_sizes(model, lambda model: examine(model, run_once))
+        return cls(path, sha256_of(path), model, examined, sample)
 
     @property
     def anatomy(self) -> Anatomy:
@@ -87,7 +88,10 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         max_search_rows=options.max_search_rows,
     )
     session = options.machine.session(source.path)
-    reading = reading_of(source.path, session, options.task, roles.report, max_length=options.max_length)
+    reading = reading_of(
+        source.path, session, options.task, roles.report,
+        max_length=options.max_length, sizes=text_sizes(source.model),
+    )  # fmt: skip
     if options.refit_classifier and reading.task.kind.head_loss is None:
         raise UsageError(f"--refit-classifier: a task of kind {reading.task.kind.name} has no classifier with labels")
     search = SEARCHES[options.search]
@@ -102,8 +106,9 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         )
     scored = [reading.task.kind.note_on(role, rows[role].labels) for role in ("select", "report") if role in rows]
     unused += [note for note in scored if note]
+    fixed = [note for note in (size_note(source.model),) if note]
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
-    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
+    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *fixed, *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))
     return Given(source, reading, rows, encoded, notes, warnings, runs_on=session.get_providers()[0])
 

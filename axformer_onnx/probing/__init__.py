@@ -6,6 +6,7 @@ Takes the path of a model, and of a sample; gives a model that every pass can ru
 from __future__ import annotations
 
 from axformer_onnx.probing.opening import open_model
+from axformer_onnx.probing.sizes import at_its_sizes, size_note, text_sizes
 from axformer_onnx.probing.texts import recipe_in, spoken, vocabulary_of
 
-__all__ = ["open_model", "recipe_in", "spoken", "vocabulary_of"]
+__all__ = ["at_its_sizes", "open_model", "recipe_in", "size_note", "spoken", "text_sizes", "vocabulary_of"]

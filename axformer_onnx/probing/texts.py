@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from axformer_passes.probe import Recipe, TokenSequence
 
 TEXT = "A reader wrote this text to see what the model says of it, and then read it once more."
 _SPECIAL = tuple(f"{name}_token_id" for name in ("bos", "cls", "decoder_start", "eos", "mask", "pad", "sep", "unk"))
-_WORDS, _FIRST_WORD = 8, 2
+_WORDS, _FIRST_WORD, _FIRST_WORD_OF_ALL = 8, 2, 5
 
 
 def recipe_in(folder: Path) -> Recipe:
@@ -35,7 +36,7 @@ def recipe_in(folder: Path) -> Recipe:
 def spoken(recipe: Recipe, vocabulary: int) -> TokenSequence:
     """Rows as `recipe` has them with words from all of the vocabulary, as far as they are no tokens at the ends of a row."""
     known = recipe.ids or TokenSequence()
-    first = min(5, vocabulary - 1)
+    first = min(_FIRST_WORD_OF_ALL, vocabulary - 1)
     words = [i for i in range(first, vocabulary) if i not in {*known.first, *known.last}]
     return TokenSequence(known.first, words or known.words, known.last)
 
@@ -48,17 +49,29 @@ def vocabulary_of(config: Mapping[str, Any]) -> int | None:
 
 def _of_tokenizer(folder: Path) -> TokenSequence | None:
     """Special tokens at both ends of an encoded text, and its words."""
-    if not (folder / "tokenizer.json").is_file():
-        return None  # what must be converted first takes seconds
     try:
-        encoding = Encoder.from_folder(folder).tokenizer.encode(TEXT)
+        found = (folder / "tokenizer.json").stat()
+    except OSError:
+        return None  # what must be converted first takes seconds
+    return _encoded(folder, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _encoded(folder: Path, *_state: int) -> TokenSequence | None:
+    """A folder is asked several times in a run, and a large tokenizer takes seconds to read; `_state` tells another file."""
+    try:
+        tokenizer = Encoder.from_folder(folder).tokenizer
     except AxformerError:
         return None
+    encoding = tokenizer.encode(TEXT)
     ids, special = list(encoding.ids), [bool(flag) for flag in encoding.special_tokens_mask]
     if all(special):
         return None
     start, end = special.index(False), len(ids) - special[::-1].index(False)
-    words = dict.fromkeys(i for i, flag in zip(ids[start:end], special[start:end], strict=True) if not flag)
+    words = list(dict.fromkeys(i for i, flag in zip(ids[start:end], special[start:end], strict=True) if not flag))
+    if len(words) < _WORDS:  # not the tokenizer's language: most of the text is unknown to it
+        known = {i for i, flag in zip(ids, special, strict=True) if flag} | {*words}
+        words += [i for i in range(_FIRST_WORD_OF_ALL, tokenizer.get_vocab_size()) if i not in known][: 4 * _WORDS]
     return TokenSequence(tuple(ids[:start]), tuple(words), tuple(ids[end:]))
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_onnx.errors import RuntimeFailure, VerifyError
-from axformer_onnx.probing import open_model
+from axformer_onnx.probing import at_its_sizes, open_model
 from axformer_passes.cut import Weights
 from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
@@ -61,6 +61,8 @@ def verify(
             "comparison with the source alone", source, complaint,
         )  # fmt: skip
     model, result = open_model(source, sample), load_model(candidate)
+    if _axes(model) != _axes(result):  # the source may run at one size alone, and the candidate state it
+        at_its_sizes(model, lambda model: probed(model, run_once))
     _same_face(model, result)
     model = reweighted(model, plan, weights, run_once) if weights else model
     fine, finer = _smooth(model), _smooth(result)
@@ -156,6 +158,10 @@ def _takes(model: ir.Model, feeds: dict[str, Array]) -> bool:
     except RuntimeFailure:
         return False
     return True
+
+
+def _axes(model: ir.Model) -> list[str]:
+    return [str(value.shape) for value in model.graph.inputs]
 
 
 def _trials(model: ir.Model) -> list[dict[str, Array]]:

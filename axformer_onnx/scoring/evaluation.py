@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from axformer_onnx.data import Encoded, Encoder, Rows, read_json
+from axformer_onnx.data import BatchSizes, Encoded, Encoder, Rows, read_json
 from axformer_onnx.probing import recipe_in, spoken, vocabulary_of
 from axformer_onnx.records import FloatArray, Scores
 from axformer_onnx.runtime import LatencyRow, compare_latency, fallback_note, make_feeds, make_session
@@ -64,8 +64,11 @@ def reading_of(
     *,
     folder: Path | None = None,
     max_length: int | None = None,
+    sizes: BatchSizes | None = None,
 ) -> Reading:
     """Find what the task reads of the model, match its labels, and load the tokenizer of its folder (or of `folder`).
+
+    sizes   of batches, where the graph takes no others than it declares; None: those that it declares
 
     Raises: DataError for a tokenizer that is missing or labels that do not match, UsageError for max_length.
     """
@@ -81,10 +84,17 @@ def reading_of(
     return Reading(
         task=task,
         label_map=label_map,
-        encoder=Encoder.from_folder(folder, max_length),
+        encoder=Encoder.from_folder(folder, max_length).at(sizes or _declared(session)),
         tokens=spoken(recipe_in(folder), vocabulary_of(config) or _VOCABULARY),
         output=output,
     )
+
+
+def _declared(session: Any) -> BatchSizes:
+    """(sequences, tokens) of the graph's inputs, where it states them."""
+    shapes = [one.shape for one in session.get_inputs() if len(one.shape) == 2]
+    rows, tokens = shapes[0] if shapes else (None, None)
+    return rows if isinstance(rows, int) else None, tokens if isinstance(tokens, int) else None
 
 
 def score_file(
@@ -105,7 +115,11 @@ def score_file(
 
 
 def default_shapes(encoded: Encoded) -> tuple[tuple[int, int], ...]:
-    """(batch, length): one row at the median and at the 95th percentile of the rows' lengths."""
+    """(batch, length): one row at the median and at the 95th percentile of the rows' lengths; the graph's own, where it takes no
+    others."""
+    if encoded.sizes != (None, None):
+        batch, length = encoded.sizes
+        return ((batch or 1, length or int(np.median(encoded.lengths))),)
     median, high = np.percentile(encoded.lengths, [50, 95], method="nearest")
     return tuple((1, int(length)) for length in dict.fromkeys((int(median), int(high))))
 

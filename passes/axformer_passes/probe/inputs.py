@@ -89,8 +89,10 @@ def _of_sample(value: ir.Value, sample: Array, batch: int, longer: int, wider: f
     """The sample of one input with `batch` rows, `longer` tokens more and sides `wider` times as wide, where its axes are open."""
     sides = convolved(value, 1)
     shape = tuple(
-        n
-        if isinstance(declared, int) or (axis == 1 and sides)
+        declared
+        if isinstance(declared, int)
+        else n
+        if axis == 1 and sides
         else batch
         if axis == 0
         else max(1, round(n * wider) if axis in sides else n + longer)

@@ -53,11 +53,13 @@ class Recipe:
     ids           of inputs that hold token ids; None: random numbers
     decoder_ids   the same of those that a decoder reads
     sample        arrays of the graph's own inputs, by name, which come before all else; all of them or none
+    fixed         axes of the inputs that had no size, and the only one at which the graph runs
     """
 
     ids: TokenSequence | None = None
     decoder_ids: TokenSequence | None = None
     sample: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def sequence(self, name: str) -> TokenSequence | None:
         """Of the input that is called so."""
