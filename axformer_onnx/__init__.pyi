@@ -31,6 +31,7 @@ def apply(
     output: str | Path,
     *,
     overwrite: bool = False,
+    sample: str | Path | None = None,
 ) -> Path: ...
 def export(
     checkpoint: str | Path,
@@ -45,6 +46,8 @@ def export(
 def inspect(
     model: str | Path,
     length: int | None = None,
+    *,
+    sample: str | Path | None = None,
 ) -> Inspection: ...
 def optimize(
     model: str | Path,
@@ -78,6 +81,7 @@ def optimize(
     batch: int = 1,
     length: Sequence[int] = ...,
     max_length: int | None = None,
+    sample: str | Path | None = None,
 ) -> OptimizeResult: ...
 def preview(
     model: str | Path,
@@ -111,6 +115,7 @@ def preview(
     batch: int = 1,
     length: Sequence[int] = ...,
     max_length: int | None = None,
+    sample: str | Path | None = None,
 ) -> Preview: ...
 def score(
     model: str | Path,
@@ -127,4 +132,5 @@ def score(
     batch: int = 1,
     length: Sequence[int] = ...,
     max_length: int | None = None,
+    sample: str | Path | None = None,
 ) -> ScoreResult: ...

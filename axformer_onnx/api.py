@@ -113,7 +113,14 @@ def preview(model: str | Path, **options: Any) -> Preview:
 
 
 @_face(ApplyOptions)
-def apply(plan: str | Path | Plan, model: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
+def apply(
+    plan: str | Path | Plan,
+    model: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    sample: str | Path | None = None,
+) -> Path:
     """Replay a plan: the same plan and model give the same bytes. Returns the graph's path.
 
     >>> import axformer_onnx as ax
@@ -125,9 +132,9 @@ def apply(plan: str | Path | Plan, model: str | Path, output: str | Path, *, ove
     """
     from axformer_onnx import commands
 
-    values = {"plan": plan, "model": model, "output": output, "overwrite": overwrite}
+    values = {"plan": plan, "model": model, "output": output, "overwrite": overwrite, "sample": sample}
     given = make(ApplyOptions, values)
-    return commands.apply(given.plan, given.model, given.output, overwrite=given.overwrite)
+    return commands.apply(given.plan, given.model, given.output, overwrite=given.overwrite, sample=given.sample)
 
 
 @_face(ScoreOptions)
@@ -148,7 +155,7 @@ def score(model: str | Path, other: str | Path | None = None, **options: Any) ->
 
 
 @_face(InspectOptions)
-def inspect(model: str | Path, length: int | None = None) -> Inspection:
+def inspect(model: str | Path, length: int | None = None, *, sample: str | Path | None = None) -> Inspection:
     """Layers, heads, neurons, parameters and compute of a graph, and what was not recognised.
 
     >>> import axformer_onnx as ax
@@ -159,8 +166,8 @@ def inspect(model: str | Path, length: int | None = None) -> Inspection:
     """
     from axformer_onnx import commands
 
-    given = make(InspectOptions, {"model": model, "length": length})
-    return commands.inspect_model(given.model, given.length)
+    given = make(InspectOptions, {"model": model, "length": length, "sample": sample})
+    return commands.inspect_model(given.model, given.length, given.sample)
 
 
 @_face(ExportOptions)

@@ -267,7 +267,7 @@ def table_rows(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine,
     reading = reading_of(a.model, make_session(a.model), task, rows)
     encoded = reading.encoder.encode(rows)
     shapes = list(dict.fromkeys([shape, (1, a.length), (8, a.length)]))
-    latency = latency_of(graphs, shapes, reading.vocabulary, machine, a.seed)
+    latency = latency_of(graphs, shapes, reading.tokens, machine, a.seed)
     base = score_file(a.model, reading, encoded, rows, machine)
     found = []
     for name, path in graphs.items():

@@ -36,7 +36,7 @@ from axformer_onnx.runtime.sessions import run_once
 from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.apply import apply_plan
 from axformer_passes.errors import AxformerError, VerifyError
-from axformer_passes.io.files import load_model, serialized
+from axformer_passes.io.files import serialized
 from axformer_passes.plan import Plan
 from axformer_passes.prepare.recipes.registry import RULES as FUSED
 from axformer_passes.prepare.unrounded_twin import unrounded
@@ -152,7 +152,7 @@ def checked(family: str, exporter: str) -> Row:
     """
     model = build(family, exporter)
     try:
-        examined = examine(load_model(model.path), run_once)
+        examined = examine(model.opened(), run_once)
     except AxformerError as error:
         return Row(family, exporter, dict.fromkeys(OPERATIONS, _said(error)))
     placed = _Placed.of(model, examined)
@@ -174,7 +174,7 @@ class _Subject:
         self.model, self.placed = model, placed
         self.rounds = tolerance(model.exporter) != 1e-5 or model.exporter.endswith("-int8")
         self.within = within(model.exporter)
-        self.source = load_model(model.path)
+        self.source = model.opened()
         self.no_gates: Refusal | None = None
         try:
             source = _sorted(smooth(_bytes(model.path))) if self.rounds else self.source

@@ -20,13 +20,14 @@ import onnx_ir as ir
 import pytest
 import torch
 import torch_oracle
-from zoo import Feeds, ZooModel, onnx_outputs
+from zoo import FAMILY, Feeds, ZooModel, onnx_outputs
 
 from axformer_onnx.runtime.sessions import run_once
 from axformer_onnx.scoring.stage_sessions import StageSessions, setting_of
 from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Hard, Plan
+from axformer_passes.probe import Recipe, describe
 
 Array = npt.NDArray[Any]
 TOLERANCE = 1e-5
@@ -37,7 +38,7 @@ _SHAPES = ((1, 1), (2, 7), (3, 12))
 
 def removed(model: ZooModel, plan: Plan) -> ir.Model:
     """The graph with `plan` carried out, after the full checker with strict shape inference."""
-    result = apply_plan(load_model(model.path), plan, run_once)
+    result = apply_plan(model.opened(), plan, run_once)
     proto = ir.to_proto(result)
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
@@ -45,9 +46,11 @@ def removed(model: ZooModel, plan: Plan) -> ir.Model:
 
 
 @functools.lru_cache(maxsize=4)
-def sessions(path: Path) -> StageSessions:
-    """The stage sessions of a file; each is made once a process."""
-    return StageSessions(load_model(path), threads=1)
+def sessions(path: Path, family: str | None = None) -> StageSessions:
+    """The stage sessions of a file; each is made once a process. `family`: whose inputs it takes, where not any will do."""
+    model = load_model(path)
+    describe(model, FAMILY[family].recipe if family else Recipe())
+    return StageSessions(model, threads=1)
 
 
 def gated_outputs(stages: StageSessions, plan: Plan, feeds: Feeds) -> list[Array]:
@@ -65,7 +68,7 @@ def gated_outputs(stages: StageSessions, plan: Plan, feeds: Feeds) -> list[Array
 def assert_three_ways_agree(model: ZooModel, plan: Plan, shapes: tuple[tuple[int, int], ...] = _SHAPES) -> None:
     """removed = gated = torch with the same activations zeroed, at several batch sizes and lengths, with padding."""
     graph = serialized(removed(model, plan))
-    stages = sessions(model.path)
+    stages = sessions(model.path, model.family)
     for batch, length in shapes:
         feeds, expected = clear_sample(model, plan, batch, length)
         assert_close(onnx_outputs(graph, feeds)[0], expected, f"removed, {batch} x {length}, {plan.to_json()}")

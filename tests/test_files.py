@@ -19,10 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import D
 from zoo import build, onnx_outputs
 
+from axformer_onnx.result import verify
 from axformer_onnx.runtime.sessions import run_once
+from axformer_passes.apply import apply_plan
 from axformer_passes.errors import AxformerError, ModelError, RuntimeFailure
 from axformer_passes.io.files import external_files, load_model, save_model, serialized, sha256_of
 from axformer_passes.io.layout import model_path
+from axformer_passes.plan import Plan
 from axformer_passes.recognise.examination import recognise
 
 
@@ -122,6 +125,24 @@ def test_old_operator_sets_say_how_to_convert(opset: int, tmp_path: Path) -> Non
     (tmp_path / "old.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match=f"operator set {opset}, expected 7 or later; convert it with"):
         load_model(tmp_path / "old.onnx")
+
+
+@pytest.mark.parametrize("unknown", [-1, -2])
+def test_an_axis_of_negative_size_is_one_of_unknown_size(unknown: int, model: Path, tmp_path: Path) -> None:
+    """As paddle2onnx writes it."""
+    proto = onnx.load(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis in (0, 1):
+            value.type.tensor_type.shape.dim[axis].dim_value = unknown
+    model.write_bytes(proto.SerializeToString())
+    source = load_model(model)
+    (layer,) = recognise(source, run_once).layers
+    assert layer.attention is not None and layer.attention.heads == draw.H
+    plan = Plan().without_heads(0, [1])
+    save_model(apply_plan(source, plan, run_once), tmp_path / "cut.onnx")
+    assert verify(model, tmp_path / "cut.onnx", plan) < 1e-5
+    written = onnx.load(tmp_path / "cut.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [d.WhichOneof("value") for d in written] == [None, None, "dim_value"]
 
 
 def test_external_data_is_mapped_and_the_model_runs(model: Path) -> None:

@@ -14,6 +14,7 @@ from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.search.compensated.levels import Rung, Unit
 from axformer_passes.plan import Plan
+from axformer_passes.probe import TokenSequence
 
 REST, HEAD, NEURON, EMPTY = 2.0, 0.25, 0.01, 0.5
 
@@ -85,7 +86,7 @@ def test_table_gives_back_what_blocks_cost(clock: None) -> None:
         UNITS,
         Machine(),
         (1, 8),
-        vocabulary=50,
+        tokens=TokenSequence(words=range(5, 50)),
         hard=(4,),  # type: ignore[arg-type]
     )
     assert table.model_ms == pytest.approx(true_ms(Plan()))
@@ -108,7 +109,9 @@ def test_savings_that_do_not_add_up_are_scaled_to_what_the_empty_model_saves(
         return empty + (whole - empty) * (0.7 * part + 0.3 * part**3)  # the first to go save most
 
     monkeypatch.setitem(globals(), "true_ms", bent)
-    table = measure_table(Plan(), examined(picked=True), UNITS, Machine(), (1, 8), vocabulary=50)  # type: ignore[arg-type]
+    table = measure_table(
+        Plan(), examined(picked=True), UNITS, Machine(), (1, 8), tokens=TokenSequence(words=range(5, 50))
+    )  # type: ignore[arg-type]
     assert table.model_ms == pytest.approx(whole) and table.rest_ms == pytest.approx(empty)
     assert sum(ms[0] for ms in table.unit_ms) == pytest.approx(whole - empty)
 

@@ -28,9 +28,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import torch
 from zoo_export import EXPORTERS, cached, quiet
 from zoo_families import IMAGE, LABELS, PATCH, POSITIONS, VOCAB, Family, Feeds, Record, Sizes, unwrapped
+
+from axformer_passes.io import load_model
+from axformer_passes.probe import describe
 
 with quiet():  # DeBERTa's module uses torch.jit.script, which torch calls deprecated
     from zoo_families_audio import AUDIO
@@ -83,6 +87,12 @@ class ZooModel:
     def path(self) -> Path:
         """The .onnx file, exported now if it is not there."""
         return self.file if isinstance(self.file, Path) else self.file()
+
+    def opened(self) -> ir.Model:
+        """The file as the passes take it, with what its inputs are made of."""
+        found = load_model(self.path)
+        describe(found, FAMILY[self.family].recipe)
+        return found
 
     @property
     def records(self) -> tuple[Record, ...]:

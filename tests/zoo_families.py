@@ -20,6 +20,8 @@ import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 from zoo_export import Axes, Interface
 
+from axformer_passes.probe import Recipe
+
 Feeds = dict[str, npt.NDArray[Any]]
 FeedsOf = Callable[[np.random.Generator, int, int, bool], Feeds]
 """(generator, batch, length, padded) -> inputs."""
@@ -79,6 +81,7 @@ class Family:
     shapes      sizes of optimum's example inputs, where its own do not fit
     sizes       defaults that differ from those of `Sizes`
     refuses     {exporter or its first word: why it cannot export the family}
+    recipe      what its inputs are made of, where random numbers do not do
     """
 
     name: str
@@ -94,6 +97,7 @@ class Family:
     shapes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     refuses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
 
     @property
     def has_sdpa(self) -> bool:

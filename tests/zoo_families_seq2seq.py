@@ -1,7 +1,13 @@
-"""Families of the zoo with T5's relative positions or with cross-attention. T5 and BART: encoder and decoder in one graph."""
+"""Families of the zoo with T5's relative positions or with cross-attention. T5 and BART: encoder and decoder in one graph.
+
+Their classifiers feed the text to the decoder, too, and read the answer at its last end-of-sequence token: all rows of a batch must
+have as many of these.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +27,8 @@ from zoo_families import (
     Wrapper,
     text_feeds,
 )
+
+from axformer_passes.probe import Recipe, TokenSequence
 
 _DECODER_AXES = {0: "batch_size", 1: "decoder_sequence_length"}
 _AXES = {
@@ -66,8 +74,8 @@ def seq2seq_feeds(pad: int) -> Any:
     return feeds
 
 
-def _t5(activation: str) -> Any:
-    return lambda sizes: t.T5Config(
+def _t5(activation: str, config: Any = t.T5Config) -> Any:
+    return lambda sizes: config(
         num_labels=LABELS, pad_token_id=0, vocab_size=VOCAB, d_model=sizes.width, d_kv=sizes.head_size,
         num_layers=sizes.layers, num_decoder_layers=sizes.layers, num_heads=sizes.heads, d_ff=sizes.neurons,
         relative_attention_num_buckets=8, relative_attention_max_distance=16, feed_forward_proj=activation,
@@ -75,8 +83,8 @@ def _t5(activation: str) -> Any:
     )  # fmt: skip
 
 
-def _bart(sizes: Sizes) -> Any:
-    return t.BartConfig(
+def _bart(sizes: Sizes, config: Any = t.BartConfig) -> Any:
+    return config(
         num_labels=LABELS, pad_token_id=1, vocab_size=VOCAB, d_model=sizes.width, encoder_layers=sizes.layers,
         decoder_layers=sizes.layers, encoder_attention_heads=sizes.heads, decoder_attention_heads=sizes.heads,
         encoder_ffn_dim=sizes.neurons, decoder_ffn_dim=sizes.neurons, max_position_embeddings=POSITIONS,
@@ -113,6 +121,46 @@ def _bart_records(sizes: Sizes) -> tuple[Record, ...]:
     return tuple(records)
 
 
+_COUNTED: dict[str, str] = {}
+_SQUEEZED: dict[str, str] = {}
+if t.__version__.startswith("4."):
+    _COUNTED = {"dynamo": "torch.export cannot follow the test that all rows have as many end-of-sequence tokens"}
+else:
+    _SQUEEZED = dict.fromkeys(
+        ("dynamo", "transformers"),
+        "torch.onnx writes mBART's squeeze of [batch, 1] so that a batch of one does not run",
+    )
+
+
+def _classifier(
+    name: str,
+    head: Any,
+    config: Any,
+    records: Any,
+    *,
+    pad: int,
+    end: int,
+    under: str = "",
+    refuses: Mapping[str, str],
+) -> Family:
+    """A text classifier of encoder and decoder; `under`: where the module keeps the two."""
+
+    def placed(sizes: Sizes) -> tuple[Record, ...]:
+        found = records(sizes)
+        return tuple(
+            dataclasses.replace(
+                r, attention=under + r.attention, output=under + r.output, down=under + r.down if r.down else ""
+            )
+            for r in found
+        )
+
+    return Family(
+        name, head, config, placed, text_feeds(pad, end=end), wrap=TextAnswer, sizes={"layers": 2},
+        refuses={**_COUNTED, **refuses},
+        recipe=Recipe(TokenSequence(words=range(5, VOCAB), last=(end,))),
+    )  # fmt: skip
+
+
 SEQ2SEQ = (
     Family(
         "t5-encoder", t.T5EncoderModel, _t5("gated-gelu"), _t5_records, text_feeds(),
@@ -127,5 +175,20 @@ SEQ2SEQ = (
     Family(
         "bart", t.BartForConditionalGeneration, _bart, _bart_records, seq2seq_feeds(pad=1), wrap=Seq2SeqAnswer,
         put_into={"dynamo-eager-20": DecoderMask}, axes=_AXES, task="text2text-generation", sizes={"layers": 2},
+    ),
+    _classifier("bart-classifier", t.BartForSequenceClassification, _bart, _bart_records, pad=1, end=2, refuses={}),
+    _classifier(
+        "mbart-classifier", t.MBartForSequenceClassification, lambda sizes: _bart(sizes, t.MBartConfig), _bart_records,
+        pad=1, end=2, refuses=_SQUEEZED,
+    ),
+    _classifier(
+        "t5-classifier", t.T5ForSequenceClassification, _t5("relu"), lambda s: _t5_records(s) + _t5_records(s, "decoder"),
+        pad=0, end=1, under="transformer.",
+        refuses={"optimum": "optimum exports T5 for feature extraction and generation alone", **_STRIDES},
+    ),
+    _classifier(
+        "umt5-classifier", t.UMT5ForSequenceClassification, _t5("gated-gelu", t.UMT5Config),
+        lambda s: _t5_records(s) + _t5_records(s, "decoder"), pad=0, end=1, under="transformer.",
+        refuses={"optimum": "optimum has no configuration for UMT5", **_STRIDES},
     ),
 )  # fmt: skip

@@ -14,7 +14,7 @@ def command(options: ApplyOptions, as_json: bool) -> None:
     """Apply, then say where the graph is."""
     from axformer_onnx.commands import apply
 
-    path = apply(options.plan, options.model, options.output, overwrite=options.overwrite)
+    path = apply(options.plan, options.model, options.output, overwrite=options.overwrite, sample=options.sample)
     if as_json:
         print_json({"path": str(path), "size_bytes": path.stat().st_size})
         return

@@ -70,7 +70,8 @@ def _remarks(found: Inspection) -> list[str]:
     anatomy = found.anatomy
     if not anatomy.layers and not anatomy.refused:
         return [NOTHING[0].upper() + NOTHING[1:]]
-    lines = [
+    lines = [f"{note[0].upper()}{note[1:]}." for note in found.notes]
+    lines += [
         f"layer {layer.index}: a block cannot be taken out as a whole: {block.why}"
         for layer in anatomy.layers
         for block in layer.blocks

@@ -13,7 +13,7 @@ def command(options: InspectOptions, as_json: bool) -> None:
     from axformer_onnx.cli.console import console, print_inspection
     from axformer_onnx.commands import inspect_model
 
-    found = inspect_model(options.model, options.length)
+    found = inspect_model(options.model, options.length, options.sample)
     if as_json:
         print_json(found.to_json())
     else:

@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from axformer_onnx.data import length_limit, read_json
 from axformer_onnx.errors import RuntimeFailure
+from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.runtime import run_once
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import SharedGroup, parameters_by_layer, shared_groups
-from axformer_passes.io import load_model, model_path, parameters_and_size, settings_folder, sha256_of
+from axformer_passes.io import model_path, parameters_and_size, settings_folder, sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Inspection:
     """One graph. `macs` is of the whole graph at batch 1 and `length` tokens; `layers` go with `anatomy.layers`.
 
     shared_weights   the layers that read the same weights, by kind of block
+    notes            what a reader must know of the graph, in sentences
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Inspection:
     macs: int
     layers: tuple[LayerCost, ...]
     shared_weights: tuple[SharedGroup, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists."""
@@ -59,19 +62,23 @@ _SAMPLES = (16000, 4000)
 """The same for sound: a second of it at the usual rate, and a quarter."""
 
 
-def inspect_model(model: Path, length: int | None = None) -> Inspection:
+def inspect_model(model: Path, length: int | None = None, sample: Path | None = None) -> Inspection:
     """Load, recognise and count; `length` None: 128 tokens (16,000 samples of sound), or as many as it takes.
 
-    Raises: ModelError, RecogniseError; RuntimeFailure where the model does not take `length` tokens.
+    sample   an .npz file with inputs that the model takes
+
+    Raises: UsageError for a sample that does not fit; ModelError, RecogniseError; RuntimeFailure where the model does not take
+    `length` tokens.
     """
     from axformer_passes.recognise import recognise
 
     path = model_path(model)
-    graph = load_model(path)
-    anatomy = recognise(graph, run_once)
+    graph = open_model(path, sample)
+    anatomy = at_its_sizes(graph, lambda graph: recognise(graph, run_once))
     parameters, size_bytes = parameters_and_size(path)
     most = min(_TOKENS, length_limit({}, read_json(settings_folder(path) / "config.json")))
-    lengths = [length] if length else _lengths(graph, most)
+    tokens, note = text_sizes(graph)[1], size_note(graph)
+    lengths = [tokens] if tokens else [length] if length else _lengths(graph, most)
     length, work, macs = _work(graph, anatomy, path, lengths)
     return Inspection(
         path=path,
@@ -83,6 +90,7 @@ def inspect_model(model: Path, length: int | None = None) -> Inspection:
         macs=macs,
         layers=tuple(map(LayerCost, parameters_by_layer(anatomy), work.values())),
         shared_weights=shared_groups(anatomy),
+        notes=(note,) if note else (),
     )
 
 

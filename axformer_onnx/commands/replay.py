@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from axformer_onnx.compensate import load_weights, weights_path
 from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
 from axformer_onnx.inputs import Source
+from axformer_onnx.probing import size_note
 from axformer_onnx.result import MODEL, copy_companions, staging
 from axformer_onnx.runtime import run_once
 from axformer_passes.io import model_path, read_regular, settings_folder, sha256_of
@@ -21,22 +23,24 @@ from axformer_passes.plan import Plan
 if TYPE_CHECKING:
     from axformer_passes.cut import Weights
 
+logger = logging.getLogger(__name__)
 PLAN_BYTES = 2**28
 """A plan is not longer: it names at most every neuron of a model."""
 
 
-def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = False) -> Path:
+def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = False, sample: Path | None = None) -> Path:
     """Apply `plan` to `model`; returns the graph's path.
 
     plan    a file, a folder that holds plan.json, or a plan without weights
     output  a file name that ends in .onnx, or a folder: then the graph is model.onnx in it, with the plan and the
             tokenizer and config files of the source
+    sample  an .npz file with inputs that the model takes; None: made of what its folder tells
 
     Raises: PlanError for a plan of another model, UsageError for an output that exists, VerifyError for a graph that
     failed its check; then nothing was written.
     """
     if isinstance(plan, Plan):
-        return _apply_in_memory(plan, model, output, overwrite)
+        return _apply_in_memory(plan, model, output, overwrite, sample)
     plan_path, source = plan / "plan.json" if plan.is_dir() else plan, model_path(model)
     plan = read_plan(plan_path, source)
     single = output.suffix == ".onnx"
@@ -45,9 +49,13 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     with _staged(folder) as staging:
         path = staging / (output.name if single else MODEL)
         weights = weights_path(plan_path, plan.weights)
-        written = _write(Source.of(source), plan, path, weights)
+        opened = Source.of(source, sample)
+        if size_note(opened.model):
+            logger.warning("%s: %s", source, size_note(opened.model))
+        written = _write(opened, plan, path, weights)
+        del opened
         gc.collect()  # a graph is full of circles: until then its maps of the source's weights stay
-        _verify(source, path, *written)
+        _verify(source, path, *written, sample)
         if not single:
             shutil.copyfile(plan_path, staging / "plan.json")
             if weights is not None:
@@ -56,12 +64,12 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     return folder / path.name
 
 
-def _apply_in_memory(plan: Plan, model: Path, output: Path, overwrite: bool) -> Path:
+def _apply_in_memory(plan: Plan, model: Path, output: Path, overwrite: bool, sample: Path | None) -> Path:
     if plan.weights is not None:
         raise UsageError(f"the plan names its weights, {plan.weights}: give the file or folder that it was read from")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plan.json").write_text(plan.dumps(), encoding="utf-8")
-        return apply(Path(folder), model, output, overwrite=overwrite)
+        return apply(Path(folder), model, output, overwrite=overwrite, sample=sample)
 
 
 def read_plan(path: Path, source: Path) -> Plan:
@@ -92,7 +100,7 @@ def write_planned(
     weights_file   where the weights that the plan names lie
     built          where the graph lies already, if it does: it is moved, and verified as any other
     """
-    _verify(source.path, path, *_write(source, plan, path, weights_file, built))
+    _verify(source.path, path, *_write(source, plan, path, weights_file, built), source.sample)
 
 
 def _write(
@@ -117,10 +125,10 @@ def _write(
     return plan, weights
 
 
-def _verify(source: Path, path: Path, plan: Plan, weights: Weights | None) -> None:
+def _verify(source: Path, path: Path, plan: Plan, weights: Weights | None, sample: Path | None) -> None:
     from axformer_onnx.result import verify
 
-    verify(source, path, plan, weights=weights)
+    verify(source, path, plan, weights=weights, sample=sample)
 
 
 def _require_free(output: Path, source: Path, overwrite: bool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
 from axformer_onnx.inputs import not_stated, stated_task
 from axformer_onnx.options import ScoreOptions
+from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
     ComparisonRecord,
@@ -37,6 +38,10 @@ from axformer_onnx.scoring import (
     truncation_notes,
 )
 from axformer_passes.io import load_model, model_path, settings_folder
+from axformer_passes.probe import probed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -95,6 +100,7 @@ class ScoreResult:
 @dataclasses.dataclass(frozen=True)
 class _Scored:
     path: Path
+    model: ir.Model
     reading: Reading
     encoded: Encoded
     scores: Scores
@@ -119,7 +125,7 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     step("measuring latency")
     shapes = options.shapes or default_shapes(scored[0].encoded)
     latency = latency_of(
-        {str(path): path for path in paths}, shapes, scored[0].reading.vocabulary, options.machine, options.seed
+        {str(path): path for path in paths}, shapes, scored[0].reading.tokens, options.machine, options.seed
     )
     return _result(options, rows, scored, latency)
 
@@ -140,7 +146,9 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
     folder = settings_folder(path)
     if first is not None and not (folder / "tokenizer.json").is_file():
         folder = settings_folder(first.path)
-    reading = reading_of(folder, session, options.task, rows, max_length=options.max_length)
+    model = open_model(path, options.sample, folder=folder)
+    at_its_sizes(model, lambda model: probed(model, run_once))
+    reading = reading_of(folder, session, options.task, rows, max_length=options.max_length, sizes=text_sizes(model))
     encoded = reading.encode(rows)
     source = None if first is None else first.scores.outputs
     scores = score_session(
@@ -150,7 +158,11 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
         *provider_warnings(session, options.machine.provider),
         *score_warnings(scores, str(path)),
     )
-    return _Scored(path, reading, encoded, scores, warnings)
+    return _Scored(path, model, reading, encoded, scores, warnings)
+
+
+def _notes(one: _Scored) -> list[str]:
+    return [*([size_note(one.model)] if size_note(one.model) else []), *truncation_notes([("report", one.encoded)])]
 
 
 def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latency: Sequence[LatencyRow]) -> ScoreResult:
@@ -169,7 +181,7 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         rows=len(rows),
         source=rows.source,
         models={
-            str(one.path): model_record(one.path, one.scores, macs(load_model(one.path), run_once, batch, length))
+            str(one.path): model_record(one.path, one.scores, macs(one.model, run_once, batch, length))
             for one in scored
         },
         comparison=comparison,
@@ -177,6 +189,6 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         latency=tuple(latency),
         macs_shape=f"{batch} x {length}",
         labels=tuple(dict.fromkeys(one.reading.label_map.note for one in scored)),
-        notes=tuple(dict.fromkeys(note for one in scored for note in truncation_notes([("report", one.encoded)]))),
+        notes=tuple(dict.fromkeys(note for one in scored for note in _notes(one))),
         warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
     )

@@ -21,6 +21,8 @@ from axformer_onnx.data.tokenizer_files import Padding, length_limit, load_token
 from axformer_onnx.errors import DataError, UsageError
 
 IntArray = npt.NDArray[np.int64]
+BatchSizes = tuple[int | None, int | None]
+"""(sequences, tokens) of a batch; None: any number."""
 
 # How graphs call their inputs; the names on the left are those of old TensorFlow-born exports.
 _SAME_INPUT = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
@@ -34,6 +36,7 @@ class Encoded:
     offsets      int64[sequences + 1]: sequence i is ids[offsets[i]:offsets[i + 1]]
     truncated    number of sequences that were longer than `max_length` tokens
     owners       int64[sequences]: the row of each, in order; None: every row is one sequence
+    sizes        (sequences, tokens) of every batch, where the graph takes no others; None: any number
     """
 
     ids: IntArray
@@ -43,6 +46,7 @@ class Encoded:
     max_length: int
     padding: Padding
     owners: IntArray | None = None
+    sizes: BatchSizes = (None, None)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -125,12 +129,23 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A tokenizer with the model's limit and padding."""
+    """A tokenizer with the model's limit and padding. `sizes`: of batches, as `Encoded` has them."""
 
     tokenizer: Any
     max_length: int
     padding: Padding
     truncation_side: str = "right"
+    sizes: BatchSizes = (None, None)
+
+    def at(self, sizes: BatchSizes) -> Encoder:
+        """The same for a graph that takes batches of these sizes alone. Raises: DataError where it cannot fill them up."""
+        if sizes[1] is not None and self.padding.id is None:
+            raise DataError(
+                f"the graph takes {sizes[1]} tokens alone, and the model knows no padding to fill shorter rows up with; export it "
+                "with a dynamic sequence axis, or give pad_token_id in config.json"
+            )
+        limit = self.max_length if sizes[1] is None else min(self.max_length, sizes[1])
+        return dataclasses.replace(self, max_length=limit, sizes=sizes)
 
     @classmethod
     def from_folder(cls, folder: str | Path, max_length: int | None = None) -> Encoder:
@@ -176,6 +191,7 @@ class Encoder:
             max_length=self.max_length,
             padding=self.padding,
             owners=_owners([len(row) for row in sequences]),
+            sizes=self.sizes,
         )
 
 
@@ -204,6 +220,8 @@ def batches(
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable")
+    if encoded.sizes[0] is not None:
+        return [_batch(encoded, group, input_names) for group in _filled(order.tolist(), encoded.sizes[0])]
     groups: list[list[int]] = []
     for row in order.tolist():
         length, count = lengths[row], len(groups[-1]) + 1 if groups else 1
@@ -213,16 +231,23 @@ def batches(
             groups.append([row])
         else:
             groups[-1].append(row)
-    return [
-        Batch(np.array(group, dtype=np.int64), feeds(encoded, group, input_names), mask_of(encoded, group))
-        for group in groups
-    ]
+    return [_batch(encoded, group, input_names) for group in groups]
+
+
+def _batch(encoded: Encoded, group: list[int], input_names: Sequence[str]) -> Batch:
+    return Batch(np.array(group, dtype=np.int64), feeds(encoded, group, input_names), mask_of(encoded, group))
+
+
+def _filled(order: list[int], size: int) -> list[list[int]]:
+    """Groups of `size`; the last one is filled up with its own last."""
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
+    return [[*group, *[group[-1]] * (size - len(group))] for group in groups]
 
 
 def mask_of(encoded: Encoded, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """bool[B, S]: the real tokens of these sequences, padded to the longest of them."""
+    """bool[B, S]: the real tokens of these sequences, padded to the longest of them, or as far as the graph wants it."""
     lengths = encoded.lengths[np.asarray(rows, dtype=np.int64)]
-    width = int(lengths.max())
+    width = encoded.sizes[1] or int(lengths.max())
     column = np.arange(width)
     return np.asarray(
         column >= width - lengths[:, None] if encoded.padding.side == "left" else column < lengths[:, None]

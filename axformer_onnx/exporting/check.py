@@ -28,7 +28,8 @@ SHAPES = ((1, 1), (1, 8), (2, 5), (3, 33))
 def random_inputs(checkpoint: Checkpoint, batch: int, length: int, *, padded: bool, seed: int) -> Arrays:
     """Random inputs: int64[B, S] ids, mask and types, or float32 images of the size that the model expects.
 
-    `padded`: rows end in padding; one of several rows is full.
+    `padded`: rows end in padding; one of several rows is full. Encoder-decoder classifiers read their answer at the end-of-sequence
+    token: there it ends every row, and stands nowhere else.
     """
     config, rng = checkpoint.config, np.random.default_rng(seed)
     if "pixel_values" in checkpoint.inputs:
@@ -43,6 +44,10 @@ def random_inputs(checkpoint: Checkpoint, batch: int, length: int, *, padded: bo
     pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
     ids = rng.integers(0, config.vocab_size - 1, size=(batch, length))
     ids += ids >= pad  # padding inside a sentence would move RoBERTa's positions
+    end = config.eos_token_id if getattr(config, "is_encoder_decoder", False) else None
+    if isinstance(end, int):
+        ids[ids == end] = next(i for i in range(config.vocab_size) if i not in (pad, end))
+        ids[np.arange(batch), real - 1] = end
     feeds = {"input_ids": np.where(mask, ids, pad), "attention_mask": mask}
     if "token_type_ids" in checkpoint.inputs:
         feeds["token_type_ids"] = rng.integers(0, config.type_vocab_size, size=(batch, length)) * mask

@@ -11,11 +11,12 @@ from axformer_onnx.data import Encoded, Rows, resolve
 from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.inputs.refusals import NOTHING, left_whole
 from axformer_onnx.options import SEARCHES, OptimizeOptions
+from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.runtime import run_once
 from axformer_onnx.scoring import Reading, provider_warnings, reading_of, truncation_notes
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import shared_groups, words
-from axformer_passes.io import load_model, model_path, settings_folder, sha256_of
+from axformer_passes.io import model_path, settings_folder, sha256_of
 from axformer_passes.plan import SharedWeights
 
 if TYPE_CHECKING:
@@ -26,20 +27,22 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The model to optimize, examined once for all that is done with it."""
+    """The model to optimize, examined once for all that is done with it. `sample`: an .npz file that it is probed on."""
 
     path: Path
     sha256: str
     model: ir.Model
     examined: Examined
+    sample: Path | None = None
 
     @classmethod
-    def of(cls, path: Path) -> Source:
-        """Load and examine. Raises: ModelError."""
+    def of(cls, path: Path, sample: Path | None = None) -> Source:
+        """Load and examine. Raises: ModelError, UsageError."""
         from axformer_passes.recognise import examine
 
-        model = load_model(path)
-        return cls(path, sha256_of(path), model, examine(model, run_once))
+        model = open_model(path, sample)
+        examined = at_its_sizes(model, lambda model: examine(model, run_once))
+        return cls(path, sha256_of(path), model, examined, sample)
 
     @property
     def folder(self) -> Path:
@@ -72,7 +75,7 @@ class Given:
 
 def open_source(options: OptimizeOptions) -> Source:
     """Load and recognise. Raises: ModelError, RecogniseError."""
-    source = Source.of(model_path(options.model))
+    source = Source.of(model_path(options.model), options.sample)
     if not source.anatomy.layers:
         raise RecogniseError(f"{source.path}: {'; '.join(left_whole(source.anatomy)) or NOTHING}")
     return source
@@ -90,7 +93,10 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         max_search_rows=options.max_search_rows,
     )
     session = options.machine.session(source.path)
-    reading = reading_of(source.folder, session, options.task, roles.report, max_length=options.max_length)
+    reading = reading_of(
+        source.folder, session, options.task, roles.report,
+        max_length=options.max_length, sizes=text_sizes(source.model),
+    )  # fmt: skip
     if options.refit_classifier and reading.task.kind.head_loss is None:
         raise UsageError(f"--refit-classifier: a task of kind {reading.task.kind.name} has no classifier with labels")
     search = SEARCHES[options.search]
@@ -105,8 +111,9 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         )
     scored = [reading.task.kind.note_on(role, rows[role].labels) for role in ("select", "report") if role in rows]
     unused += [note for note in scored if note]
+    fixed = [note for note in (size_note(source.model),) if note]
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
-    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *left, *shared)
+    notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *fixed, *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))
     return Given(source, reading, rows, encoded, notes, warnings, runs_on=session.get_providers()[0])
 

@@ -11,7 +11,7 @@ from axformer_onnx.errors import AxformerError, UsageError
 from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
-from axformer_onnx.options.shared import RunOptions, TaskOptions
+from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
 from axformer_passes.rewrites import REWRITES
 
@@ -28,7 +28,7 @@ def _rewrite(name: str) -> Any:
     return option(rewrite.on, rewrite.help, decisive=True)
 
 
-class OptimizeOptions(TaskOptions, RunOptions):
+class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     """What to optimize, with which rows, how, and where to.
 
     goal      what the compensated search is asked for: max_drop, speedup or size, whichever was given

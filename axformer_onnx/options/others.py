@@ -9,11 +9,11 @@ from pydantic import InstanceOf, field_validator
 
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options.base import Location, Options, option
-from axformer_onnx.options.shared import RunOptions, TaskOptions
+from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Plan
 
 
-class ScoreOptions(TaskOptions, RunOptions):
+class ScoreOptions(TaskOptions, RunOptions, SampleOptions):
     """One or two models, and the rows that they are scored on."""
 
     models: tuple[Path, ...] = option(
@@ -28,14 +28,14 @@ class ScoreOptions(TaskOptions, RunOptions):
         return value
 
 
-class InspectOptions(Options):
+class InspectOptions(SampleOptions):
     """The model to look at."""
 
     model: Path = option(help="An .onnx file, or a folder that holds model.onnx.", positional=True)
     length: int | None = option(None, "Tokens for counting compute; default: 128.", ge=1)
 
 
-class ApplyOptions(Options):
+class ApplyOptions(SampleOptions):
     """A plan, the model that it was made for, and where the graph goes.
 
     plan   a file, a folder that holds plan.json, or a Plan

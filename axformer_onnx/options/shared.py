@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -78,6 +79,16 @@ def _unchanged(task: Any, given: Sequence[Any]) -> Any:
     if any(value is not None for value in given):
         raise UsageError("--columns, --label and --metric go with a task's name; a Task states its own")
     return task
+
+
+class SampleOptions(Options):
+    """What a model is tried on."""
+
+    sample: Path | None = option(
+        None,
+        "NumPy .npz file with inputs that MODEL takes, names and shapes as the graph's; default: rows as its tokenizer or "
+        "config.json has them, or random numbers.",
+    )
 
 
 class RunOptions(Options):

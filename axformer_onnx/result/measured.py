@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axformer_onnx.inputs import Given, OptimizeOptions
+from axformer_onnx.probing import open_model
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
     ComparisonRecord,
@@ -30,7 +31,7 @@ from axformer_onnx.result.report import (
 from axformer_onnx.runtime import LatencyRow, describe_hardware, run_once, versions
 from axformer_onnx.scoring import compare, default_shapes, latency_of, latency_warnings, score_file, score_warnings
 from axformer_onnx.search import random_plan
-from axformer_passes.io import load_model, save_model
+from axformer_passes.io import save_model
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def outcome(
     step("scoring the source on the report rows")
     source = _judge(options, given, given.source.path, given.source.model, None)
     step("scoring the result on the report rows")
-    judged = _judge(options, given, candidate, load_model(candidate), source.scores)
+    judged = _judge(
+        options, given, candidate, open_model(candidate, options.sample, folder=given.source.path.parent), source.scores
+    )
     control = _control(options, given, plan, source.scores, candidate.parent, step)
     step("measuring latency")
     latency = _latency(options, given, candidate)
@@ -131,7 +134,7 @@ def _control(
 def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRow]:
     shapes = options.shapes or default_shapes(given.encoded["report"])
     pair = {"source": given.source.path, "result": candidate}
-    return latency_of(pair, shapes, given.reading.vocabulary, options.machine, options.seed)
+    return latency_of(pair, shapes, given.reading.tokens, options.machine, options.seed)
 
 
 def _macs_shape(given: Given) -> tuple[int, int]:

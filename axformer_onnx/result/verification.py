@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from axformer_onnx.errors import VerifyError
+from axformer_onnx.errors import RuntimeFailure, VerifyError
+from axformer_onnx.probing import at_its_sizes, open_model
 from axformer_passes.cut import Weights
 from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, unrounded
-from axformer_passes.probe import HALVES, holds, probe_feeds, probed, widened
+from axformer_passes.probe import HALVES, describe, holds, probe_feeds, probed, recipe_of, usual_tokens, widened
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -29,17 +30,26 @@ TOLERANCE = 1e-3
 """Largest difference of an output, relative to the largest value of that output on the probe. float32 sums in another order stay
 below 1e-5."""
 _ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
-_SHAPES = ((1, 3), (2, 9), (3, 5))
+_SHAPES = ((1, -2), (2, 4), (3, 0))
+"""Rows, and tokens beside the probe's."""
 
 
 def verify(
-    source: str | Path, candidate: str | Path, plan: Plan, *, provider: str = "cpu", weights: Weights | None = None
+    source: str | Path,
+    candidate: str | Path,
+    plan: Plan,
+    *,
+    provider: str = "cpu",
+    weights: Weights | None = None,
+    sample: Path | None = None,
 ) -> float:
     """Check `candidate` = `source` with `plan` and its `weights` carried out; returns the largest relative difference.
 
+    sample   an .npz file with inputs that both take; None: made of what the source's folder tells
+
     Raises: VerifyError with the first thing that is wrong.
     """
-    from axformer_onnx.runtime import make_session, run_once, run_session
+    from axformer_onnx.runtime import make_session, run_once
     from axformer_passes.apply import reweighted
 
     complaint = _complaint(candidate)
@@ -50,7 +60,9 @@ def verify(
             "%s: the ONNX checker refuses the source as it is (%s), so the result is held to ONNX Runtime and to the "
             "comparison with the source alone", source, complaint,
         )  # fmt: skip
-    model, result = load_model(source), load_model(candidate)
+    model, result = open_model(source, sample), load_model(candidate)
+    if _axes(model) != _axes(result):  # the source may run at one size alone, and the candidate state it
+        at_its_sizes(model, lambda model: probed(model, run_once))
     _same_face(model, result)
     model = reweighted(model, plan, weights, run_once) if weights else model
     fine, finer = _smooth(model), _smooth(result)
@@ -59,8 +71,7 @@ def verify(
         logger.info("%s: compared with the source in float32 arithmetic, activations not rounded", candidate)
         _runs(model, session)
         session = make_session(detached(finer), provider=provider, optimize=False, prepack=False)
-    trials = _trials(fine)
-    found = [run_session(session, feeds) for feeds in trials]
+    trials, found = _answered(session, fine)
     del session  # before the source's sessions are made: each maps all of its weights
     return _compare(_Oracle(fine, plan, optimize=fine is model), trials, found)
 
@@ -88,7 +99,11 @@ def _smooth(model: ir.Model) -> ir.Model:
         return model
     proto = graph.whole()
     twin = unrounded(widened(proto) if halves else proto)
-    return model if twin is proto else ir.from_proto(twin)
+    if twin is proto:
+        return model
+    smooth: ir.Model = ir.from_proto(twin)
+    describe(smooth, recipe_of(model))
+    return smooth
 
 
 def _runs(model: ir.Model, session: Any) -> None:
@@ -114,13 +129,47 @@ def _same_face(source: ir.Model, result: ir.Model) -> None:
             raise VerifyError(f"{what} changed from {value} to {after[what]}")
 
 
-def _trials(model: ir.Model) -> list[dict[str, Array]]:
+def _answered(session: Any, source: ir.Model) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+    """(feeds, what the candidate answers): of several sizes, those that the source does not take left out.
+
+    Raises: RuntimeFailure where the candidate does not run and the source does.
+    """
+    from axformer_onnx.runtime import run_once, run_session
+
+    kept, found = list[dict[str, Array]](), list[dict[str, Array]]()
+    feeds, _ = probed(source, run_once)
+    for trial in (*_trials(source), feeds):
+        if trial is feeds and kept:
+            break
+        try:
+            found.append(run_session(session, trial))
+            kept.append(trial)
+        except RuntimeFailure:
+            if trial is feeds or _takes(source, trial):
+                raise
+    return kept, found
+
+
+def _takes(model: ir.Model, feeds: dict[str, Array]) -> bool:
     from axformer_onnx.runtime import run_once
 
-    feeds, _ = probed(model, run_once)
+    try:
+        run_once(detached(model), feeds)
+    except RuntimeFailure:
+        return False
+    return True
+
+
+def _axes(model: ir.Model) -> list[str]:
+    return [str(value.shape) for value in model.graph.inputs]
+
+
+def _trials(model: ir.Model) -> list[dict[str, Array]]:
+    """Of several sizes; none where only the probe's own is known to do."""
     open_length = any(not isinstance(d, int) for v in model.graph.inputs for d in list(v.shape or ())[1:])
     numbers = any(v.dtype is not None and v.dtype.is_floating_point() for v in model.graph.inputs)  # images, sound
-    return [feeds] if numbers or not open_length else [probe_feeds(model, b, s, seed=s) for b, s in _SHAPES]
+    usual = usual_tokens(model)
+    return [] if numbers or not open_length else [probe_feeds(model, b, usual + s, seed=5 + s) for b, s in _SHAPES]
 
 
 def _compare(oracle: _Oracle, trials: list[dict[str, Array]], found: list[dict[str, Array]]) -> float:

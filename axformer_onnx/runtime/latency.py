@@ -19,6 +19,7 @@ from axformer_onnx.records import FloatArray, Interval
 from axformer_onnx.runtime.failures import told
 from axformer_onnx.runtime.sessions import fit_feeds
 from axformer_onnx.statistics import ratio_of_medians
+from axformer_passes.probe import TokenSequence
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 MOST_ROUNDS = 300
@@ -74,15 +75,21 @@ def compare_latency(
 
 
 def make_feeds(
-    input_names: Sequence[str], batch: int, length: int, *, vocab_size: int = 1000, seed: int = 0
+    input_names: Sequence[str],
+    batch: int,
+    length: int,
+    *,
+    tokens: TokenSequence | None = None,
+    vocab_size: int = 1000,
+    seed: int = 0,
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """int64[batch, length] inputs of random tokens without padding.
+    """int64[batch, length] inputs of random tokens without padding: rows as `tokens` has them, else any of the vocabulary.
 
     Raises: DataError for an input that is not one of a text model.
     """
-    shape = (batch, length)
+    shape, tokens = (batch, length), tokens or TokenSequence(words=range(min(5, vocab_size - 1), vocab_size))
     known = {
-        "input_ids": np.random.default_rng(seed).integers(min(5, vocab_size - 1), vocab_size, size=shape),
+        "input_ids": tokens.rows(batch, length, np.random.default_rng(seed)),
         "attention_mask": np.ones(shape, dtype=np.int64),
         "token_type_ids": np.zeros(shape, dtype=np.int64),
         "position_ids": np.tile(np.arange(length, dtype=np.int64), (batch, 1)),

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from axformer_onnx.data import Encoded, Encoder, Rows, read_json
+from axformer_onnx.data import BatchSizes, Encoded, Encoder, Rows, read_json
+from axformer_onnx.probing import recipe_in, spoken, vocabulary_of
 from axformer_onnx.records import FloatArray, Scores
 from axformer_onnx.runtime import LatencyRow, compare_latency, fallback_note, make_feeds, make_session
 from axformer_onnx.scoring.outputs import score_session
 from axformer_onnx.tasks import LabelMap, Output, Task, match_labels, with_label_names
+from axformer_passes.probe import TokenSequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,12 +38,17 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How one model reads a task. `task` has its label names, from config.json or from the data; `output` is what counts of it."""
+    """How one model reads a task.
+
+    task     with its label names, from config.json or from the data
+    tokens   rows for measuring latency: they begin and end as texts do
+    output   what counts of the model
+    """
 
     task: Task
     label_map: LabelMap
     encoder: Encoder
-    vocabulary: int
+    tokens: TokenSequence
     output: Output
 
     def encode(self, rows: Rows) -> Encoded:
@@ -56,8 +63,11 @@ def reading_of(
     rows: Rows,
     *,
     max_length: int | None = None,
+    sizes: BatchSizes | None = None,
 ) -> Reading:
     """Find what the task reads of the model, match its labels, and load its tokenizer, both by what `folder` holds.
+
+    sizes   of batches, where the graph takes no others than it declares; None: those that it declares
 
     Raises: DataError for a tokenizer that is missing or labels that do not match, UsageError for max_length.
     """
@@ -69,14 +79,20 @@ def reading_of(
     label_map = match_labels(task, config or None, output.columns)
     if output.note:
         label_map = dataclasses.replace(label_map, note=f"{output.note} {label_map.note}")
-    vocabulary = config.get("vocab_size")
     return Reading(
         task=task,
         label_map=label_map,
-        encoder=Encoder.from_folder(folder, max_length),
-        vocabulary=vocabulary if isinstance(vocabulary, int) and vocabulary > 1 else _VOCABULARY,
+        encoder=Encoder.from_folder(folder, max_length).at(sizes or _declared(session)),
+        tokens=spoken(recipe_in(folder), vocabulary_of(config) or _VOCABULARY),
         output=output,
     )
+
+
+def _declared(session: Any) -> BatchSizes:
+    """(sequences, tokens) of the graph's inputs, where it states them."""
+    shapes = [one.shape for one in session.get_inputs() if len(one.shape) == 2]
+    rows, tokens = shapes[0] if shapes else (None, None)
+    return rows if isinstance(rows, int) else None, tokens if isinstance(tokens, int) else None
 
 
 def score_file(
@@ -97,7 +113,11 @@ def score_file(
 
 
 def default_shapes(encoded: Encoded) -> tuple[tuple[int, int], ...]:
-    """(batch, length): one row at the median and at the 95th percentile of the rows' lengths."""
+    """(batch, length): one row at the median and at the 95th percentile of the rows' lengths; the graph's own, where it takes no
+    others."""
+    if encoded.sizes != (None, None):
+        batch, length = encoded.sizes
+        return ((batch or 1, length or int(np.median(encoded.lengths))),)
     median, high = np.percentile(encoded.lengths, [50, 95], method="nearest")
     return tuple((1, int(length)) for length in dict.fromkeys((int(median), int(high))))
 
@@ -105,16 +125,14 @@ def default_shapes(encoded: Encoded) -> tuple[tuple[int, int], ...]:
 def latency_of(
     models: Mapping[str, Path],
     shapes: Iterable[tuple[int, int]],
-    vocabulary: int,
+    tokens: TokenSequence,
     machine: Machine,
     seed: int,
 ) -> list[LatencyRow]:
-    """Latency of the graphs at these paths, interleaved; the first is the baseline."""
+    """Latency of the graphs at these paths, interleaved, on rows as `tokens` has them; the first is the baseline."""
     sessions = {name: machine.session(path) for name, path in models.items()}
     names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
-    feeds = [
-        (batch, length, make_feeds(names, batch, length, vocab_size=vocabulary, seed=seed)) for batch, length in shapes
-    ]
+    feeds = [(batch, length, make_feeds(names, batch, length, tokens=tokens, seed=seed)) for batch, length in shapes]
     return compare_latency(sessions, feeds, seed=seed)
 
 

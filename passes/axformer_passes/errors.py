@@ -3,6 +3,7 @@
 AxformerError            2   something about the input that the user can mend
 +-- ModelError           2   not a model, truncated, an operator set that is not supported
 |   +-- RecogniseError   2   no attention found, or a part that was asked for was not understood
+|   +-- ProbeError       2   the model does not run on the inputs that were made for it
 +-- PlanError            2   a plan that is not valid, or that belongs to another model
 +-- DataError            2   rows, columns, labels
 +-- UsageError           2   options that contradict each other or name what does not exist
@@ -25,6 +26,10 @@ class ModelError(AxformerError):
 
 class RecogniseError(ModelError):
     """The graph was read, but the part that was asked for was not recognised."""
+
+
+class ProbeError(ModelError):
+    """The graph was read, but it does not run on a small input."""
 
 
 class PlanError(AxformerError):

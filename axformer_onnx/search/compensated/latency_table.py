@@ -33,6 +33,7 @@ from axformer_onnx.search.compensated.levels import Unit
 from axformer_passes.apply import apply_plan
 from axformer_passes.io import detached
 from axformer_passes.plan import Constants, Hard, KeysValues, Plan
+from axformer_passes.probe import TokenSequence
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -84,7 +85,7 @@ def measure_table(
     machine: Machine,
     shape: tuple[int, int],
     *,
-    vocabulary: int,
+    tokens: TokenSequence,
     hard: Sequence[int] = (),
     constants: Constants = "kept",
     keys_values: KeysValues = "projected",
@@ -92,7 +93,7 @@ def measure_table(
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> LatencyTable:
     """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `constants`, `keys_values`: as in
-    the plans to come.
+    the plans to come; `tokens`: what rows are made of.
 
     Raises: RuntimeFailure where a session does not run.
     """
@@ -108,7 +109,7 @@ def measure_table(
     def carried_out(plan: Plan) -> ir.Model:
         return apply_plan(model, plan, run_once, examined=examined)
 
-    base_ms, ms = _time(carried_out, whole, variants, machine, shape, vocabulary, seed, progress)
+    base_ms, ms = _time(carried_out, whole, variants, machine, shape, tokens, seed, progress)
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
         measured = {
@@ -182,7 +183,7 @@ def _time(
     variants: Sequence[tuple[Any, Plan]],
     machine: Machine,
     shape: tuple[int, int],
-    vocabulary: int,
+    tokens: TokenSequence,
     seed: int,
     progress: Callable[[int, int], None],
 ) -> tuple[float, dict[Any, float]]:
@@ -193,7 +194,7 @@ def _time(
 
     base, ratios, base_ms = session(whole), dict[Any, float](), list[float]()
     names = [one.name for one in base.get_inputs()]
-    feeds = [(*shape, make_feeds(names, *shape, vocab_size=vocabulary, seed=seed))]
+    feeds = [(*shape, make_feeds(names, *shape, tokens=tokens, seed=seed))]
     for start in range(0, len(variants), _TOGETHER):
         some = variants[start : start + _TOGETHER]
         sessions = {"model": base, **{str(key): session(plan) for key, plan in some}}

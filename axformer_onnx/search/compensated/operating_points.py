@@ -26,6 +26,7 @@ from axformer_onnx.scoring import (
     ROUNDING,
     Drop,
     Machine,
+    default_shapes,
     drop_of,
     judged_drop,
     judged_noise,
@@ -211,9 +212,7 @@ class Builder:
 
     def _measured(self, path: Path) -> list[float]:
         pair = {"source": self._given.source.path, "point": path}
-        rows = latency_of(
-            pair, [self._shape], self._given.reading.vocabulary, self._options.machine, self._options.seed
-        )
+        rows = latency_of(pair, [self._shape], self._given.reading.tokens, self._options.machine, self._options.seed)
         ratio = rows[1].ratio
         assert ratio is not None
         return [ratio.value, ratio.low, ratio.high]
@@ -237,7 +236,7 @@ def shape_of(options: OptimizeOptions, given: Given) -> tuple[int, int]:
     """(batch, length) at which speed counts: the first that was asked for, else one row at the search rows' median length."""
     if options.shapes:
         return options.shapes[0]
-    return 1, int(np.percentile(given.encoded["search"].lengths, 50, method="nearest"))
+    return default_shapes(given.encoded["search"])[0]
 
 
 def within_drop(points: Sequence[Point], drop: float) -> list[Point]:

@@ -228,7 +228,7 @@ def _table(inputs: SearchInputs, units: Sequence[Unit]) -> LatencyTable:
     def measure() -> LatencyTable:
         return measure_table(
             inputs.sessions.model, inputs.sessions.examined, units, machine, shape,
-            vocabulary=given.reading.vocabulary, hard=hard,
+            tokens=given.reading.tokens, hard=hard,
             constants=start.constants, keys_values=start.keys_values, seed=inputs.options.seed,
             progress=lambda done, of: inputs.watch("measuring latencies", done, of),
         )  # fmt: skip

@@ -150,6 +150,7 @@ def _loaded(spool: Spool) -> Divergence:
 def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Sequence[tuple[Rows, Encoded]]) -> None:
     """Write what a worker needs: model, units with the weights of all rungs, rows and their tokens by part."""
     from axformer_passes.io import save_model
+    from axformer_passes.probe import recipe_of
 
     folder.mkdir(parents=True, exist_ok=True)
     save_model(divergence.sessions.model, folder / _MODEL)
@@ -160,6 +161,7 @@ def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Se
         np.savez(folder / f"unit{number}.npz", **arrays)  # type: ignore[arg-type]
     content = {
         "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights,
+        "recipe": recipe_of(divergence.sessions.model),
     }  # fmt: skip
     (folder / _SPOOL).write_bytes(pickle.dumps(content))
 
@@ -169,10 +171,13 @@ def read_spool(folder: Path, provider: str) -> Divergence:
     from axformer_onnx.scoring import StageSessions
     from axformer_onnx.search.compensated.divergence import scorer_of
     from axformer_passes.io import load_model
+    from axformer_passes.probe import describe
     from axformer_passes.stages import writable
 
     content = pickle.loads((folder / _SPOOL).read_bytes())
-    sessions = StageSessions(load_model(folder / _MODEL), provider=provider, threads=1)
+    model = load_model(folder / _MODEL)
+    describe(model, content["recipe"])
+    sessions = StageSessions(model, provider=provider, threads=1)
     units: Sequence[Unit] = content["units"]
     places = {(u.kind, u.layers[0]): writable(sessions.staged.examined, u.layers[0], u.kind) for u in units}
     assert all(place is not None for place in places.values())

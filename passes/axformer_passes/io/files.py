@@ -42,7 +42,16 @@ def load_model(path: str | Path) -> ir.Model:
         except ValueError as error:
             raise ModelError(f"{found}: its nodes cannot be put in order: {first_line(error)}") from None
     _state_shapes_of_weights(model)
+    _leave_unknown_axes_open(model)
     return model
+
+
+def _leave_unknown_axes_open(model: ir.Model) -> None:
+    """A size below zero is how some exporters (paddle2onnx: -1) write an axis of unknown size: it becomes one without a name."""
+    for graph in model.graphs():
+        for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+            if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
+                value.shape = ir.Shape([None if isinstance(n, int) and n < 0 else n for n in value.shape])
 
 
 def _state_shapes_of_weights(model: ir.Model) -> None:

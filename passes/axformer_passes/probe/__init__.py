@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from axformer_passes.probe.facts import Array, Facts, Shape, facts_of
 from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened, widened_model, widening
-from axformer_passes.probe.inputs import BATCH, probe_feeds
+from axformer_passes.probe.inputs import BATCH, probe_feeds, usual_tokens
 from axformer_passes.probe.known_sizes import known
+from axformer_passes.probe.recipe import Recipe, TokenSequence, describe, recipe_of
 from axformer_passes.probe.tracing import Runner, Step, probed, trace, traced
 
 __all__ = [
@@ -18,16 +19,21 @@ __all__ = [
     "HALVES",
     "Array",
     "Facts",
+    "Recipe",
     "Runner",
     "Shape",
     "Step",
+    "TokenSequence",
+    "describe",
     "facts_of",
     "holds",
     "known",
     "probe_feeds",
     "probed",
+    "recipe_of",
     "trace",
     "traced",
+    "usual_tokens",
     "widened",
     "widened_model",
     "widening",

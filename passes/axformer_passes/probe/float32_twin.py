@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from axformer_passes.errors import AxformerError, RuntimeFailure
 from axformer_passes.io import Detached, detached, first_line
+from axformer_passes.probe.recipe import describe, recipe_of
 
 Array = npt.NDArray[Any]
 HALVES = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
@@ -52,7 +53,11 @@ def widened(model: ModelProto, kinds: frozenset[int] = HALVES) -> ModelProto:
 def widened_model(model: ir.Model, kinds: frozenset[int] = HALVES) -> ir.Model:
     """`widened` for an onnx-ir model; the model itself where there is nothing to widen."""
     graph = detached(model)
-    return ir.from_proto(widened(graph.whole(), kinds)) if holds(graph.proto, kinds) else model
+    if not holds(graph.proto, kinds):
+        return model
+    twin: ir.Model = ir.from_proto(widened(graph.whole(), kinds))
+    describe(twin, recipe_of(model))
+    return twin
 
 
 def holds(model: ModelProto, kinds: frozenset[int] = BFLOAT16) -> bool:

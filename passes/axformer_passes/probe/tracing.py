@@ -12,11 +12,12 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from axformer_passes.errors import AxformerError, ModelError
+from axformer_passes.errors import AxformerError, ProbeError
 from axformer_passes.graph import origin
 from axformer_passes.io import Detached, detached
 from axformer_passes.probe.float32_twin import widening
 from axformer_passes.probe.inputs import BATCH, PATCHES, TOKENS, probe_feeds, probe_sizes
+from axformer_passes.probe.recipe import recipe_of
 
 Array = npt.NDArray[Any]
 Runner = Callable[[Detached, Mapping[str, Array]], dict[str, Array]]
@@ -35,7 +36,7 @@ def probed(model: ir.Model, runner: Runner) -> tuple[dict[str, Array], dict[str,
     """(feeds, values) of the first probe that the model accepts.
 
     Only models with open image sides, and inputs of numbers (sound) of open length, are tried more than once.
-    Raises: ModelError with the runner's own words.
+    Raises: ProbeError with the runner's own words; ModelError.
     """
     first: AxformerError | None = None
     for sizes in probe_sizes(model):
@@ -45,7 +46,12 @@ def probed(model: ir.Model, runner: Runner) -> tuple[dict[str, Array], dict[str,
         except AxformerError as error:
             first = first or error
     text = str(first).strip().splitlines()
-    raise ModelError(f"the model does not run on a small probe input: {text[0][:300] if text else first!r}")
+    what, do = (
+        ("the sample", "")
+        if recipe_of(model).sample
+        else ("a small probe input", "; give inputs that it takes: --sample FILE.npz")
+    )
+    raise ProbeError(f"the model does not run on {what}: {text[0][:300] if text else first!r}{do}")
 
 
 def traced(
