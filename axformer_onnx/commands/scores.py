@@ -12,10 +12,12 @@ from axformer_onnx.errors import UsageError
 from axformer_onnx.options import ScoreOptions
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
+    DIVERGENCE,
     ComparisonRecord,
     ModelRecord,
     comparison_record,
     count,
+    divergence,
     html_table,
     megabytes,
     model_record,
@@ -49,6 +51,8 @@ class ScoreResult:
     models: dict[str, ModelRecord]
     comparison: ComparisonRecord | None
     majority_rate: float | None
+    majority_metric: str
+    fidelity: bool
     latency: tuple[LatencyRow, ...]
     macs_shape: str
     labels: tuple[str, ...]
@@ -69,7 +73,10 @@ class ScoreResult:
         """A row a figure: its name, then a cell a model."""
         records, figures = list(self.models.values()), list[tuple[str, ...]]()
         figures += [(name, *(f"{record.metrics[name]:.2f}" for record in records)) for name in records[0].metrics]
-        figures.append(("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records)))
+        if self.fidelity:
+            figures.append((DIVERGENCE, *map(divergence, records)))
+        else:
+            figures.append(("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records)))
         for shape in dict.fromkeys((row.batch, row.length) for row in self.latency):
             rows = [row for row in self.latency if (row.batch, row.length) == shape]
             name = f"{shape[0]} x {shape[1]}"
@@ -108,6 +115,11 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     paths = [model_path(model) for model in options.models]
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError(f"{paths[0]}: given twice; name two different models")
+    if options.task.kind.fidelity and len(paths) == 1:
+        raise UsageError(
+            f"--metric {options.task.metric} compares the answers of two models, only {paths[0]} was named; name the source, then "
+            "the other"
+        )
     step("reading the rows")
     rows = resolve_report(options.task, model_dir=paths[0].parent, data=options.data)
     scored: list[_Scored] = []
@@ -126,9 +138,11 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
     session = options.machine.session(path)
     own = first is None or (path.parent / "tokenizer.json").is_file()
     folder = path.parent if own or first is None else first.path.parent
-    reading = reading_of(path, session, options.task, rows, folder=folder, max_length=options.max_length)
+    # what is compared with the first is read as the first, names of labels included
+    task = first.reading.task if first is not None and options.task.kind.needs_source else options.task
+    reading = reading_of(path, session, task, rows, folder=folder, max_length=options.max_length)
     encoded = reading.encode(rows)
-    source = None if first is None else first.scores.outputs
+    source = None if first is None else reading.label_map.arranged(first.scores.outputs, first.reading.label_map)
     scores = score_session(
         session, encoded, rows, reading.task, reading.label_map, output=reading.output, source=source
     )
@@ -144,6 +158,7 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
 
     first = scored[0]
     batch, length = default_shapes(first.encoded)[0]
+    truncated = [note for one in scored for note in truncation_notes([("report", one.encoded)])]
     comparison = None
     if len(scored) == 2:
         task, a, b = first.reading.task, first.reading.label_map, scored[1].reading.label_map
@@ -160,9 +175,13 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         },
         comparison=comparison,
         majority_rate=first.scores.majority_rate,
+        majority_metric=first.scores.majority_metric,
+        fidelity=first.reading.task.kind.fidelity,
         latency=tuple(latency),
         macs_shape=f"{batch} x {length}",
         labels=tuple(dict.fromkeys(one.reading.label_map.note for one in scored)),
-        notes=tuple(dict.fromkeys(note for one in scored for note in truncation_notes([("report", one.encoded)]))),
+        notes=tuple(
+            dict.fromkeys(note for note in (first.reading.task.kind.note_on("report", rows.labels), *truncated) if note)
+        ),
         warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
     )
