@@ -33,8 +33,9 @@ class Scores:
     loss_per_row    float64[rows], as the task's kind defines it
     metric          name of the main metric on these rows; `value` in points (x 100)
     metrics         every metric that is reported, in points, by name
-    majority_rate   what always answering the most frequent label scores in accuracy, in points; None where that means nothing
+    majority_rate   what always answering the most frequent label scores in `majority_metric`; None where that means nothing
     single_class    the one answer that all rows were given, by name, or None
+    divergence      mean over the rows, from the source's outputs; None where these were not at hand
     """
 
     outputs: FloatArray
@@ -44,6 +45,8 @@ class Scores:
     metrics: Mapping[str, float]
     majority_rate: float | None
     single_class: str | None
+    majority_metric: str = "accuracy"
+    divergence: float | None = None
 
     @property
     def loss(self) -> float:

@@ -114,8 +114,8 @@ REFUSED: list[tuple[dict[str, Any], list[str], str, str]] = [
     (
         {"metric": "f1"},
         ["--metric", "f1"],
-        "--metric is for --task custom, multilabel and embedding; mnli has its own",
-        "metric is for task='custom', multilabel and embedding; mnli has its own",
+        "--metric is for --task custom, multilabel and embedding; mnli has its own, and agreement",
+        "metric is for task='custom', multilabel and embedding; mnli has its own, and agreement",
     ),
     (
         {"output": "models"},

@@ -113,7 +113,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("a.csv", b"\n \n", "the file is empty"),
         ("a.json", b"[]", "no rows"),
         ("a.csv", b"sentence,label\n", "no rows"),
-        ("a.txt", b"x", "the extension is '.txt', expected .jsonl"),
+        ("a.doc", b"x", "the extension is '.doc', expected .jsonl"),
         ("a.parquet", b"no parquet", "not a Parquet file"),
         ("a.jsonl", b'{"sentence": "x", "label": 1}\n{"sentence": \n', "line 2: not JSON"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),

@@ -128,7 +128,10 @@ def print_scores(result: ScoreResult, out: Console) -> None:
     if result.comparison:
         _say(out, f"{result.metric}, second against first: {paired(result.comparison)}")
     if result.majority_rate is not None:
-        _say(out, f"Always answering the most frequent label scores {result.majority_rate:.2f} in accuracy.")
+        _say(
+            out,
+            f"Always answering the most frequent label scores {result.majority_rate:.2f} in {result.majority_metric}.",
+        )
     for line in (*result.labels, *(f"Note: {note}" for note in result.notes)):
         _say(out, line)
     for warning in result.warnings:

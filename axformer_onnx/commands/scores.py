@@ -14,10 +14,12 @@ from axformer_onnx.options import ScoreOptions
 from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.records import Scores
 from axformer_onnx.result.report import (
+    DIVERGENCE,
     ComparisonRecord,
     ModelRecord,
     comparison_record,
     count,
+    divergence,
     html_table,
     megabytes,
     model_record,
@@ -55,6 +57,8 @@ class ScoreResult:
     models: dict[str, ModelRecord]
     comparison: ComparisonRecord | None
     majority_rate: float | None
+    majority_metric: str
+    fidelity: bool
     latency: tuple[LatencyRow, ...]
     macs_shape: str
     labels: tuple[str, ...]
@@ -75,7 +79,10 @@ class ScoreResult:
         """A row a figure: its name, then a cell a model."""
         records, figures = list(self.models.values()), list[tuple[str, ...]]()
         figures += [(name, *(f"{record.metrics[name]:.2f}" for record in records)) for name in records[0].metrics]
-        figures.append(("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records)))
+        if self.fidelity:
+            figures.append((DIVERGENCE, *map(divergence, records)))
+        else:
+            figures.append(("loss", *("not finite" if r.loss is None else f"{r.loss:.4f}" for r in records)))
         for shape in dict.fromkeys((row.batch, row.length) for row in self.latency):
             rows = [row for row in self.latency if (row.batch, row.length) == shape]
             name = f"{shape[0]} x {shape[1]}"
@@ -116,6 +123,11 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError(f"{paths[0]}: given twice; name two different models")
     options = _with_task(options, paths[0])
+    if options.task.kind.fidelity and len(paths) == 1:
+        raise UsageError(
+            f"--metric {options.task.metric} compares the answers of two models, only {paths[0]} was named; name the source, then "
+            "the other"
+        )
     step("reading the rows")
     rows = resolve_report(options.task, model_dir=settings_folder(paths[0]), data=options.data)
     scored: list[_Scored] = []
@@ -148,9 +160,11 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
         folder = settings_folder(first.path)
     model = open_model(path, options.sample, folder=folder)
     at_its_sizes(model, lambda model: probed(model, run_once))
-    reading = reading_of(folder, session, options.task, rows, max_length=options.max_length, sizes=text_sizes(model))
+    # what is compared with the first is read as the first, names of labels included
+    task = first.reading.task if first is not None and options.task.kind.needs_source else options.task
+    reading = reading_of(folder, session, task, rows, max_length=options.max_length, sizes=text_sizes(model))
     encoded = reading.encode(rows)
-    source = None if first is None else first.scores.outputs
+    source = None if first is None else reading.label_map.arranged(first.scores.outputs, first.reading.label_map)
     scores = score_session(
         session, encoded, rows, reading.task, reading.label_map, output=reading.output, source=source
     )
@@ -186,9 +200,20 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         },
         comparison=comparison,
         majority_rate=first.scores.majority_rate,
+        majority_metric=first.scores.majority_metric,
+        fidelity=first.reading.task.kind.fidelity,
         latency=tuple(latency),
         macs_shape=f"{batch} x {length}",
         labels=tuple(dict.fromkeys(one.reading.label_map.note for one in scored)),
-        notes=tuple(dict.fromkeys(note for one in scored for note in _notes(one))),
+        notes=tuple(
+            dict.fromkeys(
+                note
+                for note in (
+                    first.reading.task.kind.note_on("report", rows.labels),
+                    *(n for one in scored for n in _notes(one)),
+                )
+                if note
+            )
+        ),
         warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
     )

@@ -1,6 +1,7 @@
-"""JSONL, JSON, CSV, TSV and Parquet files to named columns; the extension decides, nothing is interpreted.
+"""JSONL, JSON, CSV, TSV, Parquet and text files to named columns; the extension decides, nothing is interpreted.
 
-CSV follows RFC 4180 (quotes). TSV has no quoting, as GLUE's own files need: a stray quote is a character.
+CSV follows RFC 4180 (quotes). TSV has no quoting, as GLUE's own files need: a stray quote is a character. A text file (.txt) has a
+text a line, and no name for it: it is the column that the task asks for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from axformer_onnx.errors import DataError
 
-EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Table:
     found     names of all columns that the file has
     origin    the file, for messages
     numbers   number of each row in the file, counted in `unit` ('line' or 'row') from 1
+    unnamed   a text file, which has one column whatever it is called
     """
 
     columns: dict[str, list[Any]]
@@ -31,6 +33,7 @@ class Table:
     origin: str
     unit: str
     numbers: Sequence[int]
+    unnamed: bool = False
 
     def where(self, index: int) -> str:
         """'file, line 7' for the row at `index`."""
@@ -54,6 +57,8 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     text = _utf8(data, path)
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
+    if extension == ".txt":
+        return _text_lines(path, text, wanted)
     if extension in (".csv", ".tsv"):
         return _delimited(path, text, wanted, tab=extension == ".tsv")
     if extension == ".json" and text.lstrip().startswith("["):
@@ -79,6 +84,13 @@ def _utf8(data: bytes, path: Path) -> str:
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 (mixed encodings?); "
             "save the file again as UTF-8"
         ) from None
+
+
+def _text_lines(path: Path, text: str, wanted: Sequence[str]) -> Table:
+    """A text a line; empty lines are none. Called "text" where that is wanted, else as the first that is."""
+    lines = [(number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    name = "text" if "text" in wanted else wanted[0]
+    return Table({name: [line for _, line in lines]}, (name,), str(path), "line", [n for n, _ in lines], unnamed=True)
 
 
 def _json_lines(path: Path, text: str, wanted: Sequence[str]) -> Table:

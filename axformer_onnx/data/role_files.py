@@ -22,7 +22,8 @@ _HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?", re.ASCII)
 
 
 def find_roles(folder: Path, *, mismatched: bool = False) -> dict[str, list[Path]]:
-    """Files by role. `mismatched` looks for MNLI's mismatched validation and test rows.
+    """Files by role. `mismatched` looks for MNLI's mismatched validation and test rows. A text file beside another format of the
+    same name is left out: it may be anything.
 
     Raises: DataError where no file has a role's name, or one name has two formats.
     """
@@ -51,6 +52,7 @@ def looks_like_hub_name(text: str) -> bool:
 
 
 def _one_format(paths: list[Path]) -> list[Path]:
+    paths = [path for path in paths if path.suffix.lower() != ".txt"] or paths
     shards = [path for path in paths if _SHARD.fullmatch(path.stem)]
     if len(paths) > 1 and (len(shards) != len(paths) or len({path.suffix for path in paths}) > 1):
         raise DataError(f"{paths[0]} and {paths[1].name} play the same role; keep one of them")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.data.formats import Table, read_table
+from axformer_onnx.data.formats import EXTENSIONS, Table, read_table
 from axformer_onnx.errors import DataError
-from axformer_onnx.tasks import Task
+from axformer_onnx.tasks import WITHOUT_LABELS, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def drawn_from_tables(tables: Sequence[Table], task: Task, *, labelled: bool, so
     places: list[str] = []
     for table in tables:
         columns, label_column = task.kind.found_columns(task, table.found, labelled=labelled)
-        _require_columns(table, columns if label_column is None else [*columns, label_column])
+        _require_columns(table, columns, label_column)
         texts += _texts(table, columns)
         places += [table.where(i) for i in range(len(table.numbers))]
         labels += [None] * len(table.numbers) if label_column is None else table.columns[label_column]
@@ -122,15 +122,23 @@ def number_labels(sets: Sequence[Drawn], task: Task) -> list[Rows]:
     ]
 
 
-def _require_columns(table: Table, wanted: Sequence[str]) -> None:
+def _require_columns(table: Table, texts: Sequence[str], label: str | None) -> None:
     if not table.numbers:
         raise DataError(f"{table.origin}: there are no rows")
+    wanted = [*texts, *([label] if label else [])]
     missing = [name for name in wanted if name not in table.columns]
-    if missing:
+    if not missing:
+        return
+    hint = WITHOUT_LABELS if missing == [label] else ""
+    if table.unnamed:
         raise DataError(
-            f"{table.origin}: no column {', '.join(map(repr, missing))}; found: {', '.join(table.found)}. "
-            "Name the text columns with --columns and the label column with --label"
+            f"{table.origin}: a text file has a text a line and nothing else, but the task reads {', '.join(wanted)}; "
+            f"give {', '.join(EXTENSIONS[:-1])}{hint}"
         )
+    raise DataError(
+        f"{table.origin}: no column {', '.join(map(repr, missing))}; found: {', '.join(table.found)}. "
+        f"Name the text columns with --columns and the label column with --label{hint}"
+    )
 
 
 def _texts(table: Table, names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -98,7 +98,9 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         max_length=options.max_length, sizes=text_sizes(source.model),
     )  # fmt: skip
     if options.refit_classifier and reading.task.kind.head_loss is None:
-        raise UsageError(f"--refit-classifier: a task of kind {reading.task.kind.name} has no classifier with labels")
+        raise UsageError(
+            f"--refit-classifier: a task of kind {reading.task.kind.name} has no labels to fit a classifier to"
+        )
     search = SEARCHES[options.search]
     rows = search.rows_by_role(roles)
     encoded = {role: reading.encode(part) for role, part in rows.items()}
@@ -110,7 +112,7 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
             "the classifier was refitted with the labels of the search rows, where that helped (--refit-classifier)"
         )
     scored = [reading.task.kind.note_on(role, rows[role].labels) for role in ("select", "report") if role in rows]
-    unused += [note for note in scored if note]
+    unused += dict.fromkeys(note for note in scored if note)
     fixed = [note for note in (size_note(source.model),) if note]
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
     notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *fixed, *left, *shared)

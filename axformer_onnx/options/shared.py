@@ -29,7 +29,8 @@ class TaskOptions(Options):
     metric: str | None = option(
         None,
         "Of a task of your own. custom: accuracy, f1, macro-f1, mcc, pearson_spearman; multilabel: micro-f1, macro-f1, "
-        "exact-match; embedding: spearman, pearson, cosine.",
+        "exact-match; embedding: spearman, pearson, cosine. Of every task: agreement, which needs no labels: MODEL's own "
+        "answers are taken for right.",
     )
     task: Task = option(
         None,
@@ -60,8 +61,10 @@ class TaskOptions(Options):
 
 def resolved_task(name: str, columns: Sequence[str] | None, label: str | None, metric: str | None) -> Task:
     """The task called `name`, reading these columns. Raises: UsageError."""
-    from axformer_onnx.tasks import custom_task, get_task, is_kind, own_task, with_columns
+    from axformer_onnx.tasks import AGREEMENT, by_agreement, custom_task, get_task, is_kind, own_task, with_columns
 
+    if metric == AGREEMENT:
+        return by_agreement(resolved_task(name, columns, label, None))
     if name.strip().lower() == "custom":
         if columns is None:
             raise UsageError("--task custom needs --columns, for example --columns text_a,text_b")
@@ -69,7 +72,7 @@ def resolved_task(name: str, columns: Sequence[str] | None, label: str | None, m
     if is_kind(name.strip().lower()):
         return own_task(name.strip().lower(), columns, label, metric)
     if metric is not None:
-        raise UsageError(f"--metric is for --task custom, multilabel and embedding; {name} has its own")
+        raise UsageError(f"--metric is for --task custom, multilabel and embedding; {name} has its own, and agreement")
     return with_columns(get_task(name), columns, label)
 
 

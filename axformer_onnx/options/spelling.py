@@ -49,6 +49,8 @@ def _values(name: str, annotation: object) -> list[str]:
         return list(SEARCHES.names)
     if name == "task":
         return ["custom"]
+    if name == "metric":
+        return ["agreement", "pearson_spearman"]
     literals = [
         a for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for a in get_args(part)
     ]

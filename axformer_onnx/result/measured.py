@@ -64,7 +64,7 @@ def outcome(
     source = _judge(options, given, given.source.path, given.source.model, None)
     step("scoring the result on the report rows")
     judged = _judge(
-        options, given, candidate, open_model(candidate, options.sample, folder=given.source.path.parent), source.scores
+        options, given, candidate, open_model(candidate, options.sample, folder=given.source.folder), source.scores
     )
     control = _control(options, given, plan, source.scores, candidate.parent, step)
     step("measuring latency")
@@ -76,7 +76,9 @@ def outcome(
         metric=source.scores.metric,
         labels=given.reading.label_map.note,
         model=str(options.model),
+        fidelity=given.reading.task.kind.fidelity,
         majority_rate=source.scores.majority_rate,
+        majority_metric=source.scores.majority_metric,
         source=source.record,
         candidate=judged.record,
         comparison=judged.against_source,

@@ -23,6 +23,8 @@ class Comparison:
     mcnemar     where the main metric is accuracy, else None
     outcome     of b; decided by McNemar's p < 0.05 for accuracy, else by whether the interval leaves out 0
     verdict     the same as a sentence with the numbers
+    words       the difference in the metric's own words, where it has any
+    interval    what the interval of the difference is
     """
 
     metric: str
@@ -32,6 +34,8 @@ class Comparison:
     mcnemar: McNemar | None
     outcome: Outcome
     verdict: str
+    words: str | None = None
+    interval: str = "interval of the paired bootstrap"
 
 
 def compare(
@@ -48,12 +52,16 @@ def compare(
     label_map_b  where b's logits stand in another order than a's
     """
     kind, metric = task.kind, metric_named(task.kind.name, scores_a.metric)
+    labels = kind.truth(labels, scores_a.outputs, label_map)
     a = kind.answers(scores_a.outputs, scores_a.loss_per_row, labels, label_map)
     b = kind.answers(scores_b.outputs, scores_b.loss_per_row, labels, label_map_b or label_map)
     difference, mcnemar = metric.difference(a, b, seed=seed), metric.exact_test(a, b)
     outcome = _outcome(difference, mcnemar)
     verdict = _sentence(metric, scores_a.value, scores_b.value, difference, mcnemar, outcome)
-    return Comparison(metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict)
+    words = metric.words(a, b, difference)
+    return Comparison(
+        metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict, words, metric.interval
+    )
 
 
 def metric_noise(
@@ -61,6 +69,7 @@ def metric_noise(
 ) -> float:
     """Standard error, in points, of the difference of the task's main metric on paired rows, by bootstrap (1,000 draws).
 
+    labels   as `Kind.truth` gives them
     Read off the central 68.27 % interval: one standard error to either side of a normal distribution.
     """
     kind, metric = task.kind, metric_named(task.kind.name, scores_a.metric)

@@ -159,10 +159,10 @@ def score_warnings(scores: Scores, who: str) -> list[str]:
     found = []
     if scores.single_class is not None:
         found.append(f"{who} gives every row the class {scores.single_class!r}: its score is that of a constant answer")
-    accuracy = scores.metrics.get("accuracy")
-    if accuracy is not None and scores.majority_rate is not None and accuracy <= scores.majority_rate:
+    value = scores.metrics.get(scores.majority_metric)
+    if value is not None and scores.majority_rate is not None and value <= scores.majority_rate:
         found.append(
-            f"{who} is right in {accuracy:.2f} % of the rows, no more than always answering the most frequent "
+            f"{who} scores {value:.2f} % in {scores.majority_metric}, no more than always answering the most frequent "
             f"label ({scores.majority_rate:.2f} %)"
         )
     return found

@@ -53,6 +53,7 @@ def judged_noise(drop: Drop) -> float:
 def drop_of(source: Scores, found: Scores, labels: npt.NDArray[Any], task: Task, label_map: LabelMap) -> Drop:
     """The drop of `found` below the source, both on these rows."""
     measured = source.value - found.value
+    labels = task.kind.truth(labels, source.outputs, label_map)
     noise = metric_noise(source, found, labels, task, label_map)
     expected = task.kind.expected_drop(source.outputs, found.outputs, labels, source.metric, label_map)
     return Drop(measured, noise, expected)

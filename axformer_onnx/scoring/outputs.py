@@ -12,7 +12,7 @@ from axformer_onnx.data import Encoded, Rows, batches
 from axformer_onnx.errors import DataError, RuntimeFailure
 from axformer_onnx.records import FloatArray, Scores
 from axformer_onnx.runtime import run_session
-from axformer_onnx.tasks import LabelMap, Output, Task, metric_named
+from axformer_onnx.tasks import Kind, LabelMap, Output, Task, metric_named
 
 
 def evaluate(
@@ -34,6 +34,7 @@ def evaluate(
     if len(wrong):
         raise RuntimeFailure(f"the model puts out nan or infinity for {len(wrong)} rows, the first is row {wrong[0]}")
     losses = kind.losses(outputs, labels, label_map, source)
+    labels = kind.truth(labels, outputs if source is None else source, label_map)
     answers = kind.answers(outputs, losses, labels, label_map)
     main, names = kind.metric_names(task, answers)
     metrics = {name: metric_named(kind.name, name).value(answers) for name in names}
@@ -44,8 +45,16 @@ def evaluate(
         value=metrics[main],
         metrics=metrics,
         majority_rate=kind.majority_rate(answers),
+        majority_metric=kind.majority_metric,
+        divergence=_divergence(kind, source, outputs),
         single_class=kind.single_answer(answers, label_map),
     )
+
+
+def _divergence(kind: Kind, source: FloatArray | None, outputs: FloatArray) -> float | None:
+    if source is None or source.shape != outputs.shape:
+        return None
+    return float(kind.divergence(source, outputs).mean())
 
 
 def score_session(

@@ -89,8 +89,10 @@ class StageScorer:
         """Standard error, in points, of metric(plan) - metric(base) on these rows."""
         from axformer_onnx.scoring.comparison import metric_noise
 
-        both = self.scores(base), self.scores(plan)
-        return metric_noise(*both, self._rows.labels, self._task, self._label_map)
+        both, labels = (self.scores(base), self.scores(plan)), self._rows.labels
+        if self._task.kind.needs_source:
+            labels = self._task.kind.truth(labels, self._outputs_of_source(), self._label_map)
+        return metric_noise(*both, labels, self._task, self._label_map)
 
     def scores(self, plan: Plan) -> Scores:
         """All scores under `plan`. The last few plans are remembered."""

@@ -16,6 +16,7 @@ from axformer_onnx.statistics.paired import (
     mcnemar_exact,
     ratio_of_medians,
 )
+from axformer_onnx.statistics.proportion import exact_proportion, most_unseen
 from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "bootstrap_sums",
     "class_metric",
     "confusion",
+    "exact_proportion",
     "mcnemar_exact",
+    "most_unseen",
     "number_metric",
     "ratio_of_medians",
     "recalibrated_losses",

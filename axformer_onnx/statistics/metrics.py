@@ -82,6 +82,13 @@ def _macro_f1(counts: FloatArray) -> FloatArray:
     return _ratio((_f1_per_class(counts) * present).sum(axis=-1), present.sum(axis=-1).astype(np.float64))
 
 
+def _macro_recall(counts: FloatArray) -> FloatArray:
+    """Mean over the classes that are a label of some row of the part of them that is guessed."""
+    labels = counts.sum(axis=-1)
+    right = _ratio(np.diagonal(counts, axis1=-2, axis2=-1), labels)
+    return _ratio(right.sum(axis=-1), (labels > 0).sum(axis=-1).astype(np.float64))
+
+
 def _mcc(counts: FloatArray) -> FloatArray:
     """Matthews' correlation for K classes (Gorodkin 2004); 0 where labels or guesses are all one class."""
     labels, guesses = counts.sum(axis=-1), counts.sum(axis=-2)
@@ -101,5 +108,6 @@ _CLASS_METRICS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "macro-f1": _macro_f1,
+    "macro-recall": _macro_recall,
     "mcc": _mcc,
 }

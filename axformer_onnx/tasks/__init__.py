@@ -6,6 +6,7 @@ answer is worth.
 
 from __future__ import annotations
 
+from axformer_onnx.tasks.agreement import AGREEMENT, by_agreement
 from axformer_onnx.tasks.classification import CLASSIFICATION
 from axformer_onnx.tasks.definitions import GLUE, custom_task, get_task, is_kind, own_task, with_columns
 from axformer_onnx.tasks.embedding import EMBEDDING, pooling_of
@@ -13,15 +14,26 @@ from axformer_onnx.tasks.labels import label_ids, match_labels, model_label_name
 from axformer_onnx.tasks.metrics import Answers, Metric, metric_named, register_metric
 from axformer_onnx.tasks.multilabel import MULTILABEL
 from axformer_onnx.tasks.outputs import Output, Positions, logits_of
-from axformer_onnx.tasks.protocol import HeadLoss, Kind, LabelColumn, LabelMap, Task, kind_named, register
+from axformer_onnx.tasks.protocol import (
+    WITHOUT_LABELS,
+    HeadLoss,
+    Kind,
+    LabelColumn,
+    LabelMap,
+    Task,
+    kind_named,
+    register,
+)
 from axformer_onnx.tasks.regression import REGRESSION
 
 __all__ = [
+    "AGREEMENT",
     "CLASSIFICATION",
     "EMBEDDING",
     "GLUE",
     "MULTILABEL",
     "REGRESSION",
+    "WITHOUT_LABELS",
     "Answers",
     "HeadLoss",
     "Kind",
@@ -31,6 +43,7 @@ __all__ = [
     "Output",
     "Positions",
     "Task",
+    "by_agreement",
     "custom_task",
     "get_task",
     "is_kind",

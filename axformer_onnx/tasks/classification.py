@@ -17,9 +17,10 @@ import numpy.typing as npt
 from axformer_onnx.errors import DataError
 from axformer_onnx.records import FloatArray
 from axformer_onnx.statistics import best_temperature, class_metric, confusion, recalibrated_losses
+from axformer_onnx.tasks.agreement_metrics import UnchangedMetric
 from axformer_onnx.tasks.labels import label_ids, match_logits
 from axformer_onnx.tasks.metrics import Answers, ClassMetric, metric_named, register_metric
-from axformer_onnx.tasks.protocol import Array, Kind, LabelColumn, LabelMap, Task, register
+from axformer_onnx.tasks.protocol import WITHOUT_LABELS, Array, Kind, LabelColumn, LabelMap, Task, register
 
 
 class Classification(Kind):
@@ -31,6 +32,7 @@ class Classification(Kind):
     recalibrates = True
     weighs_rows = True
     head_loss = "cross-entropy"
+    agreement = (UnchangedMetric("agreement"), ClassMetric("macro-agreement", partial(class_metric, "macro-recall")))
 
     def numbered(self, task: Task, sets: Sequence[LabelColumn]) -> tuple[list[Array], tuple[str, ...]]:
         """Names are matched with the task's; for a task without names they are numbered in sorted order."""
@@ -158,9 +160,9 @@ def _refusal(value: object, number: int | None, task: Task) -> str:
     names = ", ".join(f"{i} {name}" for i, name in enumerate(task.labels))
     expected = f"expected {names}" if names else "expected 0, 1, 2, ..."
     if value is None or value == "":
-        return f"the label is missing; {expected}"
+        return f"the label is missing; {expected}{WITHOUT_LABELS}"
     if number == -1:
-        return f"the label is -1, which marks rows without a published label; use labelled rows ({expected})"
+        return f"the label is -1, which marks rows without a published label; use labelled rows ({expected}){WITHOUT_LABELS}"
     if number is not None:
         return f"label {number} is out of range; {expected}"
     return f"label {value!r:.60} is not a label of task {task.name}; {expected}"

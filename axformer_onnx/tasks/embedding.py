@@ -50,6 +50,7 @@ class Embedding(Kind):
     main_metric = "spearman"
     apart = True
     needs_source = True
+    agreement = (LikenessMetric("agreement"), NumberMetric("spearman"))
 
     def wanted(self, task: Task, *, labelled: bool) -> tuple[str, ...]:
         """The task's own columns, and others that hold texts."""

@@ -49,10 +49,14 @@ class Answers:
 
 
 class Metric(abc.ABC):
-    """A figure of a model on rows, and whether another model's is better on the same rows."""
+    """A figure of a model on rows, and whether another model's is better on the same rows.
+
+    interval   what the interval of `difference` is, for reports
+    """
 
     name: str
     unit: str = UNIT
+    interval: str = "interval of the paired bootstrap"
 
     @abc.abstractmethod
     def value(self, answers: Answers) -> float:
@@ -65,6 +69,14 @@ class Metric(abc.ABC):
     def exact_test(self, a: Answers, b: Answers) -> McNemar | None:
         """The exact paired test that decides in the interval's place, or None."""
         return None
+
+    def words(self, a: Answers, b: Answers, difference: Interval) -> str | None:
+        """The difference in words of its own, or None: points with their interval say it all."""
+        return None
+
+    def applies(self, answers: Answers) -> bool:
+        """Does the figure mean anything on these rows?"""
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +113,10 @@ class NumberMetric(Metric):
     def difference(self, a: Answers, b: Answers, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
         """By draws of rows."""
         return bootstrap_numbers(self.name, a.labels, a.given, b.given, draws=draws, seed=seed, level=level)
+
+    def applies(self, answers: Answers) -> bool:
+        """Where every row has a number."""
+        return not np.isnan(answers.labels).any()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from axformer_onnx.errors import DataError
 from axformer_onnx.records import FloatArray
+from axformer_onnx.tasks.agreement_metrics import DecisionsMetric, UnchangedMetric
 from axformer_onnx.tasks.labels import label_ids, match_logits
 from axformer_onnx.tasks.metrics import Answers, SetMetric, register_metric
-from axformer_onnx.tasks.protocol import Array, Kind, LabelColumn, LabelMap, Task, register
+from axformer_onnx.tasks.protocol import WITHOUT_LABELS, Array, Kind, LabelColumn, LabelMap, Task, register
 
 ALL = ("micro-f1", "macro-f1", "exact-match")
 PROBLEM = "multi_label_classification"
@@ -36,6 +37,7 @@ class Multilabel(Kind):
     named = True
     weighs_rows = True
     head_loss = "binary cross-entropy"
+    agreement = (UnchangedMetric("agreement", "label sets"), DecisionsMetric("decisions"))
 
     def numbered(self, task: Task, sets: Sequence[LabelColumn]) -> tuple[list[Array], tuple[str, ...]]:
         """Sets of names, vectors of 0 and 1, or lists of ids (where not all rows are vectors of one length)."""
@@ -126,7 +128,7 @@ def _items(value: object, place: str) -> list[Any]:
         parts = value.split(";" if ";" in value else ",")
         return [part.strip() for part in parts if part.strip()]
     if not isinstance(value, list):
-        raise DataError(f"{place}: the labels are missing, expected {Multilabel.label_words}")
+        raise DataError(f"{place}: the labels are missing, expected {Multilabel.label_words}{WITHOUT_LABELS}")
     for item in value:
         if not isinstance(item, (str, int, float)) or (isinstance(item, float) and not item.is_integer()):
             raise DataError(f"{place}: {item!r:.40} is among the labels, expected {Multilabel.label_words}")

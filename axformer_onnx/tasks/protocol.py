@@ -13,17 +13,20 @@ import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.errors import DataError, UsageError
 from axformer_onnx.records import FloatArray
+from axformer_onnx.tasks.agreement_metrics import UnchangedMetric
 from axformer_onnx.tasks.metrics import Answers, Metric
 from axformer_onnx.tasks.outputs import Output, logits_of
 
 Array = npt.NDArray[Any]
+WITHOUT_LABELS = ". For rows without labels there is --metric agreement, which compares with the source's own answers"
+"""The end of a message where a label is missing."""
 HeadLoss = Literal["cross-entropy", "squared error", "binary cross-entropy"]
 
 
@@ -44,6 +47,14 @@ class LabelMap:
     def is_identity(self) -> bool:
         """The data set and the model number the labels alike."""
         return self.order == tuple(range(len(self.order)))
+
+    def arranged(self, outputs: FloatArray, other: LabelMap) -> FloatArray:
+        """Outputs of a model whose columns are `other`'s, with the columns where this map has the same labels."""
+        if self.order == other.order or len(self.order) != len(other.order):
+            return outputs
+        found = np.empty_like(outputs)
+        found[..., list(self.order)] = outputs[..., list(other.order)]
+        return found
 
 
 class LabelColumn(Protocol):
@@ -71,20 +82,26 @@ class Kind(abc.ABC):
     recalibrates     losses of the robust search are taken at the best temperature (`recalibrated_losses`)
     weighs_rows      the search draws rows in proportion to `uncertainty`; else evenly
     head_loss        what a refit of the last linear layer minimises; None: it cannot be refitted
+    agreement        how its answers compare with the source's, the first of them called "agreement" (`tasks.by_agreement`)
+    fidelity         the source's answers are taken for right: figures say how faithful a model is to it, not how accurate
+    majority_metric  the metric that `majority_rate` is a figure of
     """
 
-    name: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]] = ("text",)
-    label: ClassVar[str] = "label"
-    main_metric: ClassVar[str]
-    label_types: ClassVar[tuple[type, ...]] = (str, int, float, type(None))
-    label_words: ClassVar[str] = "a name or a number"
-    named: ClassVar[bool] = False
-    apart: ClassVar[bool] = False
-    needs_source: ClassVar[bool] = False
-    recalibrates: ClassVar[bool] = False
-    weighs_rows: ClassVar[bool] = False
-    head_loss: ClassVar[HeadLoss | None] = None
+    name: str
+    columns: tuple[str, ...] = ("text",)
+    label: str = "label"
+    main_metric: str
+    label_types: tuple[type, ...] = (str, int, float, type(None))
+    label_words: str = "a name or a number"
+    named: bool = False
+    apart: bool = False
+    needs_source: bool = False
+    recalibrates: bool = False
+    weighs_rows: bool = False
+    head_loss: HeadLoss | None = None
+    agreement: tuple[Metric, ...] = (UnchangedMetric("agreement"),)
+    fidelity: bool = False
+    majority_metric: str = "accuracy"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Processes know a kind by its name."""
@@ -146,6 +163,10 @@ class Kind(abc.ABC):
                 f"[{len(labels)}, {len(label_map.order)}] (rows, {'labels' if self.named else 'numbers'})"
             )
 
+    def truth(self, labels: Array, source: FloatArray, label_map: LabelMap) -> Array:
+        """What answers are held against, in the form of labels: the labels. source: the source's outputs on the same rows."""
+        return labels
+
     @abc.abstractmethod
     def losses(self, outputs: FloatArray, labels: Array, label_map: LabelMap, source: FloatArray | None) -> FloatArray:
         """float64[N]. source: the source's outputs on the same rows, where the kind needs them; None: these are the source's."""
@@ -156,7 +177,7 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     def answers(self, outputs: FloatArray, losses: FloatArray, labels: Array, label_map: LabelMap) -> Answers:
-        """What metrics are computed of."""
+        """What metrics are computed of; `given` is in the form of labels."""
 
     def metric_names(self, task: Task, answers: Answers) -> tuple[str, tuple[str, ...]]:
         """(the main metric on these rows, every metric that is reported)."""
@@ -171,7 +192,7 @@ class Kind(abc.ABC):
         return None
 
     def majority_rate(self, answers: Answers) -> float | None:
-        """Accuracy of always giving the most frequent label, in points; None where that means nothing."""
+        """`majority_metric` of always giving the most frequent label, in points; None where that means nothing."""
         return None
 
     def single_answer(self, answers: Answers, label_map: LabelMap) -> str | None:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from axformer_onnx.errors import DataError
 from axformer_onnx.records import FloatArray
+from axformer_onnx.tasks.agreement_metrics import FollowingMetric
 from axformer_onnx.tasks.metrics import Answers, NumberMetric, register_metric
-from axformer_onnx.tasks.protocol import Array, Kind, LabelColumn, LabelMap, Task, register
+from axformer_onnx.tasks.protocol import WITHOUT_LABELS, Array, Kind, LabelColumn, LabelMap, Task, register
 
 ALL = ("pearson_spearman", "pearson", "spearman")
 
@@ -27,6 +28,10 @@ class Regression(Kind):
     name = "regression"
     main_metric = "pearson_spearman"
     head_loss = "squared error"
+    agreement = (
+        FollowingMetric("agreement", "pearson_spearman"),
+        *(FollowingMetric(n, n) for n in ("pearson", "spearman")),
+    )
 
     def numbered(self, task: Task, sets: Sequence[LabelColumn]) -> tuple[list[Array], tuple[str, ...]]:
         """Numbers as they are."""
@@ -72,8 +77,8 @@ def numbers_of(one: LabelColumn, whose: str) -> npt.NDArray[np.float64]:
         except (OverflowError, ValueError):
             numbers[i] = math.nan
         if not math.isfinite(numbers[i]):
-            shown = "missing" if value in (None, "") else f"{value!r:.60}"
-            raise DataError(f"{one.places[i]}: the label is {shown}, expected a number ({whose})")
+            shown, hint = ("missing", WITHOUT_LABELS) if value in (None, "") else (f"{value!r:.60}", "")
+            raise DataError(f"{one.places[i]}: the label is {shown}, expected a number ({whose}){hint}")
     return numbers
 
 

@@ -24,9 +24,10 @@ from axformer_onnx.result.report.record import (
     SearchRecord,
 )
 from axformer_onnx.result.report.terminal import print_report
-from axformer_onnx.result.report.words import count, headline, megabytes, paired, speed
+from axformer_onnx.result.report.words import DIVERGENCE, count, divergence, headline, megabytes, paired, speed
 
 __all__ = [
+    "DIVERGENCE",
     "ComparisonRecord",
     "CompensationRecord",
     "IntervalRecord",
@@ -38,6 +39,7 @@ __all__ = [
     "compensation_record",
     "count",
     "data_records",
+    "divergence",
     "hardware_record",
     "headline",
     "html",

@@ -47,6 +47,7 @@ def model_record(path: Path, scores: Scores, macs: int | None) -> ModelRecord:
         metrics=dict(scores.metrics),
         loss=_finite(scores.loss),
         single_class=scores.single_class,
+        divergence=None if scores.divergence is None else _finite(scores.divergence),
     )
 
 
@@ -56,10 +57,11 @@ def comparison_record(comparison: Comparison) -> ComparisonRecord:
     exact = comparison.mcnemar
     return ComparisonRecord(
         difference=interval_record(comparison.difference),
-        test="exact McNemar" if exact else f"{level} interval of the paired bootstrap",
+        test="exact McNemar" if exact else f"{level} {comparison.interval}",
         p_value=exact.p_value if exact else None,
         worse=comparison.outcome == "worse",
         better=comparison.outcome == "better",
+        words=comparison.words,
     )
 
 

@@ -36,6 +36,7 @@ class ModelRecord(_Record):
     loss           mean loss a row (cross-entropy in nats, or squared error); None if it is not finite
     macs           multiply-accumulates of one forward pass at `Report.macs_shape`; None where not counted
     single_class   the one class that every row was given, or None
+    divergence     mean over the rows, from the source's outputs (`PointRecord`); None for the source itself
     """
 
     sha256: str
@@ -46,6 +47,7 @@ class ModelRecord(_Record):
     metrics: dict[str, float]
     loss: float | None
     single_class: str | None
+    divergence: float | None = None
 
 
 class ComparisonRecord(_Record):
@@ -55,6 +57,7 @@ class ComparisonRecord(_Record):
     p_value      of `test` (two-sided); None where the metric has no exact test
     worse        significantly worse than the source at 5 %
     better       significantly better
+    words        the difference in the metric's own words, where it has any: "6 of 500 answers changed: 1.20 % [0.44, 2.59]"
     """
 
     difference: IntervalRecord
@@ -62,6 +65,7 @@ class ComparisonRecord(_Record):
     p_value: float | None
     worse: bool
     better: bool
+    words: str | None = None
 
 
 class LatencyRecord(_Record):
@@ -188,7 +192,8 @@ class DataRecord(_Record):
 class Report(_Record):
     """One run of optimize, complete.
 
-    majority_rate   accuracy of always answering the most frequent label of the report rows, in points; None
+    fidelity        the source's answers were taken for right: scores say how faithful the result is to it, not how accurate
+    majority_rate   `majority_metric` of always answering the most frequent label of the report rows, in points; None
                     where that means nothing
     control         a random plan of equal size, or None where nothing was removed
     options         the task, and every option of the run that was not its default, by name
@@ -202,7 +207,9 @@ class Report(_Record):
     metric: str
     labels: str
     model: str
+    fidelity: bool = False
     majority_rate: float | None
+    majority_metric: str = "accuracy"
     source: ModelRecord
     candidate: ModelRecord
     comparison: ComparisonRecord

@@ -14,12 +14,17 @@ from axformer_onnx.result.report.record import (
     Report,
 )
 
+DIVERGENCE = "divergence from the source"
+
 
 def headline(report: Report) -> str:
     """One sentence: what came out."""
     if report.is_unchanged:
         return _nothing(report)
     smaller = change(report.source.size_bytes, report.candidate.size_bytes)
+    if report.fidelity:
+        agrees = f"{report.metric} with the source is {report.candidate.score:.2f} ({paired(report.comparison)})"
+        return f"{agrees}: fidelity, not accuracy; size {smaller}, {_speed(report)}."
     verdict = {
         (True, False): "significantly worse than the source",
         (False, True): "significantly better than the source",
@@ -56,7 +61,9 @@ def _nothing(report: Report) -> str:
 
 
 def paired(comparison: ComparisonRecord) -> str:
-    """For example "-0.17 points [-0.92, +0.58], p = 0.71, exact McNemar"."""
+    """For example "-0.17 points [-0.92, +0.58], p = 0.71, exact McNemar"; the metric's own words where it has any."""
+    if comparison.words is not None:
+        return comparison.words
     difference = comparison.difference
     text = f"{difference.value:+.2f} points [{difference.low:+.2f}, {difference.high:+.2f}]"
     if comparison.p_value is not None:
@@ -100,7 +107,9 @@ def figure_rows(report: Report) -> list[tuple[str, str, str, str]]:
         if name != report.metric:
             b, a = before.metrics[name], after.metrics[name]
             rows.append((name, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f} points"))
-    rows.append(("loss", _loss(before), _loss(after), ""))
+    rows.append(
+        (DIVERGENCE, "", divergence(after), "") if report.fidelity else ("loss", _loss(before), _loss(after), "")
+    )
     rows += [row for latency in report.latency for row in _latency_rows(latency)]
     size, parameters = (before.size_bytes, after.size_bytes), (before.parameters, after.parameters)
     rows.append(("file size", megabytes(size[0]), megabytes(size[1]), change(*size)))
@@ -109,6 +118,11 @@ def figure_rows(report: Report) -> list[tuple[str, str, str, str]]:
         name = f"multiply-accumulates, {report.macs_shape}"
         rows.append((name, count(before.macs), count(after.macs), change(before.macs, after.macs)))
     return rows
+
+
+def divergence(model: ModelRecord) -> str:
+    """For example "0.0123"; empty for the source itself."""
+    return "" if model.divergence is None else f"{model.divergence:.4f}"
 
 
 def _loss(model: ModelRecord) -> str:
@@ -138,7 +152,7 @@ def majority_sentence(report: Report) -> str | None:
     """The rate of the most frequent label, or None where there is none."""
     if report.majority_rate is None:
         return None
-    return f"Always answering the most frequent label scores {report.majority_rate:.2f} in accuracy."
+    return f"Always answering the most frequent label scores {report.majority_rate:.2f} in {report.majority_metric}."
 
 
 def search_sentence(report: Report) -> str:
