@@ -206,6 +206,24 @@ def test_without_rows_the_command_asks_for_them(tiny: Path, call: Any) -> None:
     assert err.strip().splitlines()[-1].startswith("error: no data for task mnli")
 
 
+def test_without_labels_the_command_compares_with_the_source(tiny: Path, call: Any) -> None:
+    rows = [json.loads(line) for line in (tiny / "data" / "search.jsonl").read_text().splitlines()]
+    texts = "".join(json.dumps({name: row[name] for name in ("premise", "hypothesis")}) + "\n" for row in rows)
+    Path("texts.jsonl").write_text(texts)
+    code, _, err = call("optimize", "tiny", "--task", "mnli", "--data", "texts.jsonl")
+    assert code == 2 and "no column 'label'" in err
+    (command,) = [line.strip() for line in err.splitlines() if line.strip().startswith("axformer-onnx optimize")]
+    assert command == "axformer-onnx optimize tiny --task mnli --data texts.jsonl --metric agreement"
+    code, out, _ = call(*shlex.split(command)[1:], "--dry-run")
+    assert code == 0 and "fidelity, not accuracy" in out
+
+
+def test_where_no_option_helps_no_command_is_named(tiny: Path, call: Any) -> None:
+    (tiny / "tokenizer.json").unlink()
+    code, _, err = call("optimize", "tiny", "--task", "mnli", "--data", tiny / "data")
+    assert code == 2 and "no tokenizer.json" in err and "To go on" not in err
+
+
 def test_a_dry_run_for_machines(tiny: Path, call: Any) -> None:
     code, out, _ = call("optimize", "tiny", "--task", "mnli", "--speedup", "2", "--dry-run", "--json")
     told = json.loads(out)

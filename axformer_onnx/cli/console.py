@@ -42,7 +42,7 @@ def print_preview(seen: Preview, out: Console, *, notes: bool) -> None:
     out.print(table)
     for note in seen.notes if notes else ():
         _say(out, f"Note: {note}")
-    if seen.problem is not None:
+    if seen.problem is not None and seen.command:
         _say(out, "To go on:")
         out.print(Text(f"  {printable(seen.command)}"), soft_wrap=True)
 

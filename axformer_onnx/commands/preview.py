@@ -13,7 +13,7 @@ from axformer_onnx.errors import AxformerError, DataError
 from axformer_onnx.inputs import Given, Source, likely_tasks, locate, not_stated, open_source, read_rows, stated_task
 from axformer_onnx.options import OptimizeOptions, flag
 from axformer_onnx.searches import expected_seconds
-from axformer_onnx.tasks import is_kind, model_label_names
+from axformer_onnx.tasks import AGREEMENT, by_agreement, is_kind, model_label_names
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
@@ -26,7 +26,8 @@ class Preview:
     source    the model, examined
     given     rows and tokens; None where something is missing
     seconds   how long it will take on this machine, (shortest, longest); None where something is missing
-    problem   what is missing, and the command that goes on; None: nothing
+    problem   what is missing; None: nothing
+    command   the shortest that goes on; empty where no other options help
     """
 
     options: OptimizeOptions
@@ -89,7 +90,7 @@ def preview(options: OptimizeOptions, step: Callable[[str], None] = lambda text:
     try:
         given = read_rows(options, source)
     except DataError as error:
-        return Preview(options, source, None, None, error, _command(asked, data=asked.data is None), tuple(notes))
+        return Preview(options, source, None, None, error, _way_on(asked, options, source), tuple(notes))
     given = dataclasses.replace(given, notes=(*notes, *given.notes))
     seconds = expected_seconds(options, given)
     return Preview(options, source, given, seconds, None, _command(asked), given.notes)
@@ -100,6 +101,20 @@ def _without_task(asked: OptimizeOptions, options: OptimizeOptions, source: Sour
     task = likely[0] if likely else "TASK"
     lacking = asked.data is None and not (source.folder / "data").is_dir()
     return Preview(options, source, None, None, problem, _command(asked, task=task, data=lacking), notes)
+
+
+def _way_on(asked: OptimizeOptions, options: OptimizeOptions, source: Source) -> str:
+    """The command that goes on where rows could not be read: with rows, or without labels; empty where neither helps."""
+    if asked.data is None:
+        return _command(asked, data=True)
+    if options.metric is not None or options.task.kind.fidelity:
+        return ""
+    unlabelled = options.model_copy(update={"metric": AGREEMENT, "task": by_agreement(options.task)})
+    try:
+        read_rows(unlabelled, source)
+    except AxformerError:
+        return ""
+    return f"{_command(asked)} --metric {AGREEMENT}"
 
 
 def _command(asked: OptimizeOptions, *, task: str | None = None, data: bool = False) -> str:
