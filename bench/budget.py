@@ -244,7 +244,7 @@ def others(
         graphs["axformer"] = a.axformer_graph
     task = get_task(a.task)
     rows = resolve_report(task, model_dir=a.model.parent, data=a.search_data or a.data)
-    reading = reading_of(a.model, make_session(a.model), task, rows)
+    reading = reading_of(a.model.parent, make_session(a.model), task, rows)
     from axformer_onnx.data.encoding import batches
 
     names = [one.name for one in make_session(a.model).get_inputs()]
@@ -264,7 +264,7 @@ def table_rows(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine,
     """One row a graph: score on the report rows against the source, and latency at batch 1 and 8."""
     task = get_task(a.task)
     rows = resolve_report(task, model_dir=a.model.parent, data=a.data)
-    reading = reading_of(a.model, make_session(a.model), task, rows)
+    reading = reading_of(a.model.parent, make_session(a.model), task, rows)
     encoded = reading.encoder.encode(rows)
     shapes = list(dict.fromkeys([shape, (1, a.length), (8, a.length)]))
     latency = latency_of(graphs, shapes, reading.tokens, machine, a.seed)

@@ -31,7 +31,8 @@ from axformer_onnx.tasks.labels import with_label_names
 from axformer_passes.apply import reweighted
 from axformer_passes.blocks.projections import projection
 from axformer_passes.cut.new_weights import Weights, weight_key
-from axformer_passes.io.files import load_model, model_path
+from axformer_passes.io.files import load_model
+from axformer_passes.io.layout import model_path
 from axformer_passes.plan import Plan
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -85,7 +86,7 @@ def measure(a: argparse.Namespace, path: Path) -> dict[str, Any]:
     config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
     task = get_task(a.task)
     roles = resolve(task, model_dir=path.parent, data=a.data, search_data=a.search_data)
-    reading = reading_of(path, make_session(path), with_label_names(task, config), roles.report)
+    reading = reading_of(path.parent, make_session(path), with_label_names(task, config), roles.report)
     report = reading.encoder.encode(roles.report)
     model = load_model(path)
     sessions = StageSessions(model, threads=a.threads)

@@ -181,7 +181,7 @@ def agreement(a: argparse.Namespace, graphs: Mapping[str, Path]) -> dict[str, An
     task = get_task(a.task)
     rows: Rows = resolve_report(task, model_dir=a.model.parent, data=a.data)
     rows = rows.take(np.arange(min(ROWS, len(rows))))
-    encoded = reading_of(a.model, make_session(a.model), task, rows).encoder.encode(rows)
+    encoded = reading_of(a.model.parent, make_session(a.model), task, rows).encoder.encode(rows)
     found: dict[str, Any] = {"rows": len(rows)}
     for name, path in graphs.items():
         on_cpu = outputs(make_session(path), encoded)

@@ -34,7 +34,8 @@ from axformer_onnx.search.greedy.walk import walk
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.labels import with_label_names
 from axformer_passes.apply import apply_plan
-from axformer_passes.io.files import load_model, model_path, save_model
+from axformer_passes.io.files import load_model, save_model
+from axformer_passes.io.layout import model_path
 from axformer_passes.plan import Plan
 from axformer_passes.recognise.examination import recognise
 
@@ -125,7 +126,7 @@ def main() -> None:
     config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
     roles = resolve(task, model_dir=path.parent, data=a.data, search_data=a.search_data)
     rows = roles.search.take(np.arange(min(a.rows, len(roles.search))))
-    reading = reading_of(path, make_session(path), with_label_names(task, config), rows)
+    reading = reading_of(path.parent, make_session(path), with_label_names(task, config), rows)
     encoded = reading.encoder.encode(rows)
     model = load_model(path)
     anatomy = recognise(model, run_once)

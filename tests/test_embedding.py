@@ -15,7 +15,7 @@ from axformer_onnx.commands import score
 from axformer_onnx.data.encoding import Encoder
 from axformer_onnx.data.roles import resolve
 from axformer_onnx.data.rows import Rows, read_rows
-from axformer_onnx.errors import DataError, UsageError
+from axformer_onnx.errors import DataError, ModelError, UsageError
 from axformer_onnx.options import ScoreOptions
 from axformer_onnx.runtime.sessions import make_session, run_once
 from axformer_onnx.scoring import Machine, reading_of, score_file
@@ -28,7 +28,7 @@ tiny_tasks = pytest.importorskip("tiny_tasks", reason="needs the [export] extra 
 TASK, MAP = own_task("embedding"), LabelMap((), (), "")
 
 
-def expected_embeddings(checkpoint: Path, texts: list[str], pooling: str) -> np.ndarray:
+def expected_embeddings(checkpoint: Path, texts: list[str], pooling: str, length_one: bool = True) -> np.ndarray:
     """One text at a time, so that there is no padding: mean, first token or maximum of torch's hidden states, of length 1."""
     import torch
     from transformers import BertModel
@@ -40,7 +40,7 @@ def expected_embeddings(checkpoint: Path, texts: list[str], pooling: str) -> np.
         with torch.no_grad():
             states = model(input_ids=ids).last_hidden_state[0].double().numpy()
         by = {"mean_tokens": states.mean(axis=0), "cls_token": states[0], "max_tokens": states.max(axis=0)}
-        found.append(by[pooling] / np.linalg.norm(by[pooling]))
+        found.append(by[pooling] / (np.linalg.norm(by[pooling]) if length_one else 1.0))
     return np.stack(found)
 
 
@@ -65,13 +65,67 @@ def test_exported_folder_answers_what_torch_answers_with_pooling_and_normalisati
     assert result.worst_difference is not None and result.worst_difference < 1e-5
     texts = tiny_tasks.texts(9, 0)
     rows = Rows(tuple((text,) for text in texts), np.full(9, np.nan), "", "")
-    reading = reading_of(result.path, make_session(result.path), TASK, rows)
+    reading = reading_of(result.path.parent, make_session(result.path), TASK, rows)
     found = score_file(result.path, reading, reading.encode(rows), rows, Machine(threads=1)).outputs
     np.testing.assert_allclose(found[:, 0], expected_embeddings(checkpoint, texts, pooling), atol=2e-6)
     assert reading.encoder.max_length == 20
     _, readout = narrowed(load_model(result.path), run_once)
     assert bool(readout.nodes) == (pooling == "cls_token")
     assert readout.nodes or readout.why
+
+
+@pytest.mark.parametrize("kept_in", ["model.safetensors", "pytorch_model.bin"])
+def test_a_dense_layer_behind_the_pooling_is_in_the_graph_in_its_place(tmp_path: Path, kept_in: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from axformer_onnx.exporting import export
+
+    checkpoint, rng = tiny_tasks.sentence_checkpoint(tmp_path / "in"), np.random.default_rng(0)
+    weight, bias = rng.normal(size=(5, 16)).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    (checkpoint / "2_Dense").mkdir()
+    config = {
+        "in_features": 16,
+        "out_features": 5,
+        "bias": True,
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    }
+    (checkpoint / "2_Dense" / "config.json").write_text(json.dumps(config))
+    state = {"linear.weight": torch.from_numpy(weight), "linear.bias": torch.from_numpy(bias)}
+    if kept_in == "model.safetensors":
+        save_file(state, checkpoint / "2_Dense" / kept_in)
+    else:
+        torch.save(state, checkpoint / "2_Dense" / kept_in)
+    result = export(checkpoint, tmp_path / "out", task="embedding", exporter="torchscript")
+    texts = tiny_tasks.texts(6, 3)
+    rows = Rows(tuple((text,) for text in texts), np.full(6, np.nan), "", "")
+    reading = reading_of(result.path.parent, make_session(result.path), TASK, rows)
+    found = score_file(result.path, reading, reading.encode(rows), rows, Machine(threads=1)).outputs[:, 0]
+    means = expected_embeddings(checkpoint, texts, "mean_tokens", length_one=False)
+    expected = np.tanh(means @ weight.T.astype(np.float64) + bias)
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=2e-6)
+    (checkpoint / "2_Dense" / kept_in).unlink()
+    with pytest.raises(ModelError, match="2_Dense: its weights cannot be read"):
+        export(checkpoint, tmp_path / "again")
+
+
+def test_a_sentence_model_of_the_hub_is_taken_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from axformer_onnx.exporting import export
+
+    snapshot = tmp_path / "hub" / "models--someone--tiny-sentences" / "snapshots" / "0123abc"
+    snapshot.parent.mkdir(parents=True)
+    tiny_tasks.sentence_checkpoint(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    result = export("someone/tiny-sentences", tmp_path / "out", exporter="torchscript")
+    assert result.outputs == ("sentence_embedding",)
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
 
 
 def test_export_of_modules_that_are_not_known_is_refused(tmp_path: Path) -> None:
@@ -81,9 +135,9 @@ def test_export_of_modules_that_are_not_known_is_refused(tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"--exporter optimum does not write|optimum-onnx is not installed"):
         export(checkpoint, tmp_path / "out", exporter="optimum")
     modules = json.loads((checkpoint / "modules.json").read_text())
-    modules[2]["type"] = "sentence_transformers.models.Dense"
+    modules[2]["type"] = "sentence_transformers.models.LayerNorm"
     (checkpoint / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(UsageError, match="Transformer, Pooling, Dense, expected"):
+    with pytest.raises(UsageError, match="Transformer, Pooling, LayerNorm, expected"):
         export(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -94,7 +148,7 @@ def test_hidden_states_are_pooled_outside_the_graph_as_the_folder_says(tmp_path:
     path = tiny_tasks.token_folder(checkpoint, tmp_path / "tokens") / "model.onnx"
     texts = tiny_tasks.texts(11, 1)
     rows = Rows(tuple(itertools.pairwise(texts)), np.full(10, np.nan), "", "")
-    reading = reading_of(path, make_session(path), TASK, rows)
+    reading = reading_of(path.parent, make_session(path), TASK, rows)
     assert "by 1_Pooling/config.json" in reading.label_map.note
     found = score_file(path, reading, reading.encode(rows), rows, Machine(threads=1)).outputs
     assert found.shape == (10, 2, 16)

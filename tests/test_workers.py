@@ -45,7 +45,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Divergence,
 
     folder = tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model", search=160)
     rows = resolve(get_task("mnli"), model_dir=folder).search
-    reading = reading_of(folder / "model.onnx", make_session(folder / "model.onnx"), get_task("mnli"), rows)
+    reading = reading_of(folder, make_session(folder / "model.onnx"), get_task("mnli"), rows)
     sessions = StageSessions(load_model(folder / "model.onnx"), threads=1)
     halves = [rows.take(np.arange(len(rows))[i::2]) for i in range(2)]
     parts = [(half, reading.encoder.encode(half)) for half in halves]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from axformer_onnx.data import length_limit, read_json
 from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
 from axformer_onnx.exporting.quiet import one_line, quiet
-from axformer_onnx.exporting.sentence import FILES, Sentence, is_sentence_folder, sentence_module, sentence_of
+from axformer_onnx.exporting.sentence import FILES, MODULES, Sentence, is_sentence_folder, sentence_module, sentence_of
 
 Attention = Literal["sdpa", "eager"]
 INSTALL = "pip install 'axformer-onnx[export]'"
@@ -36,6 +36,7 @@ _COPIED = (
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model",
     "preprocessor_config.json",
 )  # fmt: skip
+_NOT_OF_TORCH = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "rust_model*", "tf_model*")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -100,9 +101,12 @@ def load_checkpoint(checkpoint: str | Path, attention: Attention | None = None) 
     except ImportError as error:
         raise RuntimeFailure(f"export needs torch and transformers ({one_line(error)}): {INSTALL}") from None
     folder = _folder(checkpoint)
+    if folder is None:
+        _require_reachable(str(checkpoint))
+        folder, given = _sentence_snapshot(str(checkpoint)), str(checkpoint)
+    else:
+        given = folder.resolve().name
     source, local = str(folder or checkpoint), folder is not None
-    if not local:
-        _require_reachable(source)
     sentence = sentence_of(folder) if folder is not None and is_sentence_folder(folder) else None
     config = _guarded(source, lambda: transformers.AutoConfig.from_pretrained(source, local_files_only=local))
     head = SENTENCE if sentence else _head(source, config)
@@ -117,11 +121,10 @@ def load_checkpoint(checkpoint: str | Path, attention: Attention | None = None) 
         raise ModelError(
             f"{source}: no weights for {missing[0]} ({len(missing)} missing): the checkpoint is not a fine-tuned {head}"
         )
-    name = folder.resolve().name if folder else str(checkpoint)
     attended = str(module.config._attn_implementation)
     if sentence:
         module = sentence_module(module, sentence)
-    return Checkpoint(name, folder, module.eval(), head, attended, sentence)
+    return Checkpoint(given, folder, module.eval(), head, attended, sentence)
 
 
 def copy_files(checkpoint: Checkpoint, out: Path) -> list[str]:
@@ -191,6 +194,18 @@ def _require_reachable(name: str) -> None:
             f"{name}: no such folder here, and the Hugging Face hub did not give it ({type(error).__name__}): "
             "check the name and the network, or give a local checkpoint folder"
         ) from None
+
+
+def _sentence_snapshot(name: str) -> Path | None:
+    """The folder of the hub's model of that name where it is of sentence-transformers, else None."""
+    import huggingface_hub
+
+    try:
+        with quiet():
+            huggingface_hub.hf_hub_download(name, MODULES)
+            return Path(huggingface_hub.snapshot_download(name, ignore_patterns=list(_NOT_OF_TORCH)))
+    except Exception:  # huggingface_hub's own: there is no such file, or no network and not all of it in the cache
+        return None
 
 
 def _guarded(source: str, load: Any) -> Any:
