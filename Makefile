@@ -33,9 +33,9 @@ test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix
 	$(TEST_ENV) $(BIN5)/python $(PYTEST) --whole-matrix $(TESTS5)
 
-support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix and write docs/support.md
-	$(TEST_ENV) $(BIN5)/python tests/support.py
-	$(TEST_ENV) $(BIN)/python tests/support.py docs/support.md
+support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix (ONLY=family,..: of these alone) and write docs/support.md
+	$(TEST_ENV) $(BIN5)/python tests/support.py --only "$(ONLY)"
+	$(TEST_ENV) $(BIN)/python tests/support.py docs/support.md --only "$(ONLY)"
 
 stub: $(VENV)/.tests ## write the package's face for type checkers, axformer_onnx/__init__.pyi, from the options
 	$(BIN)/python tests/stub.py

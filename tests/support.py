@@ -3,6 +3,9 @@
     python tests/support.py                      in the environment with transformers 5: its rows are kept
     python tests/support.py docs/support.md      in the other one: its own rows, and the page of all
 
+With `--only FAMILY,..` these families are measured, and the page's word is taken for the others: for a family that is new, where
+nothing changed that the others hang on (`make support ONLY=gemma2`).
+
 Files of transformers 5 are called "tf5/dynamo-20". Rows that were measured before, on the same file by the same sources, are not
 measured again: they lie in tests/.cache/support, where the tests (test_support.py) leave theirs too. So an interrupted run goes on
 where it was.
@@ -10,6 +13,7 @@ where it was.
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
 import dataclasses
 import functools
@@ -123,19 +127,23 @@ def _row(case: tuple[str, str]) -> tuple[Row | None, str]:
         return None, f"{type(error).__name__} {' '.join(str(error).split())[:300]}"
 
 
-def main(target: Path | None, processes: int = 2) -> int:
+def main(target: Path | None, only: frozenset[str] = frozenset(), processes: int = 2) -> int:
     """Measure what is not remembered, then write the page, or without `target` what the page needs of this environment.
+
+    only   families to measure; of the others the page's rows are taken. Empty: all
 
     1, and nothing written, where a cell is wrong in value.
     """
-    rows: list[Row] = []
+    stated = [] if not only else _stated(PAGE.read_text(encoding="utf-8"))
+    rows: list[Row] = [row for row in stated if row.family not in only and row.exporter.startswith(FIVE) == IS_FIVE]
+    cases = [case for case in ROWS if case not in {(row.family, row.exporter) for row in rows}]
     with concurrent.futures.ProcessPoolExecutor(processes) as pool:
-        for number, (case, (row, error)) in enumerate(zip(ROWS, pool.map(_row, ROWS), strict=True), start=1):
+        for number, (case, (row, error)) in enumerate(zip(cases, pool.map(_row, cases), strict=True), start=1):
             if row is None:
                 print(f"WRONG {' '.join(case)}: {error}", flush=True)
             else:
                 rows.append(row)
-            print(f"\r{number} of {len(ROWS)}", end="", file=sys.stderr, flush=True)
+            print(f"\r{number} of {len(cases)}", end="", file=sys.stderr, flush=True)
     if len(rows) < len(ROWS):
         return 1
     if target is None:
@@ -143,6 +151,22 @@ def main(target: Path | None, processes: int = 2) -> int:
     else:
         _write(target, rows)
     return 0
+
+
+def _stated(text: str) -> list[Row]:
+    """The rows as a page has them."""
+    from support_cells import OPERATIONS, Refusal, Row
+    from support_page import documented, documented_left
+
+    left = documented_left(text)
+    return [
+        Row(
+            *file,
+            {o: Refusal("", *refusals[o]) if o in refusals else None for o in OPERATIONS},
+            tuple(sorted(Refusal("", *found) for found in left.get(file, ()))),
+        )
+        for file, refusals in documented(text).items()
+    ]
 
 
 def _of_this_environment(rows: list[Row]) -> dict[str, Any]:
@@ -166,4 +190,8 @@ def _write(target: Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("page", nargs="?", type=Path)
+    parser.add_argument("--only", default="", type=lambda text: frozenset(filter(None, text.split(","))))
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.page, arguments.only))
