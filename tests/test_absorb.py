@@ -76,6 +76,7 @@ def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     assert_same(zoo, source, absorbed(source), range(1, 13, 2))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "how", ["torchscript-eager-11", "torchscript-eager-17+ort", "dynamo-20+ortfusions", "dynamo-23"]
 )
@@ -202,6 +203,7 @@ def test_hard_attention_does_not_keep_keys_or_values(mode: Any) -> None:
     assert less >= 2 * saved(zoo, 3, 11) - 3 * zoo.heads * zoo.head_size  # at most one number for each head more
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("family", "exporter"), cases(("bert", "llama"), "torchscript-eager-17", "dynamo-20"))
 def test_compensation_weights_equal_torch(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
@@ -214,6 +216,7 @@ def test_compensation_weights_equal_torch(family: str, exporter: str) -> None:
         assert_close(onnx_outputs(graph, feeds)[0], weighted_outputs(zoo, feeds, plan, weights), f"{batch} x {length}")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", ["bert+fp16", "bert+fp16io", "bert+wfp16", "bert+bf16", "vit+fp16io", "minilm+bf16"])
 def test_half_precision(case: str) -> None:
     family, form = case.split("+")

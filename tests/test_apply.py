@@ -288,6 +288,7 @@ ONCE = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("family", "exporter"), ONCE)
 def test_plans_of_a_model_that_was_examined_once_are_the_bytes_of_examining_it_anew(family: str, exporter: str) -> None:
     model = build(family, exporter)

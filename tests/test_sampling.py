@@ -28,10 +28,18 @@ def test_a_file_that_brings_both_is_taken_before_one_that_brings_either() -> Non
     assert {len(drawn_files(square, seed, 0.0)) for seed in SEEDS} == {9}
 
 
+def test_every_rewrite_of_a_file_is_kept_though_not_every_chain_of_them() -> None:
+    chains = [("bert", f"{base}{rest}") for base in ("a", "b") for rest in ("", "+c", "+d", "+c+d", "+d+e")]
+    for seed in SEEDS:
+        drawn = drawn_files(chains, seed, 0.0)
+        assert {"a", "b", "c", "d", "e"} == {word for _, chain in drawn for word in chain.split("+")}
+        assert len(drawn) == 2
+
+
 def test_a_sample_is_small_and_fifty_seeds_see_nearly_everything() -> None:
     samples = [drawn_files(FILES, seed) for seed in SEEDS]
     assert all(SHARE * len(FILES) - 1 <= len(drawn) < 0.25 * len(FILES) for drawn in samples)
-    assert len(frozenset().union(*samples)) > 0.99 * len(FILES)
+    assert len(frozenset().union(*samples)) > 0.98 * len(FILES)
 
 
 def test_the_sample_does_not_hang_on_the_order_in_which_cases_are_collected() -> None:
