@@ -82,6 +82,17 @@ def test_auto_exports_every_family(tmp_path: Path, family: str) -> None:
     assert [d.dim_param or d.dim_value for d in dims] == ["batch_size", *tokens, 3]
 
 
+@pytest.mark.parametrize("family", ["bart-classifier", "t5-classifier"])
+def test_a_classifier_that_reads_the_end_of_sequence_token_is_exported(tmp_path: Path, family: str) -> None:
+    model = build(family, "torchscript-eager-17", layers=1)
+    unwrapped(model.module).save_pretrained(tmp_path / "in")
+    result = export_model(tmp_path / "in", tmp_path / "out")
+    assert result.inputs == ("input_ids", "attention_mask") and result.outputs[0] == "logits"
+    for batch, length in ((1, 1), (3, 11)):
+        feeds = model.feeds(batch, length)
+        np.testing.assert_allclose(onnx_outputs(result.path, feeds)[0], model.logits(feeds), rtol=1e-5, atol=1e-5)
+
+
 def test_eager_attention_is_written_out_even_at_opset_23(tmp_path: Path) -> None:
     result = export_model(checkpoint(tmp_path / "in"), tmp_path / "out", exporter="dynamo", opset=23, attention="eager")
     operators = [node.op_type for node in onnx.load(result.path).graph.node]
