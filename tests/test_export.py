@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from zoo import build, onnx_outputs, torch_module
+from zoo import build, onnx_outputs, torch_module, unwrapped
 from zoo_export import HAS_OPTIMUM
 from zoo_export_transformers import HAS_TRANSFORMERS_EXPORTER
 
