@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from zoo import build, onnx_outputs, torch_module
+from zoo import build, onnx_outputs, torch_module, unwrapped
 from zoo_export import HAS_OPTIMUM
 from zoo_export_transformers import HAS_TRANSFORMERS_EXPORTER
 
@@ -80,6 +80,17 @@ def test_auto_exports_every_family(tmp_path: Path, family: str) -> None:
     dims = onnx.load(result.path).graph.output[0].type.tensor_type.shape.dim
     tokens = ["sequence_length"] if family == "gpt2-tokens" else []
     assert [d.dim_param or d.dim_value for d in dims] == ["batch_size", *tokens, 3]
+
+
+@pytest.mark.parametrize("family", ["bart-classifier", "t5-classifier"])
+def test_a_classifier_that_reads_the_end_of_sequence_token_is_exported(tmp_path: Path, family: str) -> None:
+    model = build(family, "torchscript-eager-17", layers=1)
+    unwrapped(model.module).save_pretrained(tmp_path / "in")
+    result = export_model(tmp_path / "in", tmp_path / "out")
+    assert result.inputs == ("input_ids", "attention_mask") and result.outputs[0] == "logits"
+    for batch, length in ((1, 1), (3, 11)):
+        feeds = model.feeds(batch, length)
+        np.testing.assert_allclose(onnx_outputs(result.path, feeds)[0], model.logits(feeds), rtol=1e-5, atol=1e-5)
 
 
 def test_eager_attention_is_written_out_even_at_opset_23(tmp_path: Path) -> None:

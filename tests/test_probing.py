@@ -11,10 +11,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from axformer_onnx.commands import apply, inspect_model
+from axformer_onnx.commands import apply, inspect_model, optimize
 from axformer_onnx.errors import ModelError, UsageError
+from axformer_onnx.options import OptimizeOptions, make
 from axformer_onnx.probing import open_model, recipe_in, spoken
 from axformer_onnx.runtime import make_feeds, run_once
+from axformer_onnx.search.compensated import latency_table
 from axformer_passes.apply import apply_plan, narrowed
 from axformer_passes.plan import Plan
 from axformer_passes.probe import Recipe, TokenSequence, describe, probe_feeds, probed, recipe_of
@@ -27,12 +29,12 @@ from torch_oracle import masked_outputs  # noqa: E402
 from zoo import ZooModel, build, onnx_outputs  # noqa: E402
 
 END = 2
-PLAN = Plan().without_heads(0, [1]).without_neurons(1, range(20)).without_attention(2).with_hard_attention(3, 2)
+PLAN = Plan().without_heads(0, [1]).without_attention(1).without_neurons(2, range(20)).with_hard_attention(2, 2)
 
 
 @pytest.fixture(scope="module")
 def bart() -> ZooModel:
-    return build("bart-classifier", "torchscript-eager-17")
+    return build("bart-classifier", "torchscript-eager-17", layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_a_sequence_to_sequence_classifier_goes_through_inspect_and_apply(
     folder: Path, bart: ZooModel, tmp_path: Path
 ) -> None:
     found = inspect_model(folder)
-    assert [layer.attention is not None for layer in found.anatomy.layers] == [True] * 6 and not found.anatomy.refused
+    assert [layer.attention is not None for layer in found.anatomy.layers] == [True] * 3 and not found.anatomy.refused
     assert_as_torch(bart, apply(PLAN, folder, tmp_path / "out.onnx"), PLAN)
 
 
@@ -136,12 +138,24 @@ def test_without_tokenizer_and_config_a_refusal_says_what_to_give(bare: Path) ->
         inspect_model(bare)
 
 
+@pytest.mark.slow
+def test_a_sequence_to_sequence_classifier_goes_through_a_compensated_search(
+    folder: Path, bart: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(latency_table, "ROUNDS", 5)
+    asked = {"task": "mnli", "effort": "low", "speedup": 1.1, "length": 8, "threads": 1, "max_search_rows": 60}
+    result = optimize(make(OptimizeOptions, {"model": folder, "output": tmp_path / "out", **asked}))
+    assert result.report.candidate.parameters < result.report.source.parameters
+    assert not inspect_model(result.output).anatomy.refused
+
+
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_sample_is_what_a_model_is_tried_on(bare: Path, bart: ZooModel, tmp_path: Path) -> None:
     sample = sample_of(bart, tmp_path / "sample.npz")
-    assert len(inspect_model(bare, sample=sample).anatomy.layers) == 6
+    assert len(inspect_model(bare, sample=sample).anatomy.layers) == 3
     given = np.load(sample)
     assert probed(open_model(bare, sample), run_once)[0]["input_ids"].tolist() == given["input_ids"][:2].tolist()
     assert_as_torch(bart, apply(PLAN, bare, tmp_path / "out.onnx", sample=sample), PLAN)

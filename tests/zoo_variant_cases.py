@@ -1,7 +1,7 @@
 """Which variants of which exports are worth testing, and how near each is to the export that it was made from.
 
 VARIANT_CASES            (family, "exporter+variant"): every variant of BERT, the important ones of five more families
-FURTHER_VARIANT_CASES    the important ones of all other families
+FURTHER_VARIANT_CASES    the important ones of all other families but those of the same blocks
 UNVARIABLE               what the tools themselves cannot do, with the reason: their file does not run, or there is none
 """
 
@@ -24,6 +24,8 @@ _BERT = (
     *("dynamo-23+" + variant for variant in ("onnxslim", "onnxsim", "ortfusions", "fp16", "bf16", "functions")),
     "dynamo-eager-20+ortfusions",
 )  # fmt: skip
+_SAME_BLOCKS = ("bart-classifier", "mbart-classifier", "t5-classifier", "umt5-classifier")
+"""Made of the blocks of families that are varied."""
 _CORE = ("distilbert", "roberta", "minilm", "vit", "gpt2")
 
 _ONE_ROW = (
@@ -82,5 +84,5 @@ VARIANT_CASES: list[tuple[str, str]] = [
     *_based(_CORE, IMPORTANT),
 ]
 FURTHER_VARIANT_CASES: list[tuple[str, str]] = _based(
-    [family for family in (*FAMILIES, *FURTHER_FAMILIES) if family not in ("bert", *_CORE)], IMPORTANT
+    [family for family in (*FAMILIES, *FURTHER_FAMILIES) if family not in ("bert", *_CORE, *_SAME_BLOCKS)], IMPORTANT
 )

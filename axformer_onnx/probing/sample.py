@@ -35,9 +35,10 @@ def read_sample(path: Path, model: ir.Model) -> dict[str, Array]:
 def _arrays(path: Path) -> dict[str, Array]:
     hint = "write it with numpy.savez(FILE, input_ids=..., ...), an array for each input"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"--sample {path}: one array, expected an .npz file; {hint}")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise UsageError(f"--sample {path}: one array, expected an .npz file; {hint}")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UsageError(f"--sample {path}: no such file; {hint}") from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -22,9 +21,8 @@ import onnx_ir as ir
 from axformer_onnx.errors import AxformerError, ProbeError, RuntimeFailure
 from axformer_onnx.runtime import make_session, run_session
 from axformer_passes.io import detached
-from axformer_passes.probe import TokenSequence, describe, probe_feeds, recipe_of
+from axformer_passes.probe import TokenSequence, convolved, describe, probe_feeds, recipe_of
 
-logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Sizes = dict[str, int]
 """Size of each open axis of the inputs, by its name."""
@@ -42,6 +40,8 @@ def at_its_sizes(model: ir.Model, use: Callable[[ir.Model], Answer]) -> Answer:
 
     Raises: what `use` raises.
     """
+    if recipe_of(model).sample:  # it runs on that, whatever it is about other sizes
+        _fix(model, _found(model))
     try:
         return use(model)
     except (ProbeError, RuntimeFailure):
@@ -49,7 +49,6 @@ def at_its_sizes(model: ir.Model, use: Callable[[ir.Model], Answer]) -> Answer:
         if not sizes:
             raise
     _fix(model, sizes)
-    logger.info("%s", size_note(model))
     return use(model)
 
 
@@ -89,15 +88,15 @@ def _found(model: ir.Model) -> Sizes:
     sizes = next((sizes for sizes in itertools.islice(tried, MOST_TRIED) if trial.runs(sizes)), None)
     if sizes is None:
         return {}
-    return {name: n for name, n in sizes.items() if not all(trial.runs({**sizes, name: m}) for m in (n + 1, 2 * n + 3))}
+    return {name: n for name, n in sizes.items() if not any(trial.runs({**sizes, name: m}) for m in (n + 1, 2 * n + 3))}
 
 
 def _open_axes(model: ir.Model) -> dict[str, list[tuple[ir.Value, int]]]:
-    """Where each open axis of the inputs stands, by its name; those without a name by their input's."""
+    """Where each open axis of the inputs stands, by its name; those without a name by their input's. Not sides of images."""
     found: dict[str, list[tuple[ir.Value, int]]] = {}
     for value in model.graph.inputs:
         for axis, size in enumerate(value.shape or ()):
-            if not isinstance(size, int):
+            if not isinstance(size, int) and axis not in convolved(value, 1):
                 found.setdefault(size.value or f"{value.name}[{axis}]", []).append((value, axis))
     return found
 
@@ -187,6 +186,8 @@ class _Trial:
 
 def _fix(model: ir.Model, sizes: Sizes) -> None:
     """State these sizes wherever the model names their axes."""
+    if not sizes:
+        return
     for name, places in _open_axes(model).items():
         for value, axis in places if name in sizes else ():
             _set(value, axis, sizes[name])

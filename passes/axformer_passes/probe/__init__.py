@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from axformer_passes.probe.facts import Array, Facts, Shape, facts_of
 from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened, widened_model, widening
-from axformer_passes.probe.inputs import BATCH, probe_feeds, usual_tokens
+from axformer_passes.probe.inputs import BATCH, convolved, probe_feeds, usual_tokens
 from axformer_passes.probe.known_sizes import known
 from axformer_passes.probe.recipe import Recipe, TokenSequence, describe, recipe_of
 from axformer_passes.probe.tracing import Runner, Step, probed, trace, traced
@@ -24,6 +24,7 @@ __all__ = [
     "Shape",
     "Step",
     "TokenSequence",
+    "convolved",
     "describe",
     "facts_of",
     "holds",

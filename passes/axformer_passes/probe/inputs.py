@@ -124,7 +124,7 @@ def _probe(value: ir.Value, batch: int, tokens: int, patches: int, rng: np.rando
         if "position" in name:
             return np.broadcast_to(np.arange(shape[-1] if shape else 1), shape).astype(dtype)
         sequence = recipe.sequence(name) if len(shape) == 2 else None
-        return (sequence.rows(*shape, rng) if sequence else rng.integers(2, 8, shape)).astype(dtype)
+        return (sequence.rows(shape[0], shape[1], rng) if sequence else rng.integers(2, 8, shape)).astype(dtype)
     return np.asarray(rng.normal(size=shape)).astype(dtype)
 
 

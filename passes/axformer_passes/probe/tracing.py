@@ -45,13 +45,10 @@ def probed(model: ir.Model, runner: Runner) -> tuple[dict[str, Array], dict[str,
             return feeds, trace(model, runner, feeds)
         except AxformerError as error:
             first = first or error
-    text = str(first).strip().splitlines()
-    what, do = (
-        ("the sample", "")
-        if recipe_of(model).sample
-        else ("a small probe input", "; give inputs that it takes: --sample FILE.npz")
-    )
-    raise ProbeError(f"the model does not run on {what}: {text[0][:300] if text else first!r}{do}")
+    told = bool(recipe_of(model).sample)
+    what, do = ("the sample", "") if told else ("a small probe input", "; give inputs that it takes: --sample FILE.npz")
+    text = [*str(first).strip().splitlines(), repr(first)]
+    raise ProbeError(f"the model does not run on {what}: {text[0][:300]}{do}")
 
 
 def traced(
