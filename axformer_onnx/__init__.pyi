@@ -87,6 +87,7 @@ def score(
     label: str | None = None,
     metric: str | None = None,
     data: str | Path | None = None,
+    changed: int = 5,
     seed: int = 0,
     provider: str = "cpu",
     threads: int | None = None,
