@@ -116,7 +116,18 @@ def test_the_report_says_in_every_form_that_this_is_fidelity(
         "--max-drop",
         "10",
     ]
-    arguments += ["-o", str(tmp_path / "out"), "--effort", "low", "--length", "8", "--threads", "1"]
+    arguments += [
+        "-o",
+        str(tmp_path / "out"),
+        "--effort",
+        "low",
+        "--length",
+        "8",
+        "--threads",
+        "1",
+        "--max-search-rows",
+        "90",
+    ]
     cli.main(arguments, standalone_mode=False)
     printed = " ".join(capsys.readouterr().out.split())
     report = Report.load(tmp_path / "out" / "report.json")
