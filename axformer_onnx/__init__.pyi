@@ -126,6 +126,7 @@ def score(
     metric: str | None = None,
     task: str | Task | None = None,
     data: str | Path | None = None,
+    changed: int = 5,
     seed: int = 0,
     provider: str = "cpu",
     threads: int | None = None,

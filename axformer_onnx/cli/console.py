@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from axformer_passes.anatomy import Layer
 
 _WIDTH = 120  # where stdout is no terminal
+_TEXT = 100
+"""Characters of a text that is shown."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -127,6 +129,9 @@ def print_scores(result: ScoreResult, out: Console) -> None:
     out.print(table)
     if result.comparison:
         _say(out, f"{result.metric}, second against first: {paired(result.comparison)}")
+    for row in result.changed:
+        answers = f": {row.first} -> {row.second}" if row.first else ""
+        _say(out, f"  {' | '.join(map(_shortened, row.texts))}{answers} (divergence {row.divergence:.3f})")
     if result.majority_rate is not None:
         _say(
             out,
@@ -136,6 +141,12 @@ def print_scores(result: ScoreResult, out: Console) -> None:
         _say(out, line)
     for warning in result.warnings:
         _say(out, f"Warning: {warning}", "yellow")
+
+
+def _shortened(text: str) -> str:
+    """A text on one line, of 100 characters at most."""
+    text = " ".join(text.split())
+    return text if len(text) <= _TEXT else f"{text[: _TEXT - 3]}..."
 
 
 def plain_table(*columns: str) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axformer_onnx.commands.changes import ChangedRow, most_changed
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
 from axformer_onnx.inputs import not_stated, stated_task
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class ScoreResult:
-    """Figures by model, in the order given; `comparison` is the second against the first."""
+    """Figures by model, in the order given; `comparison` is the second against the first, `changed` rows with another answer."""
 
     task: str
     metric: str
@@ -56,6 +57,7 @@ class ScoreResult:
     source: str
     models: dict[str, ModelRecord]
     comparison: ComparisonRecord | None
+    changed: tuple[ChangedRow, ...]
     majority_rate: float | None
     majority_metric: str
     fidelity: bool
@@ -72,6 +74,7 @@ class ScoreResult:
             **vars(self),
             "models": {name: record.model_dump(mode="json") for name, record in self.models.items()},
             "comparison": self.comparison and self.comparison.model_dump(mode="json"),
+            "changed": [dataclasses.asdict(row) for row in self.changed],
             "latency": [dataclasses.asdict(row) for row in self.latency],
         }
 
@@ -199,6 +202,7 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
             for one in scored
         },
         comparison=comparison,
+        changed=_changed(options, rows, scored),
         majority_rate=first.scores.majority_rate,
         majority_metric=first.scores.majority_metric,
         fidelity=first.reading.task.kind.fidelity,
@@ -217,3 +221,12 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         ),
         warnings=(*(warning for one in scored for warning in one.warnings), *latency_warnings(latency)),
     )
+
+
+def _changed(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored]) -> tuple[ChangedRow, ...]:
+    """Rows with another answer, where answers are what is compared."""
+    kind = scored[0].reading.task.kind
+    if not kind.fidelity:
+        return ()
+    (a, first), (b, second) = ((one.reading.label_map, one.scores.outputs) for one in scored)
+    return most_changed(rows, kind, first, a.arranged(second, b), a, options.changed)

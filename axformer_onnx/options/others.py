@@ -19,6 +19,7 @@ class ScoreOptions(TaskOptions, RunOptions, SampleOptions):
     models: tuple[Path, ...] = option(
         help="One .onnx file or folder, or two.", positional=True, metavar="MODEL [OTHER]"
     )
+    changed: int = option(5, "With --metric agreement: how many rows to show whose answer changed.", ge=0)
 
     @field_validator("models")
     @classmethod

@@ -63,17 +63,16 @@ def resolved_task(name: str, columns: Sequence[str] | None, label: str | None, m
     """The task called `name`, reading these columns. Raises: UsageError."""
     from axformer_onnx.tasks import AGREEMENT, by_agreement, custom_task, get_task, is_kind, own_task, with_columns
 
-    if metric == AGREEMENT:
-        return by_agreement(resolved_task(name, columns, label, None))
     if name.strip().lower() == "custom":
         if columns is None:
             raise UsageError("--task custom needs --columns, for example --columns text_a,text_b")
         return custom_task(columns, label or "label", metric or "accuracy")
     if is_kind(name.strip().lower()):
         return own_task(name.strip().lower(), columns, label, metric)
-    if metric is not None:
+    if metric not in (None, AGREEMENT):
         raise UsageError(f"--metric is for --task custom, multilabel and embedding; {name} has its own, and agreement")
-    return with_columns(get_task(name), columns, label)
+    task = with_columns(get_task(name), columns, label)
+    return by_agreement(task) if metric else task
 
 
 def _unchanged(task: Any, given: Sequence[Any]) -> Any:

@@ -11,6 +11,7 @@ with it, the same first block shows what it costs. Where answers have no confide
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -40,7 +41,14 @@ class Recalibrated:
 
     def losses(self, plan: Plan) -> FloatArray:
         """float64[rows]: loss of each row at the temperature that is best for all rows under `plan`."""
-        return self._kind.recalibrated_losses(self._scorer.scores(plan).outputs, self._labels, self._label_map)
+        return self._kind.recalibrated_losses(self._scorer.scores(plan).outputs, self._truth, self._label_map)
+
+    @cached_property
+    def _truth(self) -> npt.NDArray[Any]:
+        """What answers are held against; the source runs for it only where it is not the labels."""
+        if not self._kind.needs_source:
+            return self._labels
+        return self._kind.truth(self._labels, self._scorer.scores(Plan()).outputs, self._label_map)
 
     def metric(self, plan: Plan) -> float:
         """The task's main metric, in points; a temperature does not change it."""

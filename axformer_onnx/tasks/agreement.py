@@ -6,7 +6,7 @@ A kind of task made of any other. Rows are texts alone; what the other kind asks
     metrics     `Kind.agreement` of the other kind, the first of which is called agreement
     columns     no name of a label must be known: logits are numbered where names do not fit
 
-Whatever else labels are needed for (the drop that may be expected of them, confidence, a refit of the classifier) there is not.
+Whatever else labels are needed for (the drop that may be expected of them, a refit of the classifier) there is not.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Fidelity(Kind):
     def __init__(self, inner: Kind) -> None:
         self.inner, self.name = inner, f"{inner.name} by agreement"
         self.columns, self.label = inner.columns, inner.label
-        self.named, self.apart, self.weighs_rows = inner.named, inner.apart, inner.weighs_rows
-        self.agreement = inner.agreement
+        self.named, self.apart, self.agreement = inner.named, inner.apart, inner.agreement
+        self.weighs_rows, self.recalibrates = inner.weighs_rows, inner.recalibrates
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By the kind that it is made of."""
@@ -146,6 +146,10 @@ class Fidelity(Kind):
         """labels: the source's answers (`truth`)."""
         return self.inner.answers(outputs, losses, labels, _numbered(label_map, outputs, named=self.named))
 
+    def in_words(self, outputs: FloatArray, label_map: LabelMap) -> list[str]:
+        """As without agreement."""
+        return self.inner.in_words(outputs, _numbered(label_map, outputs, named=self.named))
+
     def metric_names(self, task: Task, answers: Answers) -> tuple[str, tuple[str, ...]]:
         """Those that mean anything on these rows."""
         return task.metric, tuple(name for name in task.metrics if metric_named(self.name, name).applies(answers))
@@ -163,6 +167,10 @@ class Fidelity(Kind):
         return self.inner.single_answer(
             answers, _numbered(label_map, answers.given, named=self.named, count=answers.classes)
         )
+
+    def recalibrated_losses(self, outputs: FloatArray, labels: Array, label_map: LabelMap) -> FloatArray:
+        """labels: the source's answers (`truth`). At the best temperature an answer that stays costs nothing."""
+        return self.inner.recalibrated_losses(outputs, labels, _numbered(label_map, outputs, named=self.named))
 
     def uncertainty(self, outputs: FloatArray) -> FloatArray:
         """As without agreement."""

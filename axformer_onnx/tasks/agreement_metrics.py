@@ -72,6 +72,8 @@ class FollowingMetric(Metric):
 
     def value(self, answers: Answers) -> float:
         """The figure."""
+        if np.array_equal(answers.given, answers.labels):
+            return 100.0
         if np.ptp(answers.labels) == 0:
             return 100.0 * bool(np.allclose(answers.given, answers.labels, rtol=1e-3, atol=1e-6))
         return number_metric(self.of, answers.labels, answers.given)

@@ -82,6 +82,10 @@ class Classification(Kind):
         labels = np.asarray(labels, dtype=np.int64)
         return Answers(labels, guesses_of(outputs, label_map), losses, len(label_map.order))
 
+    def in_words(self, outputs: FloatArray, label_map: LabelMap) -> list[str]:
+        """The name of the class."""
+        return [label_map.names[i] for i in guesses_of(outputs, label_map).tolist()]
+
     def reported(self, metric: str) -> tuple[str, ...]:
         """Accuracy beside the main metric."""
         return (metric,) if metric == "accuracy" else (metric, "accuracy")

@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Sequence
 
 from axformer_onnx.errors import UsageError
+from axformer_onnx.tasks.agreement import AGREEMENT, by_agreement
 from axformer_onnx.tasks.classification import CLASSIFICATION
 from axformer_onnx.tasks.metrics import METRICS
 from axformer_onnx.tasks.protocol import KINDS, Kind, Task, kind_named
@@ -80,8 +81,8 @@ def get_task(name: str) -> Task:
 
 
 def custom_task(columns: Sequence[str], label: str = "label", metric: str = "accuracy") -> Task:
-    """A classification or regression of the user's own; the metric says which. Label names are left open:
-    `labels.with_label_names` fills them from id2label.
+    """A classification or regression of the user's own; the metric says which (agreement: a classification). Label
+    names are left open: `labels.with_label_names` fills them from id2label.
 
     Raises: UsageError for a number of columns other than 1 or 2, repeated columns, or an unknown metric.
     """
@@ -113,6 +114,9 @@ def _task(name: str, kind: Kind, columns: Sequence[str], label: str, metric: str
         raise UsageError(f"--columns names {len(names)} text columns ({', '.join(names)}); expected 1 or 2")
     if len({*names, label}) != len(names) + 1:
         raise UsageError(f"--columns {','.join(names)} --label {label}: each column may be named once")
+    if metric == AGREEMENT:
+        return by_agreement(Task(name, names, label, (), kind.main_metric, kind.reported(kind.main_metric), kind))
+    known = [*known, AGREEMENT]
     if metric not in known:
         near = difflib.get_close_matches(metric, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""

@@ -118,7 +118,7 @@ def _open_labels(task: Task, names: tuple[str, ...] | None, count: int | None, l
     if count < least:
         raise DataError(
             f"task {task.name}: the model has {count} logit, a {task.kind.name} needs {least} or more; "
-            "for regression give --metric pearson_spearman"
+            "for regression give --metric pearson_spearman, or --task regression"
         )
     order = tuple(range(count))
     shown = names or tuple(str(i) for i in order)

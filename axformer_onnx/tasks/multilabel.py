@@ -99,6 +99,10 @@ class Multilabel(Kind):
         """given: float64[N, L] of 0 and 1."""
         return Answers(labels, (outputs[:, list(label_map.order)] > 0).astype(np.float64), losses)
 
+    def in_words(self, outputs: FloatArray, label_map: LabelMap) -> list[str]:
+        """The names of the labels."""
+        return [_words(row, label_map) for row in outputs[:, list(label_map.order)] > 0]
+
     def reported(self, metric: str) -> tuple[str, ...]:
         """All three, the main one first."""
         return (metric, *(name for name in ALL if name != metric))
@@ -107,7 +111,7 @@ class Multilabel(Kind):
         """The set of labels that all rows were given."""
         if len(answers.given) < 2 or (answers.given != answers.given[0]).any():
             return None
-        return ", ".join(label_map.names[i] for i in np.flatnonzero(answers.given[0])) or "no label"
+        return _words(answers.given[0], label_map)
 
     def uncertainty(self, outputs: FloatArray) -> FloatArray:
         """Sum over labels of p (1 - p), the trace of the Fisher information of the logits."""
@@ -115,6 +119,11 @@ class Multilabel(Kind):
 
         p = expit(outputs)
         return np.asarray((p * (1 - p)).sum(axis=1))
+
+
+def _words(row: Array, label_map: LabelMap) -> str:
+    """The names of the labels that a row was given."""
+    return ", ".join(label_map.names[i] for i in np.flatnonzero(row)) or "no label"
 
 
 def _items(value: object, place: str) -> list[Any]:

@@ -179,6 +179,10 @@ class Kind(abc.ABC):
     def answers(self, outputs: FloatArray, losses: FloatArray, labels: Array, label_map: LabelMap) -> Answers:
         """What metrics are computed of; `given` is in the form of labels."""
 
+    def in_words(self, outputs: FloatArray, label_map: LabelMap) -> list[str]:
+        """Each row's answer as a user reads it; empty where there are no words for it."""
+        return [""] * len(outputs)
+
     def metric_names(self, task: Task, answers: Answers) -> tuple[str, tuple[str, ...]]:
         """(the main metric on these rows, every metric that is reported)."""
         return task.metric, task.metrics

@@ -62,6 +62,10 @@ class Regression(Kind):
         """given: float64[N], the output."""
         return Answers(np.asarray(labels, dtype=np.float64), outputs[:, 0], losses)
 
+    def in_words(self, outputs: FloatArray, label_map: LabelMap) -> list[str]:
+        """The number."""
+        return [f"{value:.3f}" for value in outputs[:, 0].tolist()]
+
     def reported(self, metric: str) -> tuple[str, ...]:
         """All three, the main one first."""
         return (metric, *(name for name in ALL if name != metric))
