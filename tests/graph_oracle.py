@@ -117,7 +117,12 @@ def _zero_branch(graph: Graph, projection: Projection, linear: Any) -> None:
     assert projection.node.op_type != "Gemm" or projection.node.input[2] in known, "the residual is in the Gemm"
     tensor = projection.node.output[0]
     while True:
-        ((node, operand),) = graph.readers(tensor)
+        ((node, operand), *more) = graph.readers(tensor)
+        if more:  # the norm behind a block of Gemma's: of zeros it makes zeros
+            zeros = graph.insert(node, "Sub", [tensor, tensor])
+            for reader, slot in ((node, operand), *more):
+                reader.input[slot] = zeros
+            return
         if node.op_type in _SKIPPING:
             _without_bias(node, known, linear)
             break

@@ -26,7 +26,7 @@ ARCHITECTURES = {
     "llama": "grouped queries: a head is a key and value head with its query heads; RMSNorm, rotary, gated feed-forward",
     "qwen2": "as Llama, with biases on query, key and value",
     "qwen3": "as Llama, with a norm in each query and key head",
-    "gemma2": "as Llama, with a norm behind each block, and scores and logits capped by tanh",
+    "gemma2": "as Llama, with a norm behind each block",
     "t5-encoder": "relative position bias, gated feed-forward, scores not scaled",
     "t5": "encoder and decoder in one graph; cross-attention is an attention block of its own",
     "bart": "encoder and decoder in one graph; cross-attention is an attention block of its own",

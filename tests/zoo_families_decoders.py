@@ -63,8 +63,8 @@ DECODERS = (
         "qwen3", t.Qwen3ForSequenceClassification, _sizes(t.Qwen3Config), _GROUPED_RECORDS, text_feeds(),
         put_into=_GROUPED,
     ),
-    Family(  # norms behind the blocks, too
-        "gemma2", t.Gemma2ForSequenceClassification, _sizes(t.Gemma2Config, query_pre_attn_scalar=16), _GROUPED_RECORDS,
-        text_feeds(), put_into=_GROUPED,
+    Family(  # norms behind the blocks, too; sdpa does not cap scores, so nobody does
+        "gemma2", t.Gemma2ForSequenceClassification, _sizes(t.Gemma2Config, query_pre_attn_scalar=16, attn_logit_softcapping=None),
+        _GROUPED_RECORDS, text_feeds(), put_into=_GROUPED,
     ),
 )  # fmt: skip
