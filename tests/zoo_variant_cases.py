@@ -34,8 +34,8 @@ _ONE_ROW = (
 _RELATIVE = "quantises the logarithm of relative positions, so a Gather fails"
 _MASKS = "quantises scores with masks added to them, whose huge values leave no steps for the scores; qdqm does not"
 UNVARIABLE: dict[tuple[str, str], str] = {
-    **{(family, "ort"): _ONE_ROW for family in ("llama", "qwen2", "qwen3")},
-    **{(family, "ortfusions"): _ONE_ROW for family in ("llama", "qwen2", "qwen3", "modernbert")},
+    **{(family, "ort"): _ONE_ROW for family in ("llama", "qwen2", "qwen3", "gemma2")},
+    **{(family, "ortfusions"): _ONE_ROW for family in ("llama", "qwen2", "qwen3", "gemma2", "modernbert")},
     **{(family, "ort"): "fuses to RelativePositionBias, which the CPU provider lacks" for family in ("t5", "t5-encoder")},
     **{(family, "qdq"): _RELATIVE for family in ("t5", "t5-encoder", "mpnet")},
     **{(family, "qdq"): _MASKS for family in (

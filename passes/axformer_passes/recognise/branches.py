@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import anchor, find, operator, origin
-from axformer_passes.operators import NORMS, REDUCTIONS, record_of
+from axformer_passes.operators import NORMS, REDUCTIONS, SCALED, record_of
 from axformer_passes.recognise.labelling import Labelling
 
 _READS_SHAPE = frozenset({"Shape", "Size"})
@@ -83,7 +83,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 
 def _is_step(node: ir.Node) -> bool:
-    return record_of(node).elementwise or operator(node) in (*NORMS, *REDUCTIONS) or node.op_type in _RESHAPES
+    return record_of(node).elementwise or operator(node) in (*NORMS, *REDUCTIONS, *SCALED) or node.op_type in _RESHAPES
 
 
 def _at(labelling: Labelling, branch: ir.Value, residual: ir.Value, node: ir.Node) -> Branch:
