@@ -128,7 +128,7 @@ ROW = '{"premise": "w5", "hypothesis": "w6", "label": "neutral"}\n'
     ("arguments", "code", "message"),
     [
         (["inspect", "{tmp}/none.onnx"], 2, "no such file"),
-        (["inspect", "{tmp}"], 2, "a folder without model.onnx"),
+        (["inspect", "{tmp}"], 2, "no model.onnx, but half.onnx, text.onnx; name one of them"),
         (["inspect", "{text}"], 2, "not an ONNX model"),
         (["inspect", "{half}"], 2, "truncated"),
         (["optimize", "{model}", "--task", "mlni"], 2, "Did you mean mnli?"),
@@ -192,7 +192,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 def test_mistakes_in_options_exit_with_2(call: Any, folder: Path) -> None:
-    for arguments in (["optimize", folder], ["score"], ["inspect", folder, "--length", "0"], ["nonsense"]):
+    for arguments in (["optimize"], ["score"], ["inspect", folder, "--length", "0"], ["nonsense"]):
         code, _, err = call(*arguments)
         assert code == 2 and "Error" in err
 
@@ -203,7 +203,7 @@ def test_second_ctrl_c_stops_with_130_and_says_how_to_go_on(
     def stop(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "optimize", stop)
+    monkeypatch.setattr(commands, "run", stop)
     code, _, err = call("optimize", folder, "--task", "mnli", "-o", tmp_path / "out")
     assert code == 130 and "the same command goes on" in err
 
@@ -212,7 +212,7 @@ def test_bug_is_a_traceback_and_not_hidden(monkeypatch: pytest.MonkeyPatch, fold
     def bug(*args: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(commands, "optimize", bug)
+    monkeypatch.setattr(commands, "run", bug)
     monkeypatch.setattr(sys, "argv", ["axformer-onnx", "optimize", str(folder), "--task", "mnli", "-o", str(tmp_path)])
     with pytest.raises(ZeroDivisionError, match="a bug"):
         cli.main()

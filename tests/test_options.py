@@ -90,7 +90,7 @@ def test_a_task_is_a_name_with_its_columns_or_a_task() -> None:
 
 def test_every_option_of_the_command_line_comes_from_a_field_and_takes_its_default() -> None:
     fields, parameters = fields_of(OptimizeOptions), {str(p.name): p for p in command("optimize").params}
-    assert parameters.keys() - {"as_json"} == fields.keys()
+    assert parameters.keys() - {"as_json", "dry_run"} == fields.keys()
     context = click.Context(command("optimize"))
     for name, field in fields.items():
         parameter = parameters[name]

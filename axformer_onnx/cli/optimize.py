@@ -29,10 +29,10 @@ def command(options: OptimizeOptions, as_json: bool, dry_run: bool) -> None:
     from axformer_onnx.result.report import print_report
 
     with progress() as watcher:
-        seen = commands.preview(options, watcher.step)
+        seen = commands.preview(options, watcher.step, timed=dry_run)
     if dry_run and as_json:
         print_json(seen.to_json())
-    else:
+    elif dry_run or seen.lacking or seen.inferred:
         print_preview(seen, console(stderr=not dry_run), notes=dry_run)
     if seen.problem is not None:
         raise seen.problem

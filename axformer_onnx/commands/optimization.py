@@ -39,7 +39,7 @@ def optimize(options: OptimizeOptions, watcher: Watcher | None = None) -> Optimi
     Raises: AxformerError (errors.py); then nothing but the journal was written.
     """
     watcher = watcher or Watcher()
-    return run(preview(options, watcher.step), watcher)
+    return run(preview(options, watcher.step, timed=False), watcher)
 
 
 def run(seen: Preview, watcher: Watcher) -> OptimizeResult:

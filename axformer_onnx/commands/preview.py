@@ -13,7 +13,7 @@ from axformer_onnx.errors import AxformerError, DataError
 from axformer_onnx.inputs import Given, Source, likely_tasks, locate, not_stated, open_source, read_rows, stated_task
 from axformer_onnx.options import OptimizeOptions, flag
 from axformer_onnx.searches import expected_seconds
-from axformer_onnx.tasks import AGREEMENT, by_agreement, is_kind, model_label_names
+from axformer_onnx.tasks import AGREEMENT, WITHOUT_LABELS, is_kind, model_label_names
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
@@ -25,9 +25,11 @@ class Preview:
     options   as they will be used: `model` is the graph, `task` is known where `problem` does not say otherwise
     source    the model, examined
     given     rows and tokens; None where something is missing
-    seconds   how long it will take on this machine, (shortest, longest); None where something is missing
+    seconds   how long it will take on this machine, (shortest, longest); None where something is missing, or it was not asked
     problem   what is missing; None: nothing
     command   the shortest that goes on; empty where no other options help
+    lacking   something was not given and not found, rather than given and wrong
+    inferred  the task, or the graph itself, was found rather than given
     """
 
     options: OptimizeOptions
@@ -37,6 +39,8 @@ class Preview:
     problem: AxformerError | None
     command: str
     notes: tuple[str, ...] = ()
+    lacking: bool = False
+    inferred: bool = False
 
     def rows(self) -> list[tuple[str, str]]:
         """(what, in words), for people."""
@@ -70,8 +74,12 @@ class Preview:
         return html_table(("optimize", "would"), self.rows())
 
 
-def preview(options: OptimizeOptions, step: Callable[[str], None] = lambda text: None) -> Preview:
+def preview(
+    options: OptimizeOptions, step: Callable[[str], None] = lambda text: None, *, timed: bool = True
+) -> Preview:
     """Find the model, its task and the rows; nothing is searched or written, but the export of a checkpoint.
+
+    timed   run the model on some rows, to say how long the search will take
 
     Raises: ModelError, RecogniseError, RuntimeFailure for the model itself; what else is missing stands in `problem`.
     """
@@ -90,31 +98,26 @@ def preview(options: OptimizeOptions, step: Callable[[str], None] = lambda text:
     try:
         given = read_rows(options, source)
     except DataError as error:
-        return Preview(options, source, None, None, error, _way_on(asked, options, source), tuple(notes))
+        way = _way_on(asked, source, error)
+        return Preview(options, source, None, None, error, way, tuple(notes), bool(way), bool(notes))
     given = dataclasses.replace(given, notes=(*notes, *given.notes))
-    seconds = expected_seconds(options, given)
-    return Preview(options, source, given, seconds, None, _command(asked), given.notes)
+    seconds = expected_seconds(options, given) if timed else None
+    return Preview(options, source, given, seconds, None, _command(asked), given.notes, inferred=bool(notes))
 
 
 def _without_task(asked: OptimizeOptions, options: OptimizeOptions, source: Source, notes: tuple[str, ...]) -> Preview:
     likely, problem = likely_tasks(source.folder), not_stated(asked.model, source.folder)
     task = likely[0] if likely else "TASK"
     lacking = asked.data is None and not (source.folder / "data").is_dir()
-    return Preview(options, source, None, None, problem, _command(asked, task=task, data=lacking), notes)
+    return Preview(options, source, None, None, problem, _command(asked, task=task, data=lacking), notes, lacking=True)
 
 
-def _way_on(asked: OptimizeOptions, options: OptimizeOptions, source: Source) -> str:
-    """The command that goes on where rows could not be read: with rows, or without labels; empty where neither helps."""
-    if asked.data is None:
-        return _command(asked, data=True)
-    if options.metric is not None or options.task.kind.fidelity:
-        return ""
-    unlabelled = options.model_copy(update={"metric": AGREEMENT, "task": by_agreement(options.task)})
-    try:
-        read_rows(unlabelled, source)
-    except AxformerError:
-        return ""
-    return f"{_command(asked)} --metric {AGREEMENT}"
+def _way_on(asked: OptimizeOptions, source: Source, error: DataError) -> str:
+    """The command that goes on where rows could not be read: without labels, or with rows; empty where neither helps."""
+    if WITHOUT_LABELS in str(error):
+        return f"{_command(asked)} --metric {AGREEMENT}"
+    lacking = asked.data is None and not (source.folder / "data").is_dir()
+    return _command(asked, data=True) if lacking else ""
 
 
 def _command(asked: OptimizeOptions, *, task: str | None = None, data: bool = False) -> str:
