@@ -102,8 +102,8 @@ def preview(model: str | Path, **options: Any) -> Preview:
 
     >>> import axformer_onnx as ax
     >>> seen = ax.preview("models/nli-mini", task="mnli")
-    >>> seen.problem is None, len(seen.given.rows["report"])
-    (True, 1500)
+    >>> seen.problem is None, sorted(seen.given.rows)
+    (True, ['report', 'search', 'select'])
 
     Nothing is searched; a checkpoint is exported. Raises: ModelError and RuntimeFailure for the model itself.
     """

@@ -14,12 +14,13 @@ from test_report import report as make_report
 
 import axformer_onnx as ax
 from axformer_onnx import cli
-from axformer_onnx.options import OptimizeOptions, make
+from axformer_onnx.options import ApplyOptions, OptimizeOptions, make
 from axformer_onnx.result.report import Report, html, html_table, markdown
 from axformer_onnx.result.report.words import options_line
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = ("apply", "export", "inspect", "optimize", "score")
+EXAMPLES = (*FUNCTIONS, "preview", "Plan", "Task")
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def beside_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, "Plan", "Task"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_in_a_docstring_runs_and_gives_what_it_shows(beside_the_models: Path, name: str) -> None:
     found = doctest.DocTestFinder(recurse=False).find(getattr(ax, name), name, globs={"Plan": ax.Plan})
     (example,) = [one for one in found if one.examples]
@@ -79,7 +80,7 @@ def test_a_signature_names_every_option_of_the_command_line() -> None:
         offered = set(inspect.signature(getattr(ax, name)).parameters)
         command = cli.cli.get_command(None, name)  # type: ignore[arg-type]
         assert command is not None
-        asked = {str(p.name) for p in command.params} - {"as_json", "models"}
+        asked = {str(p.name) for p in command.params} - {"as_json", "dry_run", "models"}
         assert asked <= offered, name
         assert all(
             option in (getattr(ax, name).__doc__ or "") for option in asked - {"model", "plan", "checkpoint", "out"}
@@ -174,8 +175,10 @@ def test_scores_are_shown_as_a_table_in_a_notebook_and_as_one_line_elsewhere(bes
 
 
 def test_a_missing_option_is_named() -> None:
-    with pytest.raises(ax.UsageError, match=r"^task is missing$"):
+    with pytest.raises(ax.UsageError, match=r"nothing in it says what task it was fine-tuned for.*: give task$"):
         ax.score(ROOT / "models" / "nli-mini")
+    with pytest.raises(ax.UsageError, match=r"^--output is missing$"):
+        make(ApplyOptions, {"plan": "plan.json", "model": "model.onnx"})
 
 
 def test_a_plan_that_names_weights_is_not_applied_without_them(tmp_path: Path) -> None:

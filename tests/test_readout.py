@@ -29,7 +29,10 @@ POOLED = (
     "bert", "distilbert", "roberta", "electra", "minilm", "vit", "deit", "albert", "deberta-v2", "mobilebert", "modernbert",
     "mpnet", "xlnet", "gpt2", "llama", "clip-text", "clip-vision",
 )  # fmt: skip
-WHOLE = ("gpt2-tokens", "t5-encoder", "t5", "bart", "wav2vec2", "wav2vec2-stable", "whisper")
+WHOLE = (
+    "gpt2-tokens", "t5-encoder", "t5", "bart", "wav2vec2", "wav2vec2-stable", "whisper",
+    "bart-classifier", "mbart-classifier", "t5-classifier", "umt5-classifier",
+)  # fmt: skip
 EXPORTERS = ("torchscript-eager-17", "dynamo-20", "optimum")
 EXPORTED = frozenset((*CASES, *FURTHER_CASES))
 LENGTHS = 12
@@ -97,7 +100,7 @@ def test_narrowed_outputs_equal_the_source(family: str, exporter: str) -> None:
 )
 def test_narrowed_outputs_equal_the_source_for_every_other_export(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
-    source = load_model(zoo.path)
+    source = zoo.opened()
     assert_same(zoo, source, narrowed(source)[0], range(1, LENGTHS + 1, 5))
 
 

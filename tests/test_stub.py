@@ -19,6 +19,6 @@ def test_a_checker_is_told_what_the_options_are() -> None:
         for argument in functions["optimize"].args.kwonlyargs
         if argument.annotation is not None
     }
-    assert spelled["speedup"] == "float | None" and spelled["task"] == "str | Task"
+    assert spelled["speedup"] == "float | None" and spelled["task"] == "str | Task | None"
     assert spelled["output"] == "str | Path | None" and spelled["effort"] == "Literal['low', 'medium', 'high']"
     assert ast.unparse(functions["optimize"].returns or ast.Constant(None)) == "OptimizeResult"
