@@ -15,7 +15,7 @@ _SAMPLE = 64
 """Rows that the model is timed on."""
 _BATCH = 32
 _SPREAD = (0.9, 2.0)
-"""Where runs end, as parts of what their tokens take: on two free cores the example model's at 1.3 and 1.6, MiniLM's on SST-2 at 1.5."""
+"""Where runs end, as parts of what their tokens take: on two free cores the example's at 1.3 and 1.6, MiniLM's on SST-2 at 1.5."""
 _REPORT_RUNS = 3
 """The source, the result, and the control of equal size."""
 _LATENCIES_S = 15.0
