@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -63,3 +64,19 @@ def zoo() -> Callable[..., ZooModel]:
     """`zoo("bert", "dynamo-23")`: see tests/zoo.py. Tests that import zoo directly need no fixture."""
     build: Any = pytest.importorskip("zoo", reason="the zoo needs the [export] extra (torch, transformers)").build
     return build  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """call("inspect", path) -> (exit code, stdout, stderr), in this process."""
+
+    from axformer_onnx import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["axformer-onnx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(done.value.code or 0), out, err
+
+    return run

@@ -20,20 +20,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model")
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """call("inspect", path) -> (exit code, stdout, stderr), in this process."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["axformer-onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(done.value.code or 0), out, err
-
-    return run
-
-
 def test_help_and_mistakes_in_options_import_nothing_heavy() -> None:
     program = (
         "import sys\nfrom axformer_onnx import cli\nsys.argv = ['axformer-onnx', 'optimize', '--help']\n"

@@ -15,7 +15,6 @@ from test_export import checkpoint
 from tiny_folder import make_folder, write_rows
 
 import axformer_onnx as ax
-from axformer_onnx import cli
 from axformer_onnx.inputs.located import likely_tasks, locate, stated_task
 from axformer_passes.io.layout import model_path, settings_folder
 
@@ -34,18 +33,6 @@ def hub_layout(tiny: Path) -> Path:
     (tiny / "onnx").mkdir()
     (tiny / "model.onnx").rename(tiny / "onnx" / "model.onnx")
     return tiny
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["axformer-onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(done.value.code or 0), out, err
-
-    return run
 
 
 @pytest.mark.parametrize("asked", ["tiny", "tiny/onnx", "tiny/onnx/model.onnx"])
