@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test5 test-all support stub fuzz lint format wheel bench model clean
+.PHONY: help demo test pytest test5 test-all support stub fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,11 @@ help: ## list the targets
 demo: $(VENV)/.package ## optimize the example model; installs no torch
 	$(BIN)/axformer-onnx optimize models/nli-mini/model.onnx --task mnli -o run/nli-mini --overwrite
 
-test: lint ## lint, type-check, all tests; of the matrix (architecture x file) the sample of this commit
+test: $(VENV)/.tests ## lint, type-check, all tests; of the matrix (architecture x file) the sample of this commit
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+# Beside each other: the type checker keeps one core busy for a minute.
+pytest: $(VENV)/.tests
 	$(TEST_ENV) $(BIN)/python $(PYTEST)
 
 test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum, sampled alike
