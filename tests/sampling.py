@@ -65,14 +65,23 @@ def words_of(file: File) -> frozenset[str]:
     return frozenset({f"family {family}", f"exporter {base}", *(f"+{rewrite}" for rewrite in rewrites)})
 
 
-def drawn_cases(cases: Sequence[tuple[str, File]], seed: str, share: float = SHARE) -> list[bool]:
-    """For each (test, file): does it run? Those of the drawn files, and of a test that has none of these one file."""
+def drawn_cases(
+    cases: Sequence[tuple[str, File]], seed: str, share: float = SHARE, exported: frozenset[File] = frozenset()
+) -> list[bool]:
+    """For each (test, file): does it run? Those of the drawn files, and of a test that has none of these one file.
+
+    That is one of those `exported` anyway, where it has any; else one that is soon written (dynamo takes thirty times as long).
+    """
     drawn = drawn_files((file for _, file in cases), seed, share)
     own: dict[str, File] = {}
-    for test, file in sorted(cases, key=lambda case: _hash(seed, *case[1])):
+    for test, file in sorted(cases, key=lambda case: _dearness(case[1], exported, seed)):
         if file in drawn or test not in own:
             own[test] = file
     return [file in drawn or own[test] == file for test, file in cases]
+
+
+def _dearness(file: File, exported: frozenset[File], seed: str) -> tuple[bool, bool, str]:
+    return file not in exported, file[1].startswith("dynamo"), _hash(seed, *file)
 
 
 def file_of(parameters: Mapping[str, Hashable], exporter: str = "") -> File:
@@ -85,10 +94,16 @@ def sample(items: list[pytest.Item], seed: str, share: float = SHARE) -> tuple[l
     """(run, left out), in the order given."""
     marked = [(item, mark) for item in items if (mark := item.get_closest_marker("matrix"))]
     cases = [(item.nodeid.split("[", 1)[0], file_of(_parameters(item), *mark.args)) for item, mark in marked]
-    runs = drawn_cases(cases, seed, share)
-    left_out = {id(item) for (item, _), does in zip(marked, runs, strict=True) if not does}
-    left_out |= _beyond_samples(items, seed)
+    left_out = _beyond_samples(items, seed)
+    runs = drawn_cases(cases, seed, share, _exported(item for item in items if id(item) not in left_out))
+    left_out |= {id(item) for (item, _), does in zip(marked, runs, strict=True) if not does}
     return [i for i in items if id(i) not in left_out], [i for i in items if id(i) in left_out]
+
+
+def _exported(items: Iterable[pytest.Item]) -> frozenset[File]:
+    """The files of tests that are not marked `matrix`, as far as their parameters name them."""
+    given = (getattr(item, "callspec", None) for item in items if not item.get_closest_marker("matrix"))
+    return frozenset(file_of(spec.params) for spec in given if spec and {"family", "exporter"} <= spec.params.keys())
 
 
 def _beyond_samples(items: Iterable[pytest.Item], seed: str) -> set[int]:

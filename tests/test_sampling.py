@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sampling import SEED, SHARE, drawn_cases, drawn_files, seed_of_this_run
@@ -47,13 +48,28 @@ def test_the_sample_does_not_hang_on_the_order_in_which_cases_are_collected() ->
 
 
 def test_a_test_runs_on_the_drawn_files_or_where_it_has_none_of_them_on_one_of_its_own() -> None:
-    left = [file for file in FILES if file not in drawn_files(FILES, "7")]
+    drawn = drawn_files(FILES, "7")
+    left = [file for file in FILES if file not in drawn]
     cases = [*(("first", file) for file in FILES), *(("second", file) for file in left[:9])]
     runs = drawn_cases(cases, "7")
-    assert {file for (test, file), does in zip(cases, runs, strict=True) if does and test == "first"} == drawn_files(
-        FILES, "7"
-    )
+    assert {file for (test, file), does in zip(cases, runs, strict=True) if does and test == "first"} == drawn
     assert sum(does for (test, _), does in zip(cases, runs, strict=True) if test == "second") == 1
+
+
+def test_a_test_without_drawn_files_takes_one_that_is_exported_anyway_else_one_that_is_soon_written() -> None:
+    files = [(f"family {i}", how) for i in range(10) for how in ("dynamo-20", "dynamo-23", "torchscript-17", "optimum")]
+    for seed in SEEDS:
+        left = [file for file in files if file not in drawn_files(files, seed, 0.0)]
+        slow = [file for file in left if file[1].startswith("dynamo")]
+        (soon, *_) = (file for file in left if file not in slow)
+        cases = [*(("first", file) for file in files), *(("second", file) for file in (*slow, soon))]
+
+        def second(*exported: tuple[str, str], seed: str = seed, cases: list[Any] = cases) -> list[tuple[str, str]]:
+            runs = drawn_cases(cases, seed, 0.0, frozenset(exported))
+            return [file for (test, file), does in zip(cases, runs, strict=True) if does and test == "second"]
+
+        assert second() == [soon]
+        assert second(slow[3]) == [slow[3]]
 
 
 def test_the_seed_is_the_commit_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
