@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +64,16 @@ def zoo() -> Callable[..., ZooModel]:
     """`zoo("bert", "dynamo-23")`: see tests/zoo.py. Tests that import zoo directly need no fixture."""
     build: Any = pytest.importorskip("zoo", reason="the zoo needs the [export] extra (torch, transformers)").build
     return build  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_latency_measurements() -> Iterator[None]:
+    """At most 30 rounds of a shape: a tiny model would run 300 of them in the time that a real one takes for these."""
+    from axformer_onnx.runtime import latency
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "MOST_ROUNDS", 30)
+        yield
 
 
 @pytest.fixture
