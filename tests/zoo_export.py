@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -148,10 +149,19 @@ def _by_dynamo(
 ) -> None:
     dims = {name: torch.export.Dim(name) for inner in inputs for name in axes[inner].values()}
     shapes = {name: {i: dims[d] for i, d in axes[name].items()} for name in inputs}
+    _read_operators_once()
     torch.onnx.export(
         module, (), str(path), kwargs=inputs, dynamo=True, opset_version=opset, dynamic_shapes=shapes,
         input_names=list(inputs), output_names=list(outputs), external_data=False, verbose=False,
     )  # fmt: skip
+
+
+@functools.cache
+def _read_operators_once() -> None:
+    """The exporter reads the signatures of all operators anew in every call: from here on once for each operator set."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 @contextlib.contextmanager
