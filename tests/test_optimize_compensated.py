@@ -199,7 +199,7 @@ def test_other_processes_end_with_the_same_plan_and_weights(
     folder: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The size of a file is the goal: it is not measured, so that nothing but the scoring could differ."""
-    monkeypatch.setitem(tune.EFFORTS, "medium", tune.Effort(2000, 2000, 40, 3, 100, 24))
+    monkeypatch.setitem(tune.EFFORTS, "medium", tune.Effort(2000, 2000, 40, 3, 60, 12))
     changes: dict[str, Any] = {"size": 0.75, "effort": "medium"}
     alone = run(folder, tmp_path / "alone", **changes)
     killed: list[int] = []
