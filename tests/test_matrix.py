@@ -119,6 +119,7 @@ def test_random_widths_removed_equals_gated_equals_masked(
     assert_three_ways_agree(model, random_plan(model, np.random.default_rng(seed)), ((2, 7),))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("exporter", ["torchscript-sdpa-17", "dynamo-23"])
 def test_one_head_and_one_neuron_can_be_all_there_is(exporter: str) -> None:
     model = build("bert", exporter, layers=2, heads=1, neurons=1)

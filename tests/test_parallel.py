@@ -55,7 +55,7 @@ def neox(monkeypatch: pytest.MonkeyPatch, parallel: bool, static: bool) -> ZooMo
     return zoo.build(name, "dynamo-eager-18")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("static", [True, False], ids=["static", "dynamic"])
 @pytest.mark.parametrize("parallel", [True, False], ids=["parallel", "serial"])

@@ -111,6 +111,7 @@ def test_narrowed_outputs_equal_the_source_in_older_fused_and_quantised_files(ho
     assert_same(zoo, source, narrowed(source)[0], range(1, LENGTHS + 1, 4))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", [f for f in ("bert", "gpt2", "llama") if (f, "dynamo-23") not in UNEXPORTABLE])
 def test_fused_operators_that_still_fit_are_put_back(family: str) -> None:
     zoo = build(family, "dynamo-23")
@@ -265,7 +266,7 @@ def test_hidden_states_of_a_lower_layer_are_no_obstacle() -> None:
 
 
 def test_narrowing_twice_changes_nothing() -> None:
-    model = prepared(load_model(build("roberta", "dynamo-20").path))
+    model = prepared(load_model(build("bert", "dynamo-20").path))
     assert narrow_readout(model, run_once).why == ""
     before = serialized(model)
     assert narrow_readout(model, run_once).why

@@ -263,6 +263,7 @@ def test_random_plan_names_only_what_a_layer_has() -> None:
             assert all(max(gone) < model.heads > len(gone) for gone in plan.heads.values())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_oracle_is_the_same_for_every_exporter(exporter: str) -> None:
     model = build("bert", exporter)
