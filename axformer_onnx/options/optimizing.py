@@ -12,7 +12,7 @@ from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
-from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
+from axformer_passes.plan import Constants, Int8, KeysValues, Readout, SharedWeights
 from axformer_passes.rewrites import REWRITES
 
 MAX_SEARCH_ROWS = 3000
@@ -62,6 +62,14 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     )
     refit_classifier: bool = option(
         False, "Also refit the last linear layer, with the labels of the search rows.", decisive="if set"
+    )
+    quantize: Literal["int8"] | None = option(
+        None,
+        "int8: products of 8-bit integers where they cost least, chosen together with what is removed; embeddings in 8 bits.",
+        decisive="if set",
+    )
+    structure: Literal["pruned", "whole"] = option(
+        "pruned", "whole: remove nothing, only quantize.", decisive="if set"
     )
     k: int = option(30, "K of hard attention (robust, axformer).", ge=1)
     readout: Readout = _rewrite("readout")
@@ -113,6 +121,11 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
             if isinstance(value, float)
             else f"{flag(name)} {value}"
         )
+
+    @property
+    def int8(self) -> Int8 | None:
+        """What plans say about integers, the blocks left open."""
+        return Int8(tables=True) if self.quantize else None
 
     @property
     def goal(self) -> Goal:

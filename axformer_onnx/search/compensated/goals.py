@@ -189,6 +189,7 @@ class _Choosing:
         return tune(
             self.prepared.costs, prices, budget, self.prepared.evaluator.races,
             evaluations=self.prepared.scored.effort.evaluations, seed=self.inputs.options.seed,
+            heights=[unit.height for unit in self.prepared.levels.units],
             progress=lambda done, of: self.inputs.watch(f"tuning at {name}", done, of),
         )  # fmt: skip
 
@@ -344,13 +345,14 @@ class _Choosing:
 
 
 def _sizes(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
-    """Bytes of every rung by unit, float32 weights and biases."""
+    """Bytes of every rung by unit: weights in float32 or in integers with a scale a column, biases in float32."""
     found = []
     for unit in units:
         block = getattr(anatomy.layers[unit.layers[0]], unit.kind)
         *inner, last = linears(block)
         per_unit = (sum(map(linear_parameters, inner)) + last.rows * last.columns) / unit.size
-        found.append(4.0 * (np.array(unit.counts) * per_unit + last.columns))
+        each = np.array([1.0 if rung.int8 else 4.0 for rung in unit.rungs])
+        found.append(each * np.array(unit.counts) * per_unit + 4.0 * last.columns)
     return found
 
 
