@@ -12,7 +12,8 @@ from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
-from axformer_passes.plan import Constants, Int8, KeysValues, Readout, SharedWeights
+from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
+from axformer_passes.precision import Int8
 from axformer_passes.rewrites import REWRITES
 
 MAX_SEARCH_ROWS = 3000
@@ -68,9 +69,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         "int8: products of 8-bit integers where they cost least, chosen together with what is removed; embeddings in 8 bits.",
         decisive="if set",
     )
-    structure: Literal["pruned", "whole"] = option(
-        "pruned", "whole: remove nothing, only quantize.", decisive="if set"
-    )
+    structure: Literal["pruned", "whole"] = option("pruned", "whole: remove nothing, only quantize.", decisive="if set")
     k: int = option(30, "K of hard attention (robust, axformer).", ge=1)
     readout: Readout = _rewrite("readout")
     constants: Constants = _rewrite("constants")

@@ -35,10 +35,17 @@ def put_integers(floats: ir.Model, result: ir.Model) -> int:
             continue
         scaled = _reader(_reader(node))  # Cast, Mul
         scale = _scale(scaled, integers)
-        ends = (scaled, _reader(scaled) if scaled is not None and scaled.outputs[0].uses() else None)  # a Gemm's bias is added behind
-        place = next((made[name] for end in ends if end is not None and (name := str(end.outputs[0].name)) in made), None)
+        ends = (
+            scaled,
+            _reader(scaled) if scaled is not None and scaled.outputs[0].uses() else None,
+        )  # a Gemm's bias is added behind
+        place = next(
+            (made[name] for end in ends if end is not None and (name := str(end.outputs[0].name)) in made), None
+        )
         if place is None or scale is None:
-            raise VerifyError(f"{node.outputs[0].name!r} is made of integers that stand for no weight of the graph without")
+            raise VerifyError(
+                f"{node.outputs[0].name!r} is made of integers that stand for no weight of the graph without"
+            )
         found = origin(place.inputs[_READS[place.op_type]])
         assert found is not None
         done[found.value] = _meant(str(node.outputs[0].name), place, found.axes, constant(found.value), integers, scale)

@@ -208,7 +208,9 @@ def _trials(model: ir.Model) -> list[dict[str, Array]]:
 
 
 def _compare(
-    oracle: Callable[[dict[str, Array]], Mapping[str, Array]], trials: list[dict[str, Array]], found: list[dict[str, Array]]
+    oracle: Callable[[dict[str, Array]], Mapping[str, Array]],
+    trials: list[dict[str, Array]],
+    found: list[dict[str, Array]],
 ) -> float:
     worst = 0.0
     for feeds, outputs in zip(trials, found, strict=True):

@@ -44,8 +44,8 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-from axformer_passes.anatomy import Anatomy
 from axformer_passes import precision
+from axformer_passes.anatomy import Anatomy
 from axformer_passes.errors import PlanError
 from axformer_passes.precision import Int8
 
@@ -330,5 +330,9 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
         if layer_of(index, '"hard_attention"').attention is None:
             raise PlanError(f'"hard_attention": no attention block was recognised in layer {index}')
     if plan.int8:
-        blocks = ((layer.index, "attention" if layer.attention is block else "feed_forward") for layer in anatomy.layers for block in layer.blocks)
+        blocks = (
+            (layer.index, "attention" if layer.attention is block else "feed_forward")
+            for layer in anatomy.layers
+            for block in layer.blocks
+        )
         precision.require_blocks(plan.int8, blocks)

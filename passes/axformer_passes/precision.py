@@ -10,7 +10,8 @@ from typing import Any, Literal
 from axformer_passes.errors import PlanError
 
 MOST_BITS, FEWEST_BITS, DEFAULT_BITS = 8, 4, 7
-_BLOCKS = ("attention", "feed_forward")
+Kind = Literal["attention", "feed_forward"]
+_BLOCKS: tuple[Kind, ...] = ("attention", "feed_forward")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +31,20 @@ class Int8:
     def __bool__(self) -> bool:
         return bool(self.attention or self.feed_forward or self.tables)
 
-    def has(self, layer: int, kind: Literal["attention", "feed_forward"]) -> bool:
+    def has(self, layer: int, kind: Kind) -> bool:
         """Are the projections of this block products of integers?"""
         return layer in (self.attention if kind == "attention" else self.feed_forward)
 
+    def with_blocks(self, blocks: Iterable[tuple[int, Kind]], *, tables: bool | None = None) -> Int8:
+        """The same for other blocks, (layer, kind); `tables` None: as it is."""
+        blocks = list(blocks)
+        attention, feed_forward = (frozenset(i for i, kind in blocks if kind == one) for one in _BLOCKS)
+        return Int8(attention, feed_forward, self.tables if tables is None else tables, self.bits)
+
     def to_json(self) -> dict[str, Any]:
         """As `read` takes it."""
-        layers = {name: sorted(getattr(self, name)) for name in _BLOCKS}
-        return {"bits": self.bits, **layers, "tables": self.tables}
+        attention, feed_forward = sorted(self.attention), sorted(self.feed_forward)
+        return {"bits": self.bits, "attention": attention, "feed_forward": feed_forward, "tables": self.tables}
 
 
 def read(data: Any, origin: str) -> Int8 | None:
@@ -57,7 +64,11 @@ def read(data: Any, origin: str) -> Int8 | None:
 
 
 def _layers(value: Any, where: str) -> frozenset[int]:
-    if not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value) or len(set(value)) != len(value):
+    if (
+        not isinstance(value, list)
+        or not all(type(i) is int and i >= 0 for i in value)
+        or len(set(value)) != len(value)
+    ):
         raise PlanError(f"{where} is {json.dumps(value)[:80]}, expected a list of layers, each once")
     return frozenset(value)
 

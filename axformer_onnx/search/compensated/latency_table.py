@@ -31,9 +31,9 @@ from axformer_onnx.runtime import compare_latency, describe_hardware, make_feeds
 from axformer_onnx.scoring import Machine
 from axformer_onnx.search.compensated.levels import Unit
 from axformer_passes.apply import apply_plan
-from axformer_passes.blocks import BlockKind
 from axformer_passes.io import detached
-from axformer_passes.plan import Constants, Hard, Int8, KeysValues, Plan
+from axformer_passes.plan import Constants, Hard, KeysValues, Plan
+from axformer_passes.precision import Int8
 from axformer_passes.probe import TokenSequence
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ _SINGLE = 4
 _TOGETHER = 3
 """Models timed against the unchanged one at a time: each holds its weights in memory."""
 ROUNDS = 25
-KINDS: tuple[BlockKind, ...] = ("attention", "feed_forward")
 _EMPTY = "empty"
 """The variant without any unit."""
 
@@ -102,7 +101,9 @@ def measure_table(
     """
     classes = unit_classes(examined, units)
     wanted = [(c, n, i) for c, members in classes.items() for n, i in _measured_rungs(units, members)]
-    variants: list[tuple[Any, Plan]] = [((c, n, i), _plan(units, classes[c], n, int8 if i else None)) for c, n, i in wanted]
+    variants: list[tuple[Any, Plan]] = [
+        ((c, n, i), _plan(units, classes[c], n, int8 if i else None)) for c, n, i in wanted
+    ]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
     variants.append((_EMPTY, _plan(units, range(len(units)), 0)))
@@ -186,8 +187,8 @@ def _plan(units: Sequence[Unit], members: Sequence[int], count: int, int8: Int8 
             plan = without(layer, range(count, units[u].size))
     if int8 is None:
         return plan
-    layers = {kind: frozenset(i for u in members if units[u].kind == kind for i in units[u].layers) for kind in KINDS}
-    return dataclasses.replace(plan, int8=dataclasses.replace(int8, tables=False, **layers))
+    blocks = [(layer, units[u].kind) for u in members for layer in units[u].layers]
+    return dataclasses.replace(plan, int8=int8.with_blocks(blocks, tables=False))
 
 
 def _hardened(layers: Sequence[int], k: int) -> Plan:

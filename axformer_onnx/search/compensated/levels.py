@@ -24,7 +24,8 @@ from axformer_onnx.runtime import Shelf
 from axformer_passes.blocks import BlockKind, shared_groups
 from axformer_passes.cut import weight_key
 from axformer_passes.integers import nearest, simulated
-from axformer_passes.plan import Hard, Int8, Plan, SharedWeights
+from axformer_passes.plan import Hard, Plan, SharedWeights
+from axformer_passes.precision import Int8
 from axformer_passes.stages import writable
 
 if TYPE_CHECKING:
@@ -162,13 +163,13 @@ class Levels:
 
     def _integers(self, choice: Choice) -> Int8 | None:
         """The blocks that have something left and are on a rung of integers."""
-        layers: dict[BlockKind, set[int]] = {"attention": set(), "feed_forward": set()}
-        for unit, rung in zip(self.units, choice.rungs, strict=True):
-            if unit.rungs[rung].int8 and unit.rungs[rung].kept:
-                layers[unit.kind].update(unit.layers)
-        if self.int8 is None or not any(layers.values()):
-            return None
-        return dataclasses.replace(self.int8, **{kind: frozenset(found) for kind, found in layers.items()})
+        blocks = [
+            (layer, unit.kind)
+            for unit, rung in zip(self.units, choice.rungs, strict=True)
+            for layer in unit.layers
+            if unit.rungs[rung].int8 and unit.rungs[rung].kept
+        ]
+        return self.int8.with_blocks(blocks) if self.int8 is not None and blocks else None
 
 
 def build_levels(
@@ -214,12 +215,14 @@ def round_stages(sessions: StageSessions, levels: Levels) -> None:
     from axformer_onnx.runtime import run_once
 
     assert levels.int8 is not None
-    layers = {kind: frozenset(i for u in levels.units if u.kind == kind for i in u.layers) for kind in ("attention", "feed_forward")}
-    int8 = dataclasses.replace(levels.int8, tables=False, **layers)
+    blocks = ((layer, unit.kind) for unit in levels.units for layer in unit.layers)
+    int8 = levels.int8.with_blocks(blocks, tables=False)
     model = simulated(sessions.staged.examined.labelling.model, int8, run_once, examined=sessions.staged.examined)
     rounded = type(sessions)(model, provider=sessions.provider, threads=sessions.workers)
     if [stage.outputs for stage in rounded.stages] != [stage.outputs for stage in sessions.stages]:
-        raise RecogniseError("the model cannot be cut into the same stages once its products are rounded; leave out --quantize")
+        raise RecogniseError(
+            "the model cannot be cut into the same stages once its products are rounded; leave out --quantize"
+        )
     sessions.rounded = rounded
 
 

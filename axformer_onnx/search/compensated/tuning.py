@@ -143,7 +143,7 @@ def filled(unit: Unit, swept: dict[int, float]) -> FloatArray:
 
 
 def _filled(errors: Sequence[float], swept: Mapping[int, float]) -> FloatArray:
-    """float64[rungs of one ladder]: those of `swept`, by rung, and between them by their errors; the first is 0 unless it is there."""
+    """float64[rungs of one ladder]: as `swept` has them, between them by their errors; the first is 0 unless it is there."""
     from scipy.optimize import isotonic_regression
 
     floor, first = 1e-12, swept.get(0, 0.0)

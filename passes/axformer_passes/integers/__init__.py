@@ -9,5 +9,6 @@ from __future__ import annotations
 from axformer_passes.integers.quantise import quantise
 from axformer_passes.integers.rounding import nearest, rounded_columns
 from axformer_passes.integers.simulated import simulated
+from axformer_passes.integers.tables import tables_of
 
-__all__ = ["nearest", "quantise", "rounded_columns", "simulated"]
+__all__ = ["nearest", "quantise", "rounded_columns", "simulated", "tables_of"]

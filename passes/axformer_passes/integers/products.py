@@ -18,7 +18,7 @@ from axformer_passes.integers.rounding import Array, rounded_columns
 
 
 def quantise_products(model: ir.Model, others: Collection[str], bits: int) -> list[str]:
-    """Edit `model` in place: all products that are written plainly, but for `others`, by their outputs; returns the names of theirs."""
+    """Edit `model` in place: all products that are written plainly, but for `others`; returns them, by their outputs."""
     graph, quantised, done = model.graph, dict[ir.Value, list[ir.Value]](), list[str]()
     for node in list(graph):
         if node.outputs and str(node.outputs[0].name) not in others and written_plainly(node):
@@ -28,10 +28,14 @@ def quantise_products(model: ir.Model, others: Collection[str], bits: int) -> li
 
 
 def written_plainly(node: ir.Node) -> bool:
-    """Is it x @ weight, a float32 matrix that is a constant, perhaps behind Transposes, by MatMul or by a Gemm as layers are written?"""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("MatMul", "Gemm") or origin(node.inputs[0]) is not None:
+    """Is it x @ weight, a constant float32 matrix, perhaps behind Transposes, by MatMul or by a Gemm as layers are written?"""
+    if (
+        node.domain not in ("", "ai.onnx")
+        or node.op_type not in ("MatMul", "Gemm")
+        or origin(node.inputs[0]) is not None
+    ):
         return False
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         return False
     return _matrix(node) is not None
 
@@ -48,7 +52,9 @@ def _matrix(node: ir.Node) -> Array | None:
         return None
     array = array.transpose(found.axes)
     if node.op_type == "Gemm":
-        array = (array.T if node.attributes.get_int("transB", 0) else array) * np.float32(node.attributes.get_float("alpha", 1.0))
+        array = (array.T if node.attributes.get_int("transB", 0) else array) * np.float32(
+            node.attributes.get_float("alpha", 1.0)
+        )
     return array
 
 
@@ -57,7 +63,9 @@ def _quantise(graph: ir.Graph, node: ir.Node, bits: int, quantised: dict[ir.Valu
     assert value is not None and matrix is not None
     new = list[ir.Node]()
 
-    def put(operator: str, inputs: list[ir.Value | None], part: str, outputs: int = 1, **attributes: int) -> list[ir.Value]:
+    def put(
+        operator: str, inputs: list[ir.Value | None], part: str, outputs: int = 1, **attributes: int
+    ) -> list[ir.Value]:
         names = [fresh(graph, f"{part}{i or ''}") for i in range(outputs)]
         made = ir.node(operator, inputs, attributes, outputs=[ir.Value(name=one) for one in names], name=names[0])
         new.append(made)

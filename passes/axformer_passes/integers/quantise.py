@@ -9,7 +9,7 @@ from axformer_passes.errors import PlanError
 from axformer_passes.graph import anchor
 from axformer_passes.integers.products import quantise_products
 from axformer_passes.integers.tables import quantise_tables
-from axformer_passes.plan import Int8
+from axformer_passes.precision import Int8
 from axformer_passes.prepare import isolate
 from axformer_passes.recognise import Examined
 

@@ -32,7 +32,7 @@ def rounded_columns(weight: Array, bits: int = BITS) -> tuple[npt.NDArray[np.int
 def nearest(weight: Array, bits: int = BITS) -> npt.NDArray[np.float64]:
     """float64[R, C]: what the integers of a matrix stand for."""
     integers, scale = rounded_columns(weight, bits)
-    return integers * scale.astype(np.float64)
+    return integers.astype(np.float64) * scale.astype(np.float64)
 
 
 __all__ = ["BITS", "TABLE_BITS", "Array", "nearest", "rounded_columns"]

@@ -18,7 +18,7 @@ from axformer_passes.graph import Cleanup, constant, find, fresh
 from axformer_passes.integers.products import written_plainly
 from axformer_passes.integers.rounding import TABLE_BITS, nearest
 from axformer_passes.integers.tables import tables_of
-from axformer_passes.plan import Int8
+from axformer_passes.precision import Int8
 from axformer_passes.probe import Runner
 from axformer_passes.recognise import Examined, examine
 

@@ -1,11 +1,10 @@
 """Tables of embeddings in 8 bits, a scale a row: half of a small model's bytes are in them.
 
-    y = Gather(table[V, D], ids)   ->   Cast(Gather(integers[V, D], ids)) * Gather(scale[V, 1], ids)
+y = Gather(table[V, D], ids)   ->   Cast(Gather(integers[V, D], ids)) * Gather(scale[V, 1], ids)
 """
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, fresh, initializer, origin
