@@ -247,3 +247,21 @@ def test_a_walk_does_not_quantise(tmp_path: Path) -> None:
         UsageError, match="--quantize int8 is for --search compensated; --search robust changes no weight"
     ):
         OptimizeOptions(model=tmp_path, output=tmp_path / "o", search="robust", quantize="int8")
+
+
+@pytest.mark.parametrize("option", [{"structure": "whole"}, {"weight_bits": 8}])
+def test_options_of_integers_without_integers_are_refused(option: dict[str, Any], tmp_path: Path) -> None:
+    from axformer_onnx.options import OptimizeOptions
+
+    with pytest.raises(UsageError, match=" goes with --quantize int8"):
+        OptimizeOptions(model=tmp_path, output=tmp_path / "o", **option)
+
+
+def test_a_model_in_half_precision_is_refused_before_anything_is_searched() -> None:
+    from axformer_onnx.scoring import StageSessions
+    from axformer_onnx.search.compensated.levels import Levels, Unit, round_stages
+
+    sessions = StageSessions(load_model(zoo.build("bert", "torchscript-eager-17+fp16").path))
+    units = [Unit("attention", (0,), 4, ())]
+    with pytest.raises(UsageError, match="no product of this model can be made of integers"):
+        round_stages(sessions, Levels(units, {}, None, Int8(tables=True)))  # type: ignore[arg-type]

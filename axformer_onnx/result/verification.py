@@ -83,8 +83,8 @@ def verify(
 def _verify_integers(
     source: str | Path, candidate: Path, plan: Plan, provider: str, weights: Weights | None, sample: Path | None
 ) -> float:
-    """The same plan without integers against the source, then the candidate against that (`result/integers.py`)."""
-    from axformer_onnx.result.integers import put_integers
+    """The same plan without integers against the source, then the candidate against that (`result/integer_weights.py`)."""
+    from axformer_onnx.result.integer_weights import put_integers
     from axformer_onnx.runtime import make_session, run_once
     from axformer_passes.apply import apply_plan
     from axformer_passes.io import save_model

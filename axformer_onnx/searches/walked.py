@@ -28,6 +28,7 @@ class Walked(Search):
             "size": _NO_GOAL,
             "refit_classifier": "changes no weight",
             "quantize": "changes no weight",
+            "weight_bits": "changes no weight",
             "structure": "removes parts, and does nothing else",
         }
     )

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.compensate import Moments, Sample, calibrate, levels
-from axformer_onnx.errors import RecogniseError
+from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.runtime import Shelf
 from axformer_passes.blocks import BlockKind, shared_groups
 from axformer_passes.cut import weight_key
-from axformer_passes.integers import nearest, simulated
+from axformer_passes.integers import LEAST_OPSET, nearest, simulated
 from axformer_passes.plan import Hard, Plan, SharedWeights
 from axformer_passes.precision import Int8
 from axformer_passes.stages import writable
@@ -210,14 +210,24 @@ def build_levels(
 def round_stages(sessions: StageSessions, levels: Levels) -> None:
     """Give sessions those of the model that computes as integers will in all blocks that are units (`StageSessions.rounded`).
 
-    Raises: RecogniseError where its stages are others.
+    Raises: UsageError where the model is too old or not in float32, RecogniseError where its stages are others.
     """
     from axformer_onnx.runtime import run_once
 
     assert levels.int8 is not None
+    opset = sessions.staged.examined.anatomy.opset
+    if opset < LEAST_OPSET:
+        raise UsageError(
+            f"--quantize int8 needs operator set {LEAST_OPSET} or later, the model has {opset}; export it anew"
+        )
     blocks = ((layer, unit.kind) for unit in levels.units for layer in unit.layers)
     int8 = levels.int8.with_blocks(blocks, tables=False)
     model = simulated(sessions.staged.examined.labelling.model, int8, run_once, examined=sessions.staged.examined)
+    if not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph):
+        raise UsageError(
+            "--quantize int8: no product of this model can be made of integers (is it in half precision, or are its weights "
+            "quantised already?); optimize the float32 model, or leave out --quantize"
+        )
     rounded = type(sessions)(model, provider=sessions.provider, threads=sessions.workers)
     if [stage.outputs for stage in rounded.stages] != [stage.outputs for stage in sessions.stages]:
         raise RecogniseError(

@@ -6,9 +6,9 @@ on; `nearest` is what a matrix becomes in both.
 
 from __future__ import annotations
 
-from axformer_passes.integers.quantise import quantise
 from axformer_passes.integers.rounding import nearest, rounded_columns
-from axformer_passes.integers.simulated import simulated
+from axformer_passes.integers.simulation import simulated
 from axformer_passes.integers.tables import tables_of
+from axformer_passes.integers.writing import LEAST_OPSET, quantise
 
-__all__ = ["nearest", "quantise", "rounded_columns", "simulated", "tables_of"]
+__all__ = ["LEAST_OPSET", "nearest", "quantise", "rounded_columns", "simulated", "tables_of"]
