@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.search.compensated.levels import Rung, Unit
 from axformer_passes.plan import Plan
+from axformer_passes.precision import Int8
 from axformer_passes.probe import TokenSequence
 
 REST, HEAD, NEURON, EMPTY = 2.0, 0.25, 0.01, 0.5
@@ -122,10 +124,20 @@ def test_units_of_other_tokens_are_another_class() -> None:
 
 
 def test_narrower_block_that_takes_longer_is_priced_as_the_wider_one() -> None:
-    steps = latency_table._by_rung(unit("attention", 0, 4, 1), {0: 4.0, 1: 2.0, 2: 2.5, 3: 1.0})
+    saved = {(0, False): 4.0, (1, False): 2.0, (2, False): 2.5, (3, False): 1.0}
+    steps = latency_table._by_rung(unit("attention", 0, 4, 1), saved)
     assert list(steps) == sorted(steps, reverse=True), "fewer heads may not be priced higher"
     assert steps[0] == pytest.approx(4.0) and steps[4] == pytest.approx(0.0)
     assert steps[2] == steps[3] == pytest.approx(1.75)
+
+
+def test_integers_have_prices_of_their_own_against_the_same_full_unit() -> None:
+    one = unit("attention", 0, 4, 1)
+    both = dataclasses.replace(one, rungs=(*one.rungs, *(dataclasses.replace(rung, int8=True) for rung in one.rungs)))
+    saved = {(0, False): 4.0, (2, False): 2.0, (2, True): 3.0, (4, True): 1.0}
+    steps = latency_table._by_rung(both, saved)
+    assert steps == pytest.approx([4.0, 3.0, 2.0, 1.0, 0.0, 3.0, 2.0, 1.0, 0.5, 0.0])
+    assert latency_table._plan([both], [0], 2, Int8(tables=True)).int8 == Int8(attention=frozenset({0}))
 
 
 def test_table_survives_json_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         shared_weights=shared_weights(options, source.anatomy),
         readout="narrow" if given.narrow else "whole",
         constants=options.constants,
-        keys_values=options.keys_values,
+        keys_values="projected" if options.quantize else options.keys_values,
     )
 
 

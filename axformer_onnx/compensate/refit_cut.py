@@ -18,10 +18,13 @@ from axformer_onnx.runtime import run_once
 from axformer_onnx.scoring import StageSessions
 from axformer_passes.apply import apply_plan, reweighted
 from axformer_passes.blocks import BlockKind, gone_classes, inputs_of, kind_of
+from axformer_passes.integers import simulated
 from axformer_passes.plan import Plan
 from axformer_passes.stages import writable
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from axformer_passes.cut import Weights
     from axformer_passes.recognise import Examined
     from axformer_passes.stages import Stage
@@ -42,15 +45,20 @@ def pruned_sessions(
             model = apply_plan(
                 source.model, inside, run_once, examined=source.examined, weights=weights, weights_of=plan
             )
-            cut = StageSessions(model, provider=source.provider, threads=threads)
+            cut = StageSessions(_rounding(model, plan), provider=source.provider, threads=threads)
             if _blocks_of_stages(cut) == _blocks_of_stages(source):
                 return cut, rest
             reason = "other stages"
         except (PlanError, RecogniseError, VerifyError) as error:
             reason = str(error)
         logger.info("the refit runs at full width: %s", reason)
-    model = reweighted(source.model, plan, weights, run_once, examined=source.examined)
+    model = _rounding(reweighted(source.model, plan, weights, run_once, examined=source.examined), plan)
     return StageSessions(model, provider=source.provider, threads=threads), plan
+
+
+def _rounding(model: ir.Model, plan: Plan) -> ir.Model:
+    """The model that computes in float32 what its integers will, where the plan has some."""
+    return simulated(model, dataclasses.replace(plan.int8, tables=False), run_once) if plan.int8 else model
 
 
 def divided(plan: Plan, examined: Examined) -> tuple[Plan, Plan]:

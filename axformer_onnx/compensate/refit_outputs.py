@@ -32,6 +32,7 @@ from axformer_onnx.runtime import Shelf
 from axformer_onnx.scoring import StageSessions
 from axformer_passes.blocks import BlockKind, Inputs, expanded, gone_classes, inputs_of, kind_of, shared_groups
 from axformer_passes.cut import PARTS, Weights, expanded_weights, kept_rows, weight_key, written
+from axformer_passes.integers import nearest
 from axformer_passes.plan import Plan
 from axformer_passes.stages import writable
 
@@ -228,7 +229,8 @@ class _Walk:
             solved = self._solve(number, (layer, kind), own, kept, held, changed)
             read.append(own.inputs.name)
             self.weights.update((k, array.astype(np.float32)) for k, array in zip(keys, solved, strict=True))
-            changed.update(written(own.place, "rows", kept, *(self.weights[key] for key in keys)))
+            weight, bias = (self.weights[key] for key in keys)
+            changed.update(written(own.place, "rows", kept, self._rounded(layer, kind, weight), bias))
         self.pruned.move(number, len(self.teacher.samples), changed, read)
 
     def _inner(self, number: int, layer: int, kind: BlockKind, changed: Mapping[str, Array]) -> dict[str, Array]:
@@ -257,8 +259,14 @@ class _Walk:
                     if array is not None:
                         self.weights[weight_key(layer, kind, part, one.role)] = array.astype(np.float32)
                 if weight is not None:
-                    tensors.update(written(one.place, "columns", one.kept(rest or ()), weight, bias))
+                    seen = self._rounded(layer, kind, weight)
+                    tensors.update(written(one.place, "columns", one.kept(rest or ()), seen, bias))
         return tensors
+
+    def _rounded(self, layer: int, kind: BlockKind, weight: Array) -> Array:
+        """What the pruned model multiplies with: `weight` on its grid, where the plan makes integers of it."""
+        int8 = self.plan.int8
+        return nearest(weight, int8.bits) if int8 is not None and int8.has(layer, kind) else weight
 
     def _pairs(
         self, number: int, own: Inputs, source: Inputs, changed: Mapping[str, Array]

@@ -13,6 +13,7 @@ from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
+from axformer_passes.precision import Int8
 from axformer_passes.rewrites import REWRITES
 
 MAX_SEARCH_ROWS = 3000
@@ -63,6 +64,19 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     refit_classifier: bool = option(
         False, "Also refit the last linear layer, with the labels of the search rows.", decisive="if set"
     )
+    quantize: Literal["int8"] | None = option(
+        None,
+        "int8: products of 8-bit integers where they cost least, chosen together with what is removed; embeddings in 8 bits.",
+        decisive="if set",
+    )
+    weight_bits: int = option(
+        7,
+        "Of quantised products: 7 give the same answers on every CPU, 8 need VNNI, AMX or ARM.",
+        ge=4,
+        le=8,
+        decisive="if set",
+    )
+    structure: Literal["pruned", "whole"] = option("pruned", "whole: remove nothing, only quantize.", decisive="if set")
     k: int = option(30, "K of hard attention (robust, axformer).", ge=1)
     readout: Readout = _rewrite("readout")
     constants: Constants = _rewrite("constants")
@@ -94,6 +108,9 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         goals = self._goals()
         if len(goals) > 1:
             raise UsageError(f"{goals[0].words} and {goals[1].words} were given; name one goal")
+        for name in ("structure", "weight_bits") if self.quantize is None else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise UsageError(f"{self._said(name)} goes with --quantize int8")
         for name, reason in SEARCHES[self.search].refuses.items():
             if getattr(self, name) != type(self).model_fields[name].default:
                 others = " or ".join(search.name for search in SEARCHES if name not in search.refuses)
@@ -113,6 +130,11 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
             if isinstance(value, float)
             else f"{flag(name)} {value}"
         )
+
+    @property
+    def int8(self) -> Int8 | None:
+        """What plans say about integers, the blocks left open."""
+        return Int8(tables=True, bits=self.weight_bits) if self.quantize else None
 
     @property
     def goal(self) -> Goal:

@@ -7,8 +7,10 @@ wrong. Hard attention and new weights are written by the same code in both: the 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ def verify(
     from axformer_onnx.runtime import make_session, run_once
     from axformer_passes.apply import reweighted
 
+    if plan.int8:
+        return _verify_integers(source, Path(candidate), plan, provider, weights, sample)
     complaint = _complaint(candidate)
     if complaint is not None:
         if _complaint(source) is None:
@@ -74,6 +78,37 @@ def verify(
     trials, found = _answered(session, fine)
     del session  # before the source's sessions are made: each maps all of its weights
     return _compare(_Oracle(fine, plan, optimize=fine is model), trials, found)
+
+
+def _verify_integers(
+    source: str | Path, candidate: Path, plan: Plan, provider: str, weights: Weights | None, sample: Path | None
+) -> float:
+    """The same plan without integers against the source, then the candidate against that (`result/integer_weights.py`)."""
+    from axformer_onnx.result.integer_weights import put_integers
+    from axformer_onnx.runtime import make_session, run_once
+    from axformer_passes.apply import apply_plan
+    from axformer_passes.io import save_model
+
+    complaint = _complaint(candidate)
+    if complaint is not None and _complaint(source) is None:
+        raise VerifyError(f"{candidate}: the ONNX checker refuses it: {complaint}")
+    model, result, bare = open_model(source, sample), load_model(candidate), dataclasses.replace(plan, int8=None)
+    at_its_sizes(model, lambda model: probed(model, run_once))
+    floats = apply_plan(model, bare, run_once, weights=weights, fused=False)
+    with tempfile.TemporaryDirectory(dir=candidate.parent, prefix=".without-integers-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(floats, path)
+        worst = verify(source, path, bare, provider=provider, weights=weights, sample=sample)
+    _same_face(model, result)
+    put_integers(floats, result)
+    describe(floats, recipe_of(model))
+    _runs(floats, make_session(candidate, provider=provider, prepack=False))
+    finer = _smooth(result)
+    if finer is result and any(node.op_type in _ROUNDING for node in result.graph):
+        raise VerifyError(f"{candidate}: an operator computes with its integers that has no float form to compare with")
+    session = make_session(detached(finer), provider=provider, optimize=False, prepack=False)
+    trials, found = _answered(session, floats)
+    return max(worst, _compare(lambda feeds: run_once(detached(floats), feeds), trials, found))
 
 
 def _complaint(path: str | Path) -> str | None:
@@ -172,7 +207,11 @@ def _trials(model: ir.Model) -> list[dict[str, Array]]:
     return [] if numbers or not open_length else [probe_feeds(model, b, usual + s, seed=5 + s) for b, s in _SHAPES]
 
 
-def _compare(oracle: _Oracle, trials: list[dict[str, Array]], found: list[dict[str, Array]]) -> float:
+def _compare(
+    oracle: Callable[[dict[str, Array]], Mapping[str, Array]],
+    trials: list[dict[str, Array]],
+    found: list[dict[str, Array]],
+) -> float:
     worst = 0.0
     for feeds, outputs in zip(trials, found, strict=True):
         for name, array in oracle(feeds).items():

@@ -168,12 +168,12 @@ class _Run:
             self.prefixes.append(digest.copy().digest())
         self.read_by_later = read_by_later(sessions.stages)
         for stage, setting in zip(sessions.stages, settings, strict=True):
-            sessions.session(stage, setting.form)  # made here: workers only run them
+            sessions.of(setting).session(stage, setting.form)  # made here: workers only run them
 
     def stage(self, stage: Stage, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Run one stage on what is at hand."""
         setting = self.settings[stage.index]
-        return self.sessions.run(stage, setting.form, {**tensors, **setting.feeds})
+        return self.sessions.of(setting).run(stage, setting.form, {**tensors, **setting.feeds})
 
 
 def _graph_outputs(sessions: StageSessions) -> list[Any]:

@@ -32,18 +32,21 @@ class Setting:
     """How one stage runs under a plan: its form and its run-time inputs.
 
     key   names the feeds, where they are too large to be read for a digest; empty: they are read
+    int8  as its products of integers compute: by the sessions of the model that rounds (`StageSessions.rounded`)
     """
 
     form: Form
     feeds: Mapping[str, Array]
     key: str = ""
+    int8: bool = False
 
     @cached_property
     def digest(self) -> bytes:
         """Equal settings, equal digests."""
+        form = f"{self.form} int8" if self.int8 else self.form
         if self.key:
-            return hashlib.blake2b(f"{self.form} {self.key}".encode(), digest_size=16).digest()
-        found = hashlib.blake2b(self.form.encode(), digest_size=16)
+            return hashlib.blake2b(f"{form} {self.key}".encode(), digest_size=16).digest()
+        found = hashlib.blake2b(form.encode(), digest_size=16)
         for name, array in sorted(self.feeds.items()):
             found.update(name.encode() + array.tobytes())
         return found.digest()
@@ -100,6 +103,7 @@ class StageSessions:
     own copies of the weights.
 
     examined   of `model`, where the caller has it
+    rounded    the same of the model that computes as integers will; None: nothing is to be rounded
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class StageSessions:
         self.workers = (threads or os.cpu_count() or 1) if on_cpu else 1
         self._session_threads = 1 if on_cpu else threads
         self._sessions: dict[tuple[int, Form], Any] = {}
+        self.rounded: StageSessions | None = None
 
     @cached_property
     def examined(self) -> Examined:
@@ -146,6 +151,13 @@ class StageSessions:
         """The setting of every stage under `plan`, in order; what layers share counts as the plan says."""
         plan = expanded(plan, self.staged.examined.anatomy)
         return [setting_of(stage, plan) for stage in self.stages]
+
+    def of(self, setting: Setting) -> StageSessions:
+        """Those that a setting runs on."""
+        if not setting.int8:
+            return self
+        assert self.rounded is not None, "there is no model that rounds"
+        return self.rounded
 
     def session(self, stage: Stage, form: Form) -> Any:
         """The session of `stage` in `form`."""
@@ -180,6 +192,8 @@ class StageSessions:
     def forget(self) -> None:
         """Close the sessions: each holds its stage's weights. They are made again when they are needed."""
         self._sessions.clear()
+        if self.rounded is not None:
+            self.rounded.forget()
 
     def made(self, piece: Detached, what: str) -> Any:
         """A session of a piece of the graph, made as all are; `what` it is in messages. It is not kept."""

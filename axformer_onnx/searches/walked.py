@@ -22,7 +22,15 @@ class Walked(Search):
 
     decisive = ("k",)
     refuses: Mapping[str, str] = MappingProxyType(
-        {"max_drop": _NO_GOAL, "speedup": _NO_GOAL, "size": _NO_GOAL, "refit_classifier": "changes no weight"}
+        {
+            "max_drop": _NO_GOAL,
+            "speedup": _NO_GOAL,
+            "size": _NO_GOAL,
+            "refit_classifier": "changes no weight",
+            "quantize": "changes no weight",
+            "weight_bits": "changes no weight",
+            "structure": "removes parts, and does nothing else",
+        }
     )
 
     def expected_tokens(self, options: OptimizeOptions, given: Given) -> float:

@@ -1,6 +1,6 @@
 """Model + Plan -> Model: the one place where passes run, in a fixed order.
 
-Reweight, prune, harden, lift, clean up; the exact rewrites before and behind the lifting (`rewrites/`).
+Reweight, prune, harden, lift, clean up; the exact rewrites before and behind the lifting (`rewrites/`); integers last.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from axformer_passes.blocks import expanded, kind_of
 from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, reweight, weight_key
 from axformer_passes.errors import AxformerError, PlanError, VerifyError
 from axformer_passes.graph import Cleanup
+from axformer_passes.integers import quantise
 from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, take_decided
@@ -33,10 +34,12 @@ def apply_plan(
     examined: Examined | None = None,
     weights: Weights | None = None,
     weights_of: Plan | None = None,
+    fused: bool = True,
 ) -> ir.Model:
     """A new model: `model` with `plan` carried out. `model` is not touched; equal arguments give equal bytes.
 
     `examined` saves a walk where the caller has examined `model` already; it stays as it is.
+    `fused` False leaves what came fused in primitive steps, as it is where a plan has integers.
     `weights` are those that the plan names (`plan.py` says what they may be), or those of `weights_of`, a plan that removes more.
 
     Raises: PlanError (does not fit), RecogniseError (an operator on the way cannot follow the cut), VerifyError (the result
@@ -44,7 +47,7 @@ def apply_plan(
     """
     if plan.weights is not None and weights is None:
         raise PlanError(f'the plan names its weights ("weights": {plan.weights!r:.80}), and none were given')
-    if plan.is_empty and not weights:
+    if plan.is_empty and not weights and fused:
         clone = model.clone()
         Cleanup()(clone)
         return clone
@@ -61,12 +64,16 @@ def apply_plan(
         if rewrite.walked is not None:
             Cleanup()(work)  # what a plan has cut off is no longer in the way
             rewrite.walked(work, runner)
-    lift(work)
+    if fused and not plan.int8:
+        lift(work)  # what is fused hides its products, and a fused product has no form in integers
     Cleanup()(work)
     for rewrite in chosen:
         if rewrite.lifted is not None:
             rewrite.lifted(work, runner)
             Cleanup()(work)
+    if plan.int8:
+        quantise(work, examined, plan.int8)
+        Cleanup()(work)
     _forget_passes(work)
     _check(work, examined, runner)
     return work

@@ -29,6 +29,10 @@ the names, because layers that share an initializer may each be given weights of
 left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact up to
 the rounding of sums; it is left out where they are kept. "keys_values": "absorbed" projects neither keys nor values where a narrow
 read-out leaves one query (`absorb.py`), exact up to rounding; it is left out where they are projected.
+
+"int8": {"bits": 7, "attention": [0, 1], "feed_forward": [1], "tables": true} makes the projections of these blocks products of
+integers, with weights of so many bits, and embeddings 8-bit rows (`integers/`); it is left out where all numbers stay as they are.
+The weights file holds what is rounded, in float32.
 """
 
 from __future__ import annotations
@@ -40,8 +44,10 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
+from axformer_passes import precision
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.errors import PlanError
+from axformer_passes.precision import Int8
 
 FORMAT = "axformer-plan/1"
 Mode = Literal["truncated", "renormalised"]
@@ -63,7 +69,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Keys that choose; the first value is what a plan without the key means."""
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
-    "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
+    "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights", "int8",
     *_CHOICES,
 }  # fmt: skip
 
@@ -96,6 +102,7 @@ class Plan:
     readout: Readout = "whole"
     constants: Constants = "kept"
     keys_values: KeysValues = "projected"
+    int8: Int8 | None = None
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -138,12 +145,12 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing removed, nothing hardened, no weights, the read-out whole, constants kept, keys and values projected."""
+        """Nothing removed, hardened or rounded, no weights, the read-out whole, constants kept, keys and values projected."""
         return self.is_exact and (self.readout, self.constants, self.keys_values) == ("whole", "kept", "projected")
 
     @property
     def is_exact(self) -> bool:
-        """Nothing removed, nothing hardened, no weights: the graph computes what the source computes."""
+        """Nothing removed, hardened or rounded, no weights: the graph computes what the source computes."""
         return not (
             any(self.heads.values())
             or any(self.neurons.values())
@@ -151,6 +158,7 @@ class Plan:
             or self.feed_forward_blocks
             or self.hard_attention
             or self.weights
+            or self.int8
         )
 
     def validate(self, anatomy: Anatomy) -> None:
@@ -172,6 +180,8 @@ class Plan:
         }
         if self.weights is not None:
             data["weights"] = self.weights
+        if self.int8:
+            data["int8"] = self.int8.to_json()
         data |= {key: getattr(self, key) for key, values in _CHOICES.items() if getattr(self, key) != values[0]}
         return data
 
@@ -215,6 +225,7 @@ class Plan:
             feed_forward_blocks=_ids(data.get("feed_forward_blocks", []), '"feed_forward_blocks"', origin),
             hard_attention=_hard(data.get("hard_attention", {}), origin),
             weights=weights,
+            int8=precision.read(data.get("int8"), origin),
             **{key: data[key] for key in _CHOICES if key in data},
         )
 
@@ -318,3 +329,10 @@ def _validate(plan: Plan, anatomy: Anatomy) -> None:
     for index in plan.hard_attention:
         if layer_of(index, '"hard_attention"').attention is None:
             raise PlanError(f'"hard_attention": no attention block was recognised in layer {index}')
+    if plan.int8:
+        blocks = (
+            (layer.index, "attention" if layer.attention is block else "feed_forward")
+            for layer in anatomy.layers
+            for block in layer.blocks
+        )
+        precision.require_blocks(plan.int8, blocks)

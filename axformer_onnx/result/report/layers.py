@@ -6,7 +6,7 @@ from typing import Literal
 
 from axformer_onnx.result.report.record import LayerRecord
 from axformer_passes.anatomy import Anatomy, Layer
-from axformer_passes.blocks import expanded
+from axformer_passes.blocks import expanded, kind_of
 from axformer_passes.plan import Plan
 
 _FULL, _EMPTY = "█", "░"
@@ -31,6 +31,7 @@ def _layer_record(layer: Layer, plan: Plan) -> LayerRecord:
         neurons_removed=len(plan.neurons.get(i, ())),
         feed_forward=_state(feed_forward is not None, i in plan.feed_forward_blocks),
         hard_attention=f"k={hard.k} {hard.mode}" if hard else None,
+        int8=[kind for kind in map(kind_of, layer.blocks) if plan.int8 and plan.int8.has(i, kind)],
     )
 
 
@@ -65,6 +66,11 @@ def head_words(layer: LayerRecord) -> str:
     if layer.attention != "kept":
         return "block removed" if layer.attention == "removed" else "not recognised"
     return f"{layer.heads - len(layer.heads_removed)} of {layer.heads}"
+
+
+def integer_words(layer: LayerRecord) -> str:
+    """Which blocks compute with integers, for example "attention, feed-forward"."""
+    return ", ".join(kind.replace("_", "-") for kind in layer.int8)
 
 
 def neuron_picture(layer: LayerRecord) -> str:

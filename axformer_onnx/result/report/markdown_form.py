@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from axformer_onnx.result.report.layers import head_picture, head_words, neuron_picture, neuron_words
+from axformer_onnx.result.report.layers import head_picture, head_words, integer_words, neuron_picture, neuron_words
 from axformer_onnx.result.report.record import LayerRecord, Report
 from axformer_onnx.result.report.words import (
     FRONTIER_HEADER,
@@ -40,6 +40,7 @@ def _figures(report: Report) -> str:
 
 
 def _layers(layers: Sequence[LayerRecord]) -> str:
+    integers = any(x.int8 for x in layers)
     rows = [
         (
             str(x.layer),
@@ -47,10 +48,12 @@ def _layers(layers: Sequence[LayerRecord]) -> str:
             ", ".join(map(str, x.heads_removed)),
             f"`{neuron_picture(x)}` {neuron_words(x)}" if neuron_picture(x) else neuron_words(x),
             x.hard_attention or "",
+            *([integer_words(x)] if integers else []),
         )
         for x in layers
     ]
-    return _table(("layer", "heads kept", "heads removed", "neurons kept", "hard attention"), rows)
+    header = ("layer", "heads kept", "heads removed", "neurons kept", "hard attention")
+    return _table((*header, *(["integers"] if integers else [])), rows)
 
 
 def _frontier(report: Report) -> str:

@@ -85,6 +85,7 @@ class LayerRecord(_Record):
 
     attention, feed_forward   kept | removed | absent (the block as a whole)
     hard_attention            for example "k=30 truncated", or None
+    int8                      blocks whose projections are products of integers
     """
 
     layer: int
@@ -95,6 +96,7 @@ class LayerRecord(_Record):
     neurons_removed: int
     feed_forward: Literal["kept", "removed", "absent"]
     hard_attention: str | None
+    int8: list[Literal["attention", "feed_forward"]] = []
 
 
 class TrialRecord(_Record):
@@ -232,9 +234,13 @@ class Report(_Record):
 
     @property
     def is_unchanged(self) -> bool:
-        """Nothing was removed and nothing hardened."""
+        """Nothing was removed, hardened or made of integers."""
         return not any(
-            x.heads_removed or x.neurons_removed or x.hard_attention or "removed" in (x.attention, x.feed_forward)
+            x.heads_removed
+            or x.neurons_removed
+            or x.hard_attention
+            or x.int8
+            or "removed" in (x.attention, x.feed_forward)
             for x in self.layers
         )
 

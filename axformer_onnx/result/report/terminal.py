@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from axformer_onnx.result.report.layers import head_picture, head_words, neuron_picture, neuron_words
+from axformer_onnx.result.report.layers import head_picture, head_words, integer_words, neuron_picture, neuron_words
 from axformer_onnx.result.report.words import (
     FRONTIER_HEADER,
     control_sentence,
@@ -52,10 +52,12 @@ def layer_table(report: Report) -> Table:
     """One row a layer: which heads and how many neurons stay."""
     columns = ["layer", "heads kept", "", "neurons kept", ""]
     hard = any(x.hard_attention for x in report.layers)
-    table = _table("", *columns, *(["hard attention"] if hard else []))
+    integers = any(x.int8 for x in report.layers)
+    table = _table("", *columns, *(["hard attention"] if hard else []), *(["integers"] if integers else []))
     for x in report.layers:
         row = [str(x.layer), head_picture(x), head_words(x), neuron_picture(x), neuron_words(x)]
-        table.add_row(*row, *([x.hard_attention or ""] if hard else []))
+        more = [*([x.hard_attention or ""] if hard else []), *([integer_words(x)] if integers else [])]
+        table.add_row(*row, *more)
     return table
 
 

@@ -72,35 +72,49 @@ def mutated(coefficients: FloatArray, generator: np.random.Generator) -> FloatAr
 
 
 def exchanges(
-    costs: Sequence[FloatArray], prices: Sequence[FloatArray], budget: float, rungs: Sequence[int]
+    costs: Sequence[FloatArray],
+    prices: Sequence[FloatArray],
+    budget: float,
+    rungs: Sequence[int],
+    heights: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, ...]]:
     """Neighbours of a choice that keep the budget, the most promising first.
 
-    One unit goes a rung up, and another a rung down where it must. Promising by the costs: how much they would fall.
+    One unit goes a rung up, or from integers to float32, and another the other way where it must. Promising by the costs: how much
+    they would fall. `heights`: rungs of one ladder of each unit; None: it has only one.
     """
+    heights = [len(p) for p in prices] if heights is None else heights
     spent = price_of(prices, rungs)
     found: list[tuple[float, tuple[int, ...]]] = []
-    for up in range(len(rungs)):
-        if rungs[up] == 0:
-            continue
-        richer = _moved(rungs, up, -1)
-        gain = float(costs[up][rungs[up]] - costs[up][richer[up]])
-        rise = float(prices[up][richer[up]] - prices[up][rungs[up]])
-        if spent + rise <= budget:
-            found.append((-gain, richer))
-            continue
-        for down in range(len(rungs)):
-            if down == up or rungs[down] + 1 >= len(prices[down]):
+    for up, height in enumerate(heights):
+        for target in _richer(rungs[up], height):
+            richer = _moved(rungs, up, target)
+            gain = float(costs[up][rungs[up]] - costs[up][target])
+            rise = float(prices[up][target] - prices[up][rungs[up]])
+            if spent + rise <= budget:
+                found.append((-gain, richer))
                 continue
-            both = _moved(richer, down, 1)
-            if price_of(prices, both) <= budget:
-                loss = float(costs[down][both[down]] - costs[down][rungs[down]])
-                found.append((loss - gain, both))
+            for down in range(len(rungs)):
+                for lower in _poorer(rungs[down], heights[down], len(prices[down])) if down != up else ():
+                    both = _moved(richer, down, lower)
+                    if price_of(prices, both) <= budget:
+                        loss = float(costs[down][lower] - costs[down][rungs[down]])
+                        found.append((loss - gain, both))
     yield from (neighbour for _, neighbour in sorted(found))
 
 
-def _moved(rungs: Sequence[int], unit: int, by: int) -> tuple[int, ...]:
-    return (*rungs[:unit], rungs[unit] + by, *rungs[unit + 1 :])
+def _richer(rung: int, height: int) -> list[int]:
+    """One rung up in its ladder, and the same rung of the float32 one."""
+    return [*([rung - 1] if rung % height else []), *([rung - height] if rung >= height else [])]
+
+
+def _poorer(rung: int, height: int, rungs: int) -> list[int]:
+    """One rung down in its ladder, and the same rung of the one of integers."""
+    return [*([rung + 1] if (rung + 1) % height else []), *([rung + height] if rung + height < rungs else [])]
+
+
+def _moved(rungs: Sequence[int], unit: int, to: int) -> tuple[int, ...]:
+    return (*rungs[:unit], to, *rungs[unit + 1 :])
 
 
 __all__ = ["allocate", "cheapest", "exchanges", "mutated", "price_of"]

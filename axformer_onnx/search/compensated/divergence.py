@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from axformer_onnx.data import Encoded, Rows
     from axformer_onnx.scoring import Reading
     from axformer_onnx.tasks import Kind
-    from axformer_passes.stages import Stage
+    from axformer_passes.stages import Form, Stage
 
 Array = npt.NDArray[Any]
 RACE_Z = 2.75
@@ -138,23 +138,32 @@ class Divergence:
         start = Plan()
         for layer, hard in choice.hard:
             start = start.with_hard_attention(layer, hard.k, hard.mode)
+        plain = self.sessions.settings(start)
+        rounded = self.sessions.rounded.settings(start) if self.sessions.rounded is not None else plain
         return [
-            self._setting(stage, setting, choice)
-            for stage, setting in zip(self.sessions.stages, self.sessions.settings(start), strict=True)
+            self._setting(stage, settings, choice)
+            for stage, *settings in zip(self.sessions.stages, plain, rounded, strict=True)
         ]
 
-    def _setting(self, stage: Stage, setting: Setting, choice: Choice) -> Setting:
-        """The weights of the rungs as feeds, where a block of the stage is not as it was."""
+    def _setting(self, stage: Stage, settings: Sequence[Setting], choice: Choice) -> Setting:
+        """The weights of the rungs as feeds, where a block of the stage is not as it was.
+
+        settings   of the stage in float32, and rounded. What stands in one stage is rounded together, if all of it is.
+        """
+        units = self.levels.units
         numbers = {(b.layer, b.kind): self._unit_at.get((b.kind, b.layer)) for b in stage.blocks}
         rungs = {at: (n, choice.rungs[n]) for at, n in numbers.items() if n is not None}
-        if not any(rung for _, rung in rungs.values()):
+        int8 = bool(rungs) and all(units[n].rungs[rung].int8 for n, rung in rungs.values())
+        setting = dataclasses.replace(settings[int8], int8=int8)
+        if all(units[n].is_whole(rung) for n, rung in rungs.values()):
             return setting
         feeds: dict[str, Array] = dict(setting.feeds)
         for (layer, _), (unit, rung) in rungs.items():
             feeds.update(self._weights(unit, rung, layer))
         feeds.update(self._own_weights(numbers))
         name = ",".join(f"{unit}:{rung}" for unit, rung in rungs.values())
-        return Setting("weighed" if setting.form == "plain" else "tuned", feeds, f"{name} {setting.digest.hex()}")
+        form: Form = "weighed" if setting.form == "plain" else "tuned"
+        return Setting(form, feeds, f"{name} {setting.digest.hex()}", int8)
 
     def _weights(self, unit: int, rung: int, layer: int) -> dict[str, Array]:
         key = (unit, rung, layer)

@@ -33,6 +33,7 @@ from axformer_onnx.search.compensated.preparation import Prepared, SearchInputs,
 from axformer_onnx.search.compensated.promised_speed import CLOSE, MEASURED, as_promised, fast_enough
 from axformer_onnx.search.compensated.tuning import GENERATION, Tuned, chunks, tune
 from axformer_passes.blocks import linear_parameters, linears
+from axformer_passes.integers import tables_of
 from axformer_passes.plan import Hard, Plan
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
     from axformer_onnx.search.journal import Journal
     from axformer_passes.anatomy import Anatomy
 
-LADDER = (1.5, 2.0, 2.5, 3.0)
+LADDER, INT8_LADDER = (1.5, 2.0, 2.5, 3.0), (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 """Speedups of the frontier's points beside the exact one."""
 FEWEST = 6
 """Points of a frontier, at least."""
-FIRST_TUNED = 2.0
+FIRST_TUNED, INT8_FIRST_TUNED = 2.0, 3.0
 """Speedup at which the coefficients are tuned where none was asked for."""
 MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth evaluating it."""
@@ -170,8 +171,9 @@ class _Choosing:
             return self._at_speedup(goal.value)
         if goal.kind == "size":
             return self._at_size(goal.value)
-        budget = self._milliseconds(FIRST_TUNED)
-        tuned = self._tuned(self.table.prices, budget, f"x{FIRST_TUNED:g}")
+        speedup = min(INT8_FIRST_TUNED, 0.9 * self._reach()) if self.prepared.levels.int8 else FIRST_TUNED
+        budget = self._milliseconds(speedup)
+        tuned = self._tuned(self.table.prices, budget, f"x{speedup:g}")
         if tuned is not None:
             self._harden(tuned, budget)
         self._ladder(tuned)
@@ -189,6 +191,7 @@ class _Choosing:
         return tune(
             self.prepared.costs, prices, budget, self.prepared.evaluator.races,
             evaluations=self.prepared.scored.effort.evaluations, seed=self.inputs.options.seed,
+            heights=[unit.height for unit in self.prepared.levels.units],
             progress=lambda done, of: self.inputs.watch(f"tuning at {name}", done, of),
         )  # fmt: skip
 
@@ -241,7 +244,7 @@ class _Choosing:
     def _ladder(self, tuned: Tuned | None, held: Sequence[Point] = ()) -> None:
         """Points along the frontier: those of LADDER within reach and the tuned one; where they are few, more between them."""
         exact, reach = self.exact.speedup.value, self._reach()
-        speeds = [s for s in LADDER if exact * (1 + CLOSE) < s < reach]
+        speeds = [s for s in (INT8_LADDER if self.prepared.levels.int8 else LADDER) if exact * (1 + CLOSE) < s < reach]
         wanted = [choice for speed in speeds if (choice := self._choice(tuned, speed)) is not None]
         wanted += [tuned.choice] if tuned is not None else []
         for choice in itertools.chain(wanted, self._more(tuned, max(reach, exact))):
@@ -305,7 +308,7 @@ class _Choosing:
 
     def _at_size(self, part: float) -> tuple[Point, bool]:
         source = self.source_bytes
-        rest = source - sum(s[0] for s in self.sizes)
+        rest = source - sum(s[0] for s in self.sizes) - self._saved_by_tables()
         tuned = self._tuned(self.sizes, part * source - rest, f"size {part:g}")
         if tuned is None:
             least = (rest + sum(float(s.min()) for s in self.sizes)) / source
@@ -320,6 +323,13 @@ class _Choosing:
         if not small:
             return min(self.builder.points, key=lambda p: p.size_bytes), False
         return min(small, key=lambda p: p.divergence), True
+
+    def _saved_by_tables(self) -> float:
+        """Bytes that embeddings in integers save."""
+        if self.prepared.levels.int8 is None:
+            return 0.0
+        tables = (table.const_value for table in tables_of(self.inputs.given.source.model.graph))
+        return 0.75 * sum(tensor.nbytes for tensor in tables if tensor is not None)
 
     def _out_of_reach(self, speedup: float) -> str:
         shape, most = f"{self.table.batch} x {self.table.length}", self._reach()
@@ -344,13 +354,14 @@ class _Choosing:
 
 
 def _sizes(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
-    """Bytes of every rung by unit, float32 weights and biases."""
+    """Bytes of every rung by unit: weights in float32 or in integers with a scale a column, biases in float32."""
     found = []
     for unit in units:
         block = getattr(anatomy.layers[unit.layers[0]], unit.kind)
         *inner, last = linears(block)
         per_unit = (sum(map(linear_parameters, inner)) + last.rows * last.columns) / unit.size
-        found.append(4.0 * (np.array(unit.counts) * per_unit + last.columns))
+        each = np.array([1.0 if rung.int8 else 4.0 for rung in unit.rungs])
+        found.append(each * np.array(unit.counts) * per_unit + 4.0 * last.columns)
     return found
 
 

@@ -33,6 +33,7 @@ from axformer_onnx.search.compensated.levels import Unit
 from axformer_passes.apply import apply_plan
 from axformer_passes.io import detached
 from axformer_passes.plan import Constants, Hard, KeysValues, Plan
+from axformer_passes.precision import Int8
 from axformer_passes.probe import TokenSequence
 
 if TYPE_CHECKING:
@@ -87,19 +88,22 @@ def measure_table(
     *,
     tokens: TokenSequence,
     hard: Sequence[int] = (),
+    int8: Int8 | None = None,
     constants: Constants = "kept",
     keys_values: KeysValues = "projected",
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> LatencyTable:
-    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `constants`, `keys_values`: as in
+    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `int8`, `constants`, `keys_values`: as in
     the plans to come; `tokens`: what rows are made of.
 
     Raises: RuntimeFailure where a session does not run.
     """
     classes = unit_classes(examined, units)
-    wanted = [(c, n) for c, members in classes.items() for n in _measured_counts(units, members)]
-    variants: list[tuple[Any, Plan]] = [((c, n), _plan(units, classes[c], n)) for c, n in wanted]
+    wanted = [(c, n, i) for c, members in classes.items() for n, i in _measured_rungs(units, members)]
+    variants: list[tuple[Any, Plan]] = [
+        ((c, n, i), _plan(units, classes[c], n, int8 if i else None)) for c, n, i in wanted
+    ]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
     variants.append((_EMPTY, _plan(units, range(len(units)), 0)))
@@ -113,8 +117,8 @@ def measure_table(
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
         measured = {
-            n: (base_ms - ms[c, n]) / sum(len(units[u].layers) for u in members)
-            for n in _measured_counts(units, members)
+            (n, i): (base_ms - ms[c, n, i]) / sum(len(units[u].layers) for u in members)
+            for n, i in _measured_rungs(units, members)
         }
         for u in members:
             unit_ms[u] = _by_rung(units[u], measured)
@@ -144,14 +148,28 @@ def _measured_counts(units: Sequence[Unit], members: Sequence[int]) -> list[int]
     return sorted({int(counts[np.abs(counts - target).argmin()]) for target in targets})
 
 
-def _by_rung(unit: Unit, saved: Mapping[int, float]) -> tuple[float, ...]:
-    """ms of every rung from what the measured ones save against the full one."""
+def _measured_rungs(units: Sequence[Unit], members: Sequence[int]) -> list[tuple[int, bool]]:
+    """(heads or neurons kept, are they integers?) of those: of integers the full one, too, and not the empty one."""
+    unit = units[members[0]]
+    counts = _measured_counts(units, members) if unit.height > 1 else [0]
+    integers = [*counts[1:], unit.size] if len(unit.ladders) > 1 else []
+    return [*((n, False) for n in counts), *((n, True) for n in integers)]
+
+
+def _by_rung(unit: Unit, saved: Mapping[tuple[int, bool], float]) -> tuple[float, ...]:
+    """ms of every rung from what the measured ones save against the full one in float32."""
     from scipy.optimize import isotonic_regression
 
-    counts = np.array([*sorted(saved), unit.size], dtype=float)
-    cost = np.array([saved[int(counts[0])] - saved.get(int(n), 0.0) for n in counts])
-    rising = np.maximum(isotonic_regression(cost).x, 0.0)
-    return tuple(float(x) for x in np.interp(np.array(unit.counts, dtype=float), counts, rising))
+    empty, found = min(n for n, _ in saved), list[float]()
+    for ladder in unit.ladders:
+        int8 = unit.rungs[ladder.start].int8
+        own = {n: x for (n, i), x in saved.items() if i == int8} | {empty: saved[empty, False]}
+        counts = np.array(sorted({*own, unit.size}), dtype=float)
+        cost = np.array([saved[empty, False] - own.get(int(n), 0.0) for n in counts])
+        rising = np.maximum(isotonic_regression(cost).x, 0.0)
+        kept = np.array([unit.counts[r] for r in ladder], dtype=float)
+        found += [float(x) for x in np.interp(kept, counts, rising)]
+    return tuple(found)
 
 
 def _adding_up(unit_ms: Sequence[tuple[float, ...]], saved: float) -> list[tuple[float, ...]]:
@@ -161,13 +179,16 @@ def _adding_up(unit_ms: Sequence[tuple[float, ...]], saved: float) -> list[tuple
     return [tuple(factor * x for x in ms) for ms in unit_ms]
 
 
-def _plan(units: Sequence[Unit], members: Sequence[int], count: int) -> Plan:
+def _plan(units: Sequence[Unit], members: Sequence[int], count: int, int8: Int8 | None = None) -> Plan:
     plan = Plan()
     for u in members:
         for layer in units[u].layers:
             without = plan.without_heads if units[u].kind == "attention" else plan.without_neurons
             plan = without(layer, range(count, units[u].size))
-    return plan
+    if int8 is None:
+        return plan
+    blocks = [(layer, units[u].kind) for u in members for layer in units[u].layers]
+    return dataclasses.replace(plan, int8=int8.with_blocks(blocks, tables=False))
 
 
 def _hardened(layers: Sequence[int], k: int) -> Plan:

@@ -1,7 +1,8 @@
 """What a compensated search chooses from: blocks, each with a ladder of levels and the weights of every level.
 
     unit    one attention or feed-forward block; where layers share their weights and a plan says `together`, all of them at once
-    rung    so many heads (neurons) kept, and which; rung 0 is the block as it is, the last one keeps its mean output alone
+    rung    so many heads (neurons) kept, and which; rung 0 is the block as it is, the last one keeps its mean output alone;
+            where integers are wanted the same ladder again behind it, with projections that are products of integers
     choice  a rung for every unit, and hard attention for some layers
 
 The weights come from `compensation.levels` on calibration moments, one block at a time, and go to a shelf (`shelf.py`): in
@@ -18,10 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.compensate import Moments, Sample, calibrate, levels
+from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.runtime import Shelf
 from axformer_passes.blocks import BlockKind, shared_groups
 from axformer_passes.cut import weight_key
+from axformer_passes.integers import LEAST_OPSET, nearest, simulated
 from axformer_passes.plan import Hard, Plan, SharedWeights
+from axformer_passes.precision import Int8
 from axformer_passes.stages import writable
 
 if TYPE_CHECKING:
@@ -37,10 +41,12 @@ _STEPS = ((768, 32), (256, 16), (64, 8))
 
 @dataclasses.dataclass(frozen=True)
 class Rung:
-    """kept: heads (neurons) that stay, ascending. error: mean over the calibration tokens of |y' - y|^2, y the block's output."""
+    """kept: heads (neurons) that stay, ascending. error: mean over the calibration tokens of |y' - y|^2, y the block's output,
+    before anything is rounded. int8: are its projections products of integers?"""
 
     kept: tuple[int, ...]
     error: float
+    int8: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +60,22 @@ class Unit:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Heads (neurons) kept, by rung: descending."""
+        """Heads (neurons) kept, by rung: descending in each ladder."""
         return tuple(len(rung.kept) for rung in self.rungs)
+
+    @property
+    def height(self) -> int:
+        """Rungs of one ladder."""
+        return sum(not rung.int8 for rung in self.rungs)
+
+    @property
+    def ladders(self) -> tuple[range, ...]:
+        """The rungs of each ladder: in float32, then, where there are any, in integers."""
+        return tuple(range(start, start + self.height) for start in range(0, len(self.rungs), self.height))
+
+    def is_whole(self, rung: int) -> bool:
+        """Does it keep all heads (neurons), with the source's own weights?"""
+        return rung % self.height == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +106,14 @@ def ladder(kind: BlockKind, size: int) -> tuple[int, ...]:
 class Levels:
     """The units of a model and the weights of their rungs."""
 
-    def __init__(self, units: Sequence[Unit], places: Mapping[tuple[BlockKind, int], Projection], shelf: Shelf) -> None:
-        self.units = tuple(units)
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        places: Mapping[tuple[BlockKind, int], Projection],
+        shelf: Shelf,
+        int8: Int8 | None = None,
+    ) -> None:
+        self.units, self.int8 = tuple(units), int8
         self._places, self._shelf = places, shelf
 
     def place(self, unit: int) -> Projection:
@@ -96,7 +122,8 @@ class Levels:
         return self._places[one.kind, one.layers[0]]
 
     def weights(self, unit: int, rung: int) -> tuple[Array, Array]:
-        """(weight[K, D], bias[D]) of a rung, float32; of rung 0 the source's own."""
+        """(weight[K, D], bias[D]) of a rung, float32, not rounded; of one that is whole the source's own."""
+        rung %= self.units[unit].height
         if rung == 0:
             place = self.place(unit)
             bias = place.bias_vector()
@@ -106,19 +133,21 @@ class Levels:
         return found["weight"], found["bias"]
 
     def full_weight(self, unit: int, rung: int) -> tuple[Array, Array]:
-        """(weight[R, D] with zeros at the rows that go, bias[D])."""
+        """(weight[R, D] with zeros at the rows that go, bias[D]); on its grid, where the rung is one of integers."""
         weight, bias = self.weights(unit, rung)
         place = self.place(unit)
         rows = sorted(row for i in self.units[unit].rungs[rung].kept for row in place.positions[i])
         full = np.zeros((len(place.order), weight.shape[1]), np.float32)
         full[rows] = weight
+        if self.int8 is not None and self.units[unit].rungs[rung].int8:
+            full = nearest(full, self.int8.bits).astype(np.float32)
         return full, bias
 
     def plan(self, choice: Choice, start: Plan) -> tuple[Plan, dict[str, Array]]:
         """`start` with a choice carried out, and the weights that go with it (`reweight.weight_key`)."""
-        plan, weights = start, dict[str, Array]()
+        plan, weights = dataclasses.replace(start, int8=self._integers(choice)), dict[str, Array]()
         for number, (unit, rung) in enumerate(zip(self.units, choice.rungs, strict=True)):
-            if rung == 0:
+            if unit.is_whole(rung):
                 continue
             gone = set(range(unit.size)) - set(unit.rungs[rung].kept)
             layers = unit.layers[:1] if start.shared_weights == "together" else unit.layers
@@ -132,6 +161,16 @@ class Levels:
             plan = plan.with_hard_attention(layer, hard.k, hard.mode)
         return plan, weights
 
+    def _integers(self, choice: Choice) -> Int8 | None:
+        """The blocks that have something left and are on a rung of integers."""
+        blocks = [
+            (layer, unit.kind)
+            for unit, rung in zip(self.units, choice.rungs, strict=True)
+            for layer in unit.layers
+            if unit.rungs[rung].int8 and unit.rungs[rung].kept
+        ]
+        return self.int8.with_blocks(blocks) if self.int8 is not None and blocks else None
+
 
 def build_levels(
     sessions: StageSessions,
@@ -139,9 +178,14 @@ def build_levels(
     shelf: Shelf,
     *,
     shared: SharedWeights = "separate",
+    int8: Int8 | None = None,
+    whole: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Levels:
     """Calibrate, and solve every rung of every block whose projection can be written.
+
+    int8    what plans say about integers, its blocks left open; None: there are none
+    whole   nothing is removed: the only rung of a ladder is the first
 
     Raises: DataError, RecogniseError as `calibrate`.
     """
@@ -151,15 +195,45 @@ def build_levels(
         if place is None or place.bias is None:
             continue
         progress(f"layer {layers[0]}, {kind.replace('_', '-')}")
-        counts = ladder(kind, len(place.positions))
+        counts = ladder(kind, len(place.positions))[: 1 if whole else None]
         solved = levels(place.weight_matrix(), place.bias_vector(), matrix, place.positions, counts[1:])
         for rung, level in enumerate(solved, start=1):
             pair = {"weight": level.weight.astype(np.float32), "bias": level.bias.astype(np.float32)}
             shelf.put(_number(len(units), rung), pair)
         rungs = (Rung(tuple(range(counts[0])), 0.0), *(Rung(level.kept, level.cost) for level in solved))
-        units.append(Unit(kind, layers, counts[0], rungs))
+        integers = [dataclasses.replace(rung, int8=True) for rung in rungs if int8 is not None]
+        units.append(Unit(kind, layers, counts[0], (*rungs, *integers)))
         places[kind, layers[0]] = place
-    return Levels(units, places, shelf)
+    return Levels(units, places, shelf, int8)
+
+
+def round_stages(sessions: StageSessions, levels: Levels) -> None:
+    """Give sessions those of the model that computes as integers will in all blocks that are units (`StageSessions.rounded`).
+
+    Raises: UsageError where the model is too old or not in float32, RecogniseError where its stages are others.
+    """
+    from axformer_onnx.runtime import run_once
+
+    assert levels.int8 is not None
+    opset = sessions.staged.examined.anatomy.opset
+    if opset < LEAST_OPSET:
+        raise UsageError(
+            f"--quantize int8 needs operator set {LEAST_OPSET} or later, the model has {opset}; export it anew"
+        )
+    blocks = ((layer, unit.kind) for unit in levels.units for layer in unit.layers)
+    int8 = levels.int8.with_blocks(blocks, tables=False)
+    model = simulated(sessions.staged.examined.labelling.model, int8, run_once, examined=sessions.staged.examined)
+    if not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph):
+        raise UsageError(
+            "--quantize int8: no product of this model can be made of integers (is it in half precision, or are its weights "
+            "quantised already?); optimize the float32 model, or leave out --quantize"
+        )
+    rounded = type(sessions)(model, provider=sessions.provider, threads=sessions.workers)
+    if [stage.outputs for stage in rounded.stages] != [stage.outputs for stage in sessions.stages]:
+        raise RecogniseError(
+            "the model cannot be cut into the same stages once its products are rounded; leave out --quantize"
+        )
+    sessions.rounded = rounded
 
 
 def _moments(
@@ -185,4 +259,4 @@ def _number(unit: int, rung: int) -> int:
     return unit * 1000 + rung
 
 
-__all__ = ["Choice", "Levels", "Rung", "Unit", "build_levels", "ladder"]
+__all__ = ["Choice", "Levels", "Rung", "Unit", "build_levels", "ladder", "round_stages"]

@@ -21,7 +21,7 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.divergence import Divergence, scorer_of
 from axformer_onnx.search.compensated.evaluator import Evaluator
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
-from axformer_onnx.search.compensated.levels import Choice, Levels, Unit, build_levels
+from axformer_onnx.search.compensated.levels import Choice, Levels, Unit, build_levels, round_stages
 from axformer_onnx.search.compensated.operating_points import shape_of
 from axformer_onnx.search.compensated.row_sampling import IntArray, drawn_from_pool, drawn_rows, sizes_of
 from axformer_onnx.search.compensated.tuning import (
@@ -135,6 +135,8 @@ def prepare(inputs: SearchInputs, shelf: Shelf, spool: Path) -> Prepared:
     """Moments, levels, latency table, sweep. Raises: UsageError where nothing can be compensated."""
     calibration = _calibration(inputs)
     levels = _levels(inputs, calibration, shelf)
+    if levels.int8 is not None:
+        round_stages(inputs.sessions, levels)
     table = _table(inputs, levels.units)
     scored = _scored(inputs, levels, spool)
     evaluator = Evaluator(scored.scoring, inputs.journal)
@@ -172,6 +174,7 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
     done = iter(range(blocks))
     levels = build_levels(
         inputs.sessions, calibration.moments, shelf, shared=inputs.start.shared_weights,
+        int8=inputs.options.int8, whole=inputs.options.structure == "whole",
         progress=lambda where: inputs.watch(f"levels of {where}", next(done, blocks), blocks),
     )  # fmt: skip
     if not levels.units:
@@ -228,7 +231,7 @@ def _table(inputs: SearchInputs, units: Sequence[Unit]) -> LatencyTable:
     def measure() -> LatencyTable:
         return measure_table(
             inputs.sessions.model, inputs.sessions.examined, units, machine, shape,
-            tokens=given.reading.tokens, hard=hard,
+            tokens=given.reading.tokens, hard=hard, int8=inputs.options.int8,
             constants=start.constants, keys_values=start.keys_values, seed=inputs.options.seed,
             progress=lambda done, of: inputs.watch("measuring latencies", done, of),
         )  # fmt: skip
@@ -238,6 +241,7 @@ def _table(inputs: SearchInputs, units: Sequence[Unit]) -> LatencyTable:
         "constants": start.constants, "keys_values": start.keys_values,
         "shape": shape, "provider": given.runs_on or machine.provider,
         "threads": machine.threads, "hard": hard,
+        **({"int8": inputs.options.int8.bits} if inputs.options.int8 else {}),
     }  # fmt: skip
     return from_json(inputs.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -108,7 +108,8 @@ def expected_tokens(options: OptimizeOptions, given: Given, points: int) -> floa
     """Tokens through the whole model that the search will take, with so many operating points; a part counts as that part."""
     effort, tokens = EFFORTS[options.effort], given.encoded["search"]
     macs, mean = float(sum(parameters_by_layer(given.source.anatomy))), float(tokens.row_lengths.mean())
-    rungs = effort.rungs * sum(len(layer.blocks) for layer in given.source.anatomy.layers)
+    ladders = 2 if options.quantize else 1
+    rungs = ladders * effort.rungs * sum(len(layer.blocks) for layer in given.source.anatomy.layers)
     affordable = SWEEP_MACS / max(rungs * macs * mean / 2, 1.0)
     sweep = rungs * min(effort.sweep_rows, len(tokens), affordable) * mean / 2
     races = effort.evaluations * min(race_rows(effort, macs * mean), len(tokens)) * mean / 2
@@ -122,27 +123,39 @@ Evaluate = Callable[[Sequence[Choice], FloatArray | None], list[Race]]
 
 
 def swept_rungs(unit: Unit, most: int) -> list[int]:
-    """The rungs that the sweep evaluates: evenly spaced, the first removal and the empty one among them."""
-    rungs = len(unit.rungs)
-    return sorted({int(r) for r in np.linspace(1, rungs - 1, min(most, rungs - 1)).round()})
+    """The rungs that the sweep evaluates: evenly spaced, the first removal and the empty one of each ladder among them, and of
+    integers the whole one."""
+    height = unit.height
+    spaced = sorted({int(r) for r in np.linspace(1, height - 1, min(most, height - 1)).round()})
+    return [ladder[r] for ladder in unit.ladders for r in ([0] if ladder.start else []) + spaced]
 
 
 def filled(unit: Unit, swept: dict[int, float]) -> FloatArray:
     """float64[rungs]: the divergence of every rung, from those that were evaluated.
 
     Between two of them log(divergence) is linear in log(error): both are squares of the same small change. Never falling from rung
-    to rung, since noise alone would say that less costs less.
+    to rung of a ladder, since noise alone would say that less costs less.
     """
+    found = []
+    for ladder in unit.ladders:
+        errors = [unit.rungs[r].error for r in ladder]
+        found.append(_filled(errors, {r - ladder.start: swept[r] for r in ladder if r in swept}))
+    return np.concatenate(found)
+
+
+def _filled(errors: Sequence[float], swept: Mapping[int, float]) -> FloatArray:
+    """float64[rungs of one ladder]: as `swept` has them, between them by their errors; the first is 0 unless it is there."""
     from scipy.optimize import isotonic_regression
 
-    floor = 1e-12
-    at = sorted(swept)
+    floor, first = 1e-12, swept.get(0, 0.0)
+    at = sorted(swept.keys() - {0})
+    if not at:
+        return np.array([first])
     rising = np.maximum(isotonic_regression([swept[r] for r in at]).x, floor)
-    errors = np.log([max(rung.error, floor) for rung in unit.rungs[1:]])
-    known = np.log([max(unit.rungs[r].error, floor) for r in at])
-    between = np.exp(np.interp(errors, known, np.log(rising)))
+    logs = np.log(np.maximum(errors, floor))
+    between = np.exp(np.interp(logs[1:], logs[at], np.log(rising)))
     between[: at[0] - 1] = np.minimum(between[: at[0] - 1], rising[0])
-    result = np.concatenate([[0.0], between])
+    result = np.concatenate([[first], between])
     for rung, value in zip(at, rising, strict=True):
         result[rung] = value
     return np.asarray(np.maximum.accumulate(result))
@@ -171,9 +184,13 @@ def tune(
     *,
     evaluations: int,
     seed: int,
+    heights: Sequence[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> Tuned | None:
-    """The choice of least true divergence that was found within the budget; None where nothing fits it."""
+    """The choice of least true divergence that was found within the budget; None where nothing fits it.
+
+    heights   as `exchanges` takes them
+    """
     first = allocate(costs, prices, budget)
     if first is None:
         return None
@@ -191,7 +208,7 @@ def tune(
         if winner is not None:
             best.choice, best.rows, best.coefficients = Choice(winner[0]), winner[1], fresh[winner[0]]
         progress(best.evaluations, evaluations)
-    _exchange(best, costs, prices, budget, evaluate, evaluations, seen, progress)
+    _exchange(best, costs, prices, budget, evaluate, evaluations, seen, heights, progress)
     return best
 
 
@@ -203,6 +220,7 @@ def _exchange(
     evaluate: Evaluate,
     evaluations: int,
     seen: set[tuple[int, ...]],
+    heights: Sequence[int] | None,
     progress: Callable[[int, int], None],
 ) -> None:
     """Neighbours of the best, the most promising first, until none helps or the evaluations are used up."""
@@ -210,7 +228,8 @@ def _exchange(
     improved = True
     while improved and best.evaluations < evaluations:
         improved = False
-        neighbours = (r for r in exchanges(weighted, prices, budget, best.choice.rungs) if r not in seen)
+        found = exchanges(weighted, prices, budget, best.choice.rungs, heights)
+        neighbours = (r for r in found if r not in seen)
         for some in chunks(neighbours, GENERATION):
             seen.update(some)
             best.evaluations += len(some)

@@ -30,7 +30,7 @@ from axformer_onnx.errors import RuntimeFailure
 from axformer_onnx.inputs import Backend
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.divergence import Divergence, Race
-from axformer_onnx.search.compensated.levels import Choice, Levels
+from axformer_onnx.search.compensated.levels import Choice, Levels, round_stages
 
 if TYPE_CHECKING:
     from axformer_onnx.data import Encoded, Rows
@@ -156,11 +156,11 @@ def write_spool(folder: Path, divergence: Divergence, reading: Reading, rows: Se
     save_model(divergence.sessions.model, folder / _MODEL)
     units = divergence.levels.units
     for number, unit in enumerate(units):
-        pairs = {rung: divergence.levels.weights(number, rung) for rung in range(1, len(unit.rungs))}
+        pairs = {rung: divergence.levels.weights(number, rung) for rung in range(1, unit.height)}
         arrays = {f"{part}{rung}": pair[i] for rung, pair in pairs.items() for i, part in enumerate(("weight", "bias"))}
         np.savez(folder / f"unit{number}.npz", **arrays)  # type: ignore[arg-type]
     content = {
-        "units": units, "reading": reading, "rows": list(rows), "weights": divergence.weights,
+        "units": units, "int8": divergence.levels.int8, "reading": reading, "rows": list(rows), "weights": divergence.weights,
         "recipe": recipe_of(divergence.sessions.model),
     }  # fmt: skip
     (folder / _SPOOL).write_bytes(pickle.dumps(content))
@@ -181,7 +181,9 @@ def read_spool(folder: Path, provider: str) -> Divergence:
     units: Sequence[Unit] = content["units"]
     places = {(u.kind, u.layers[0]): writable(sessions.staged.examined, u.layers[0], u.kind) for u in units}
     assert all(place is not None for place in places.values())
-    levels = Levels(units, places, _Npz(folder))  # type: ignore[arg-type]
+    levels = Levels(units, places, _Npz(folder), content["int8"])  # type: ignore[arg-type]
+    if levels.int8 is not None:
+        round_stages(sessions, levels)
     parts = [scorer_of(sessions, rows, encoded, content["reading"], 2**28) for rows, encoded in content["rows"]]
     return Divergence(sessions, levels, parts, kind=content["reading"].task.kind, weights=content["weights"])
 

@@ -25,6 +25,7 @@ from axformer_passes.blocks.projections import (
     input_of,
     inputs_of,
     projection,
+    projection_at,
 )
 from axformer_passes.blocks.provenance import (
     Matrix,
@@ -84,6 +85,7 @@ __all__ = [
     "parameters_by_layer",
     "product_behind",
     "projection",
+    "projection_at",
     "projection_of",
     "ranges",
     "removed_parameters",

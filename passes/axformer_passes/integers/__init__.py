@@ -1,0 +1,14 @@
+"""Numbers of few bits: products and tables of integers in standard operators, and the float32 model that computes the same.
+
+`quantise` writes the integers into a graph that a plan was carried out on; `simulated` is what searches, refits and gates work
+on; `nearest` is what a matrix becomes in both.
+"""
+
+from __future__ import annotations
+
+from axformer_passes.integers.rounding import nearest, rounded_columns
+from axformer_passes.integers.simulation import simulated
+from axformer_passes.integers.tables import tables_of
+from axformer_passes.integers.writing import LEAST_OPSET, quantise
+
+__all__ = ["LEAST_OPSET", "nearest", "quantise", "rounded_columns", "simulated", "tables_of"]

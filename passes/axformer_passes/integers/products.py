@@ -1,0 +1,100 @@
+"""Products by a learned matrix in integers, in standard operators (DynamicQuantizeLinear 11, MatMulInteger 10).
+
+    y = x @ weight (+ bias)   ->   q, scale, zero = DynamicQuantizeLinear(x)              once for all that read x
+                                   y = Cast(MatMulInteger(q, integers, zero)) * (scale * scale of each column) (+ bias)
+
+A Gemm becomes the same, with its bias behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.graph import constant, fresh, initializer, origin
+from axformer_passes.integers.rounding import Array, rounded_columns
+
+
+def quantise_products(model: ir.Model, others: Collection[str], bits: int) -> list[str]:
+    """Edit `model` in place: all products that are written plainly, but for `others`; returns them, by their outputs."""
+    graph, quantised, done = model.graph, dict[ir.Value, list[ir.Value]](), list[str]()
+    for node in list(graph):
+        if node.outputs and str(node.outputs[0].name) not in others and written_plainly(node):
+            _quantise(graph, node, bits, quantised)
+            done.append(str(node.outputs[0].name))
+    return done
+
+
+def written_plainly(node: ir.Node) -> bool:
+    """Is it x @ weight, a constant float32 matrix, perhaps behind Transposes, by MatMul or by a Gemm as layers are written?"""
+    if (
+        node.domain not in ("", "ai.onnx")
+        or node.op_type not in ("MatMul", "Gemm")
+        or origin(node.inputs[0]) is not None
+    ):
+        return False
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
+        return False
+    return _matrix(node) is not None
+
+
+def _matrix(node: ir.Node) -> Array | None:
+    """float32[R, C]: y = x @ this; None where it is no such constant."""
+    found, value = origin(node.inputs[1]), node.inputs[1]
+    while value is not None and (behind := value.producer()) is not None:
+        if behind.op_type not in ("Transpose", "Identity"):
+            return None
+        value = behind.inputs[0]
+    array = constant(found.value) if found is not None else None
+    if found is None or array is None or array.ndim != 2 or array.dtype != np.float32:
+        return None
+    array = array.transpose(found.axes)
+    if node.op_type == "Gemm":
+        array = (array.T if node.attributes.get_int("transB", 0) else array) * np.float32(
+            node.attributes.get_float("alpha", 1.0)
+        )
+    return array
+
+
+def _quantise(graph: ir.Graph, node: ir.Node, bits: int, quantised: dict[ir.Value, list[ir.Value]]) -> None:
+    value, matrix, name = node.inputs[0], _matrix(node), str(node.outputs[0].name)
+    assert value is not None and matrix is not None
+    new = list[ir.Node]()
+
+    def put(
+        operator: str, inputs: list[ir.Value | None], part: str, outputs: int = 1, **attributes: int
+    ) -> list[ir.Value]:
+        names = [fresh(graph, f"{part}{i or ''}") for i in range(outputs)]
+        made = ir.node(operator, inputs, attributes, outputs=[ir.Value(name=one) for one in names], name=names[0])
+        new.append(made)
+        return list(made.outputs)
+
+    if value not in quantised:
+        quantised[value] = put("DynamicQuantizeLinear", [value], f"{value.name}_integers", 3)
+    integers, scale, zero = quantised[value]
+    weight, by_column = rounded_columns(matrix, bits)
+    stored = initializer(graph, f"{name}_weight", weight)
+    none = initializer(graph, f"{name}_weight_zero", np.zeros((), np.int8))
+    (product,) = put("MatMulInteger", [integers, stored, zero, none], f"{name}_product")
+    (found,) = put("Cast", [product], f"{name}_float", to=int(ir.DataType.FLOAT))
+    (factor,) = put("Mul", [scale, initializer(graph, f"{name}_weight_scale", by_column)], f"{name}_factor")
+    (result,) = put("Mul", [found, factor], f"{name}_scaled")
+    bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if bias is not None:
+        beta, own = node.attributes.get_float("beta", 1.0), constant(bias)
+        if own is not None and beta != 1:
+            bias = initializer(graph, f"{name}_bias", own * np.float32(beta))
+        elif beta != 1:
+            (bias,) = put("Mul", [bias, initializer(graph, f"{name}_beta", np.array(beta, np.float32))], f"{name}_bias")
+        (result,) = put("Add", [result, bias], f"{name}_biased")
+    last = node.outputs[0]
+    graph.insert_before(node, new)
+    ir.convenience.replace_all_uses_with(last, result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    result.name, last.name = name, None
+    result.shape, result.type = last.shape, last.type
+
+
+__all__ = ["quantise_products", "written_plainly"]

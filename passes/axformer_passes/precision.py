@@ -1,0 +1,85 @@
+"""Which parts of a model compute with integers: the part of a plan that is called "int8"."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from axformer_passes.errors import PlanError
+
+MOST_BITS, FEWEST_BITS, DEFAULT_BITS = 8, 4, 7
+Kind = Literal["attention", "feed_forward"]
+_BLOCKS: tuple[Kind, ...] = ("attention", "feed_forward")
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """The blocks whose projections are products of integers, and how they are rounded.
+
+    attention, feed_forward   layers
+    tables                    are embeddings integers, too?
+    bits                      of weights of products: 7 gives the same answers on every CPU, 8 needs VNNI, AMX or ARM
+    """
+
+    attention: frozenset[int] = frozenset()
+    feed_forward: frozenset[int] = frozenset()
+    tables: bool = False
+    bits: int = DEFAULT_BITS
+
+    def __bool__(self) -> bool:
+        return bool(self.attention or self.feed_forward or self.tables)
+
+    def has(self, layer: int, kind: Kind) -> bool:
+        """Are the projections of this block products of integers?"""
+        return layer in (self.attention if kind == "attention" else self.feed_forward)
+
+    def with_blocks(self, blocks: Iterable[tuple[int, Kind]], *, tables: bool | None = None) -> Int8:
+        """The same for other blocks, (layer, kind); `tables` None: as it is."""
+        blocks = list(blocks)
+        attention, feed_forward = (frozenset(i for i, kind in blocks if kind == one) for one in _BLOCKS)
+        return Int8(attention, feed_forward, self.tables if tables is None else tables, self.bits)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `read` takes it."""
+        attention, feed_forward = sorted(self.attention), sorted(self.feed_forward)
+        return {"bits": self.bits, "attention": attention, "feed_forward": feed_forward, "tables": self.tables}
+
+
+def read(data: Any, origin: str) -> Int8 | None:
+    """The part of a plan's JSON. Raises: PlanError."""
+    if data is None:
+        return None
+    where = f'{origin}: "int8"'
+    if not isinstance(data, dict) or not set(data) <= {"bits", "tables", *_BLOCKS}:
+        raise PlanError(f'{where} is {{"bits": 7, "attention": [layers], "feed_forward": [layers], "tables": true}}')
+    bits, tables = data.get("bits", DEFAULT_BITS), data.get("tables", False)
+    if type(bits) is not int or not FEWEST_BITS <= bits <= MOST_BITS:
+        raise PlanError(f"{where}: bits is {json.dumps(bits)[:80]}, expected {FEWEST_BITS} to {MOST_BITS}")
+    if not isinstance(tables, bool):
+        raise PlanError(f"{where}: tables is {json.dumps(tables)[:80]}, expected true or false")
+    attention, feed_forward = (_layers(data.get(name, []), f"{where}: {name}") for name in _BLOCKS)
+    return Int8(attention, feed_forward, tables, bits)
+
+
+def _layers(value: Any, where: str) -> frozenset[int]:
+    if (
+        not isinstance(value, list)
+        or not all(type(i) is int and i >= 0 for i in value)
+        or len(set(value)) != len(value)
+    ):
+        raise PlanError(f"{where} is {json.dumps(value)[:80]}, expected a list of layers, each once")
+    return frozenset(value)
+
+
+def require_blocks(int8: Int8, has: Iterable[tuple[int, str]]) -> None:
+    """Raise PlanError for a block that is not there. `has`: (layer, kind) of all that are."""
+    there = set(has)
+    for kind in _BLOCKS:
+        for layer in sorted(getattr(int8, kind)):
+            if (layer, kind) not in there:
+                raise PlanError(f'"int8": layer {layer} has no {kind.replace("_", "-")} block')
+
+
+__all__ = ["DEFAULT_BITS", "Int8", "read", "require_blocks"]

@@ -1,0 +1,88 @@
+"""`optimize --quantize int8`, the whole line on a tiny model: integers are chosen, verified, replayed to the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import tiny_folder
+
+from axformer_onnx.commands import OptimizeResult, optimize
+from axformer_onnx.options import OptimizeOptions
+from axformer_onnx.search.compensated import latency_table
+from axformer_onnx.tasks import get_task
+from axformer_passes.plan import Plan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency_table, "_cache_folder", lambda: folder)
+        patch.setattr(latency_table, "ROUNDS", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model", search=160)
+
+
+def run(folder: Path, output: Path, **changes: Any) -> OptimizeResult:
+    options = {"length": (8,), "threads": 1, "effort": "low", "quantize": "int8", **changes}
+    return optimize(OptimizeOptions(model=folder, task=get_task("mnli"), output=output, **options))
+
+
+@pytest.fixture(scope="module")
+def sized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> OptimizeResult:
+    return run(folder, tmp_path_factory.mktemp("sized") / "out", size=0.7)
+
+
+def products(path: Path) -> int:
+    return sum(node.op_type == "MatMulInteger" for node in onnx.load(path).graph.node)
+
+
+def test_a_size_is_met_by_integers_and_the_report_says_where_they_are(sized: OptimizeResult) -> None:
+    plan, graph = sized.plan, sized.output / "model.onnx"
+    assert plan.int8 is not None and (plan.int8.attention or plan.int8.feed_forward)
+    assert products(graph) and graph.stat().st_size <= 0.7 * sized.report.source.size_bytes
+    assert plan == Plan.loads((sized.output / "plan.json").read_text()), "plan.json names them"
+    said = {x.layer: x.int8 for x in sized.report.layers}
+    assert {layer for layer, kinds in said.items() if "attention" in kinds} == plan.int8.attention
+    assert "| integers |" in (sized.output / "report.md").read_text()
+
+
+def test_apply_replays_the_plan_to_the_same_bytes(
+    sized: OptimizeResult, folder: Path, tmp_path: Path, call: Any
+) -> None:
+    code, _, error = call("apply", sized.output, folder, "-o", tmp_path / "again")
+    assert code == 0, error
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (sized.output / "model.onnx").read_bytes()
+
+
+def test_a_run_that_goes_on_from_the_journal_ends_with_the_same_bytes(
+    sized: OptimizeResult, folder: Path, tmp_path: Path
+) -> None:
+    lines = (sized.output / "journal.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "journal.jsonl").write_text("".join(lines[: len(lines) // 2]))
+    again = run(folder, tmp_path / "out", size=0.7)
+    assert again.plan == sized.plan
+    assert (again.output / "model.onnx").read_bytes() == (sized.output / "model.onnx").read_bytes()
+
+
+def test_two_processes_end_with_the_same_plan(sized: OptimizeResult, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(sized.output, tmp_path / "out")
+    kept = (tmp_path / "out" / "journal.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "journal.jsonl").write_text("".join(line for line in kept if "sweep" not in line[:60]))
+    assert run(folder, tmp_path / "out", size=0.7, jobs=2).plan == sized.plan
+
+
+def test_nothing_is_removed_where_the_structure_stays_whole(folder: Path, tmp_path: Path) -> None:
+    result = run(folder, tmp_path / "out", structure="whole", size=0.8)
+    assert result.plan.int8 is not None and not (result.plan.heads or result.plan.neurons)
+    assert result.report.control is None, "there is nothing to draw at random"
+    assert products(result.output / "model.onnx") >= 4
