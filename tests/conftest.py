@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +64,18 @@ def zoo() -> Callable[..., ZooModel]:
     """`zoo("bert", "dynamo-23")`: see tests/zoo.py. Tests that import zoo directly need no fixture."""
     build: Any = pytest.importorskip("zoo", reason="the zoo needs the [export] extra (torch, transformers)").build
     return build  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def latency_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Latency tables are of few rounds and stay out of the user's cache; made once, so that all runs of a file see the same."""
+    from axformer_onnx.search.compensated import latency_table
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency_table, "_cache_folder", lambda: folder)
+        patch.setattr(latency_table, "ROUNDS", 5)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from axformer_onnx.errors import RuntimeFailure, UsageError
 from axformer_onnx.options import names_the_hub
 from axformer_onnx.tasks import GLUE, get_task, is_kind, model_label_names, spelled_alike
 from axformer_passes.errors import AxformerError
-from axformer_passes.io import is_checkpoint, model_path
+from axformer_passes.io import graph_files, is_checkpoint, model_path
 
 _GRAPHS_ON_THE_HUB = ("model.onnx*", "onnx/model.onnx*", "*.json", "*.txt", "*.model", "1_Pooling/*")
 
@@ -41,7 +41,7 @@ def locate(model: Path, beside: Path, task: str | None, step: Callable[[str], No
     """
     name = str(model)
     if not names_the_hub(model):
-        if not is_checkpoint(model) or _has_graph(model):
+        if not is_checkpoint(model) or graph_files(model):
             return Located(model_path(model))
         return _exported(name, model.resolve().name, beside, task, step)
     folder = _snapshot(name, step)
@@ -85,10 +85,6 @@ def not_stated(model: Path, folder: Path) -> UsageError:
     return UsageError(f"{model}: nothing in it says what task it was fine-tuned for{hint}: give --task")
 
 
-def _has_graph(folder: Path) -> bool:
-    return any(folder.glob("*.onnx")) or any(folder.glob("onnx/*.onnx"))
-
-
 def _exported(checkpoint: str, name: str, beside: Path, task: str | None, step: Callable[[str], None]) -> Located:
     from axformer_onnx.exporting import export
 
@@ -112,8 +108,10 @@ def _snapshot(name: str, step: Callable[[str], None]) -> Path | None:
         cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
     except Exception:  # huggingface_hub's own: it is not there, or the name is none
         cached = None
-    if cached is not None and (_has_graph(cached) or is_checkpoint(cached)):
-        return cached if _has_graph(cached) else None
+    if cached is not None and graph_files(cached):
+        return cached
+    if cached is not None and is_checkpoint(cached):
+        return None
     step(f"asking the hub for {name}")
     try:
         files = huggingface_hub.list_repo_files(name)
