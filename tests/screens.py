@@ -65,6 +65,9 @@ def shown(command: str) -> str:
         contextlib.redirect_stderr(printed),
     ):
         patch.setattr(sys, "argv", [program, *arguments])
+        patch.setattr(
+            "axformer_onnx.cli.console._WIDTH", 1000
+        )  # long lines are broken below, when paths are as on the page
         with contextlib.suppress(SystemExit):
             cli.main()
     return _normalised(printed.getvalue())
@@ -116,7 +119,9 @@ def _normalised(printed: str) -> str:
     text = printed.replace(str(Path.cwd() / "cache"), "~/.cache")
     text = re.sub(rf"{CHECKPOINT}-[0-9a-f]{{8}}", f"{CHECKPOINT}-5f0524d1", text)  # of where it is
     lines = [line.rstrip() for line in text.strip("\n").split("\n")]
-    return "\n".join("\n".join(textwrap.wrap(line, WIDTH)) if len(line) > WIDTH else line for line in lines)
+    return "\n".join(
+        "\n".join(textwrap.wrap(line, WIDTH, break_on_hyphens=False)) if len(line) > WIDTH else line for line in lines
+    )
 
 
 def main() -> None:
