@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub fuzz lint format wheel bench model clean
+.PHONY: help demo test pytest test5 test-all support stub screens fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix (ONLY=fami
 stub: $(VENV)/.tests ## write the package's face for type checkers, axformer_onnx/__init__.pyi, from the options
 	$(BIN)/python tests/stub.py
 	$(BIN)/ruff format axformer_onnx/__init__.pyi
+
+screens: $(VENV)/.tests ## run the commands of docs/bring-your-model.md and write what they say
+	OMP_NUM_THREADS=1 $(BIN)/python tests/screens.py
 
 fuzz: $(VENV)/.tests ## fuzz the loader and the plan reader side by side, SECONDS=60
 	$(BIN)/python -m pip install --quiet --group fuzz

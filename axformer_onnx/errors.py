@@ -3,6 +3,7 @@
 from axformer_passes.errors import (
     AxformerError,
     DataError,
+    MissingLabels,
     ModelError,
     PlanError,
     ProbeError,
@@ -16,6 +17,7 @@ from axformer_passes.errors import (
 __all__ = [
     "AxformerError",
     "DataError",
+    "MissingLabels",
     "ModelError",
     "PlanError",
     "ProbeError",

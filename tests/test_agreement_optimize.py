@@ -18,22 +18,12 @@ from axformer_onnx.data import Encoder, Rows, feeds, resolve
 from axformer_onnx.options import OptimizeOptions, make
 from axformer_onnx.result.report import Report, html
 from axformer_onnx.runtime import make_session
-from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.tasks import by_agreement, get_task
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 tiny_tasks = pytest.importorskip("tiny_tasks", reason="needs the [export] extra (torch, transformers)")
+pytestmark = pytest.mark.usefixtures("latency_cache")
 Change = Callable[[int, dict[str, Any]], dict[str, Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Latency tables of these tests stay out of the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency_table, "_cache_folder", lambda: folder)
-        patch.setattr(latency_table, "ROUNDS", 5)
-        yield
 
 
 @pytest.fixture(scope="module")

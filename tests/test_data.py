@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from axformer_onnx.data.roles import resolve, resolve_report
 from axformer_onnx.data.rows import Rows, read_rows
-from axformer_onnx.errors import DataError
+from axformer_onnx.errors import DataError, MissingLabels
 from axformer_onnx.tasks.definitions import Task, custom_task, get_task
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -151,6 +151,23 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     rows = [{"sentence1": "a", "sentence2": "b", "label": "much"}]
     with pytest.raises(DataError, match="line 1: the label is 'much', expected a number"):
         read_rows(write(tmp_path / "rows.jsonl", rows), STSB)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "none"),
+    [
+        (SST2, {"sentence": "x", "label": None}, True), (SST2, {"sentence": "x", "label": -1}, True),
+        (SST2, {"sentence": "x"}, True), (SST2, {"sentence": "x", "label": 2}, False),
+        (SST2, {"label": 1}, False), (STSB, {"sentence1": "a", "sentence2": "b", "label": ""}, True),
+    ],
+)  # fmt: skip
+def test_rows_that_lack_labels_and_nothing_else_are_told_apart(
+    tmp_path: Path, task: Task, row: dict[str, Any], none: bool
+) -> None:
+    with pytest.raises(DataError) as caught:
+        read_rows(write(tmp_path / "rows.jsonl", [row]), task)
+    assert isinstance(caught.value, MissingLabels) is none
+    assert ("--metric agreement" in str(caught.value)) is none
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 
 import onnx
 import pytest
+import transformers
 from test_export import checkpoint
 from tiny_folder import make_folder, write_rows
 
 import axformer_onnx as ax
 from axformer_onnx.inputs.located import likely_tasks, locate, stated_task
+from axformer_passes.io import sha256_of
 from axformer_passes.io.layout import model_path, settings_folder
+from axformer_passes.plan import Plan
 
 
 @pytest.fixture
@@ -98,10 +101,56 @@ def test_a_checkpoint_is_exported_beside_the_output_and_its_task_read_from_its_c
     assert again.source.sha256 == seen.source.sha256
 
 
-def test_apply_and_inspect_say_how_a_checkpoint_becomes_a_graph(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "finetuned")
-    with pytest.raises(ax.ModelError, match=r"a checkpoint without model\.onnx; write it first: axformer-onnx export"):
-        ax.inspect(folder)
+def test_a_checkpoint_is_exported_into_the_cache_by_commands_without_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    checkpoint(tmp_path / "finetuned")
+    write_rows(make_folder(tmp_path / "tiny"), tmp_path / "rows" / "validation.jsonl", 40, seed=3)
+    found = ax.inspect("finetuned")
+    assert found.path.is_relative_to(tmp_path / "cache" / "axformer-onnx" / "exports")
+    assert len(found.anatomy.layers) == 3 and found.notes[0].startswith("the checkpoint finetuned was exported to ")
+    scored = ax.score("finetuned", "tiny", task="mnli", data="rows", threads=1, length=8)
+    assert list(scored.models) == ["finetuned", "tiny/model.onnx"]
+    assert any("already holds this export" in note for note in scored.notes)
+    code, out, err = call("apply", plan_file(tmp_path / "plan.json"), "finetuned", "-o", "smaller")
+    assert code == 0 and f"exporting finetuned to {found.path.parent}" in err and "verified against finetuned" in out
+    assert (tmp_path / "smaller" / "tokenizer.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "finetuned", "plan.json", "rows", "smaller", "tiny"}
+    checkpoint(tmp_path / "finetuned", layers=2)
+    assert len(ax.inspect("finetuned").anatomy.layers) == 2
+    assert [path.name for path in found.path.parents[1].iterdir()] == [found.path.parent.name]
+
+
+def test_apply_takes_the_graph_that_the_plan_was_made_for_where_optimize_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    checkpoint(tmp_path / "finetuned")
+    left = ax.export("finetuned", "finetuned-onnx", task="mnli").path
+    (tmp_path / "finetuned-optimized").mkdir()
+    plan_file(tmp_path / "finetuned-optimized" / "plan.json", sha256_of(left))
+    assert ax.apply("finetuned-optimized", "finetuned", tmp_path / "elsewhere" / "a.onnx").is_file()
+    assert not (tmp_path / "cache").exists()
+    left.unlink()
+    with pytest.raises(
+        ax.PlanError, match=r"a plan for another model .* the export which optimize left beside its output"
+    ):
+        ax.apply("finetuned-optimized", "finetuned", "b.onnx")
+
+
+def test_a_cache_that_cannot_be_written_says_what_else_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ax.RuntimeFailure, match=r"cannot be written: .* would be exported there. Export it elsewhere"):
+        ax.inspect(checkpoint(tmp_path / "finetuned"))
+
+
+def plan_file(path: Path, sha256: str = "") -> Path:
+    path.write_text(Plan(source_sha256=sha256).without_heads(0, [1]).dumps())
+    return path
 
 
 def test_a_checkpoint_without_torch_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,24 +160,71 @@ def test_a_checkpoint_without_torch_says_what_to_install(tmp_path: Path, monkeyp
         ax.preview(folder, task="mnli", output=tmp_path / "out")
 
 
-def test_a_name_on_the_hub_is_found_in_its_cache_without_a_network(
-    hub_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """cached(folder, name) puts a folder into an empty cache of the hub as the model of that name; returns its snapshot."""
     hub = pytest.importorskip("huggingface_hub")
-    cache = tmp_path / "hub"
-    snapshot = cache / "models--someone--tiny-nli" / "snapshots" / "0123abc"
-    shutil.copytree(hub_layout, snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("0123abc")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(cache))
-    found = locate(Path("someone/tiny-nli"), tmp_path / "out", "mnli")
-    assert found.path == snapshot / "onnx" / "model.onnx"
-    seen = ax.preview("someone/tiny-nli", task="mnli")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    if hasattr(transformers.utils.hub, "TRANSFORMERS_CACHE"):  # version 4 reads it once
+        monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"))
+
+    def cached(folder: Path, name: str) -> Path:
+        snapshot = tmp_path / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / "0123abc"
+        shutil.copytree(folder, snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("0123abc")
+        return snapshot
+
+    return cached
+
+
+@pytest.mark.parametrize("name", ["someone/tiny-nli", "tiny-nli"])
+def test_a_name_on_the_hub_is_found_in_its_cache_without_a_network(
+    hub_layout: Path, tmp_path: Path, hub_cache: Any, name: str
+) -> None:
+    snapshot = hub_cache(hub_layout, name)
+    found = locate(Path(name), tmp_path / "out", "mnli")
+    assert (found.path, found.name) == (snapshot / "onnx" / "model.onnx", name)
+    seen = ax.preview(name, task="mnli")
     assert seen.problem is None and seen.options.output == Path("tiny-nli-optimized")
-    with pytest.raises(
-        ax.RuntimeFailure, match="nobody/nothing: no such file or folder here, and the Hugging Face hub"
-    ):
-        ax.preview("nobody/nothing", task="mnli")
+    scored = ax.score(name, task="mnli", threads=1, length=8)
+    assert list(scored.models) == [name] and scored.rows == 60
+    assert ax.inspect(name).path == snapshot / "onnx" / "model.onnx"
+    assert ax.apply(Plan().without_heads(0, [1]), name, "smaller.onnx").is_file()
+
+
+def test_a_checkpoint_in_the_cache_of_the_hub_is_exported_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_cache: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    hub_cache(checkpoint(tmp_path / "finetuned"), "tiny-uncased")
+    found = ax.inspect("tiny-uncased")
+    assert found.path.parent.name.startswith("tiny-uncased-") and "the checkpoint tiny-uncased" in found.notes[0]
+
+
+def test_a_name_that_is_nowhere_is_said_to_be_neither_here_nor_on_the_hub(
+    tiny: Path, hub_cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = "no such file or folder here.*, and the Hugging Face hub did not give it .*check the name and the network"
+    for name in ("nobody/nothing", "nothing"):
+        with pytest.raises(ax.RuntimeFailure, match=f"^{name}: {both}"):  # the tests are offline
+            ax.preview(name, task="mnli")
+    for command in (ax.inspect, ax.score, lambda name: ax.apply(Plan(), name, "out.onnx")):
+        with pytest.raises(
+            ax.RuntimeFailure, match=r"^tinny: no such file or folder here \(did you mean tiny\?\), and"
+        ):
+            command("tinny")
+    with pytest.raises(ax.ModelError, match=r"^tiny/modle\.onnx: no such file; give an \.onnx file"):
+        ax.inspect("tiny/modle.onnx")
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise errors.HFValidationError("no such thing")
+
+    errors = pytest.importorskip("huggingface_hub.errors")
+    monkeypatch.setattr("huggingface_hub.model_info", unknown)
+    with pytest.raises(ax.ModelError, match=f"^nothing: {both}"):
+        ax.inspect("nothing")
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,10 @@ import tiny_folder
 
 from axformer_onnx.commands import OptimizeResult, optimize
 from axformer_onnx.options import OptimizeOptions
-from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.tasks import get_task
 from axformer_passes.plan import Plan
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency_table, "_cache_folder", lambda: folder)
-        patch.setattr(latency_table, "ROUNDS", 3)
-        yield
+pytestmark = pytest.mark.usefixtures("latency_cache")
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,14 @@ def normed_across(g: Sketch, w: Weights, x: str) -> str:
     return attend(g, w, (q, *separate(g, w, x)[1:]))
 
 
+def normed_in_pairs(g: Sketch, w: Weights, x: str) -> str:
+    """A norm over the channels of two query heads each."""
+    q, k, v = separate(g, w, x)
+    pairs = g.reshape(g.transpose(q, 0, 2, 1, 3), 0, 0, H // 2, 2 * E)
+    normed = g("LayerNormalization", pairs, g.weight(np.ones(2 * E, np.float32)))
+    return attend(g, w, (g.transpose(g.reshape(normed, 0, 0, H, E), 0, 2, 1, 3), k, v))
+
+
 def read_twice(g: Sketch, w: Weights, x: str) -> str:
     """A context that two projections read."""
     q, k, v = separate(g, w, x)
@@ -180,7 +188,7 @@ def unknown_in_context(g: Sketch, w: Weights, x: str) -> str:
 ATTENTIONS: dict[str, tuple[Writer, str]] = {
     "softmax over heads": (over_heads, "normalise over the last axis alone"),
     "heads mixed by a matrix": (talking_heads, "expected"),
-    "a norm across heads": (normed_across, "its heads are united into 1 classes, expected 4"),
+    "a norm across two heads": (normed_in_pairs, "its heads are united into 2 classes, expected 4"),
     "two projections": (read_twice, "read by 2 projections"),
     "a fused node whose scores are read": (scores_read, "output 3 is read"),
     "an operator without a rule": (unknown_in_context, "no rule for operator ReverseSequence"),
@@ -206,6 +214,22 @@ def test_context_that_is_a_graph_output_stays_whole() -> None:
     anatomy = recognise(ir.from_proto(proto), run_once)
     assert "graph output" in " ".join(r.reason for r in anatomy.refused)
     assert all(layer.attention is None for layer in anatomy.layers)
+
+
+def test_heads_that_a_norm_ties_go_all_at_once_or_not_at_all() -> None:
+    w = draw.weights()
+    model = ir.from_proto(draw.layer(normed_across, draw.plain, w))
+    attention = recognise(model, run_once).layers[0].attention
+    assert attention is not None and (attention.heads, attention.kv_heads, attention.head_size) == (1, H, E)
+    x = {"x": np.random.default_rng(0).normal(size=(2, 5, D)).astype(np.float32)}
+    for plan, gone in ((Plan().without_heads(0, [0]), ("wo",)), (Plan().without_attention(0), ("wo", "bo"))):
+        zeroed = Weights({**w.parts, **{name: np.zeros_like(w[name]) for name in gone}})
+        expected = draw.layer(normed_across, draw.plain, zeroed).SerializeToString()
+        found = ir.to_proto(apply_plan(model, plan, run_once))
+        assert "Softmax" not in {node.op_type for node in found.graph.node}
+        assert_close(onnx_outputs(found.SerializeToString(), x)[0], onnx_outputs(expected, x)[0])
+    with pytest.raises(PlanError, match="head"):
+        apply_plan(model, Plan().without_heads(0, [1]), run_once)
 
 
 # -- what is easily taken for a tie and is none -----------------------------------------------------------------------

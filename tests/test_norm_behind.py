@@ -1,5 +1,5 @@
-"""A norm between a block and the addition to the residual stream (Gemma 2 and 3, OLMo 2, Swin v2): of a block that is not added
-nothing is left, whatever its norm would have been. The oracle is NumPy.
+"""A norm between a block and the addition to the residual stream (Gemma 2 and 3, OLMo 2, Swin v2), or a roll of its tokens (Swin's
+shifted windows): of a block that is not added nothing is left, whatever its norm would have been. The oracle is NumPy.
 """
 
 from __future__ import annotations
@@ -55,12 +55,7 @@ def answer(x: Array, *, centre: bool, attention: bool, feed_forward: bool) -> Ar
     w = {name: value.astype(np.float64) for name, value in draw.weights().parts.items()}
     z = x.astype(np.float64)
     if attention:
-        heads = draw.H
-        q, k, v = ((z @ w[f"w{n}"] + w[f"b{n}"]).reshape(*z.shape[:2], heads, -1).transpose(0, 2, 1, 3) for n in "qkv")
-        s = q @ k.swapaxes(2, 3) * draw.E**-0.5
-        p = np.exp(s - s.max(-1, keepdims=True))
-        read = (p / p.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(*z.shape[:2], -1)
-        z = z + in_numpy(read @ w["wo"] + w["bo"], centre=centre)
+        z = z + in_numpy(attended_in_numpy(z), centre=centre)
     if feed_forward:
         z = z + in_numpy(np.maximum(z @ w["up"] + w["bu"], 0) @ w["down"] + w["bd"], centre=centre)
     return z
@@ -81,6 +76,54 @@ def test_a_block_with_a_norm_behind_it_is_taken_out_whole(norm: Callable[..., st
         assert_close(onnx_outputs(serialized(result), {"x": x})[0], expected)
     if gone != "nothing":
         assert len(result.graph) < len(model.graph) - 10
+
+
+def rolled(g: Sketch, x: str, first: str | None = None) -> str:
+    """The first token goes behind the last one, as Swin's shifted windows go back to their places; or `first` in its place."""
+
+    def part(start: int, end: int, of: str) -> str:
+        bounds = (g.weight(np.array([n], np.int64)) for n in (start, end, 1))
+        return g("Slice", of, *bounds)
+
+    return g("Concat", part(1, 2**31, x), part(0, 1, first or x), axis=1)
+
+
+@pytest.mark.parametrize("gone", ["nothing", "attention"])
+def test_a_block_whose_tokens_are_rolled_is_taken_out_whole(gone: str) -> None:
+    g, w = Sketch(), draw.weights()
+    attended = rolled(g, draw.attend(g, w, draw.separate(g, w, "x")))
+    model = ir.from_proto(g.model({"x": ["b", "s", D]}, draw.norm(g, g("Add", "x", attended)), ["b", "s", D]))
+    x = np.random.default_rng(5).normal(size=(2, 5, D)).astype(np.float32)
+    result = apply_plan(model, Plan().without_attention(0) if gone == "attention" else Plan(), run_once)
+    bare = np.zeros_like(x) if gone == "attention" else np.roll(attended_in_numpy(x), -1, axis=1)
+    assert_close(
+        onnx_outputs(serialized(result), {"x": x})[0], onnx_outputs(normed(), {"x": (x + bare).astype(np.float32)})[0]
+    )
+    assert (gone == "attention") == ("Slice" not in {node.op_type for node in result.graph})
+
+
+def normed() -> bytes:
+    g = Sketch()
+    return bytes(g.model({"x": ["b", "s", D]}, draw.norm(g, "x"), ["b", "s", D]).SerializeToString())
+
+
+def attended_in_numpy(x: Array) -> Array:
+    w = {name: value.astype(np.float64) for name, value in draw.weights().parts.items()}
+    q, k, v = ((x @ w[f"w{n}"] + w[f"b{n}"]).reshape(*x.shape[:2], draw.H, -1).transpose(0, 2, 1, 3) for n in "qkv")
+    s = q @ k.swapaxes(2, 3) * draw.E**-0.5
+    p = np.exp(s - s.max(-1, keepdims=True))
+    read = (p / p.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1)
+    return np.asarray(read @ w["wo"] + w["bo"])
+
+
+def test_a_token_of_the_stream_among_the_block_s_own_is_no_roll() -> None:
+    g, w = Sketch(), draw.weights()
+    attended = draw.attend(g, w, draw.separate(g, w, "x"))
+    mixed = g("Add", rolled(g, attended, first="x"), rolled(g, attended))
+    (layer,) = recognise(
+        ir.from_proto(g.model({"x": ["b", "s", D]}, g("Add", "x", mixed), ["b", "s", D])), run_once
+    ).layers
+    assert layer.attention is not None and layer.attention.sum is None
 
 
 def test_what_lets_something_else_in_is_no_norm_of_the_block() -> None:

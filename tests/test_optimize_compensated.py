@@ -17,7 +17,6 @@ from axformer_onnx.commands.replay import apply
 from axformer_onnx.errors import UsageError
 from axformer_onnx.result.report.record import Report
 from axformer_onnx.runtime.sessions import make_session
-from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated import tuning as tune
 from axformer_onnx.search.compensated.levels import ladder
 from axformer_onnx.tasks.definitions import get_task
@@ -25,16 +24,7 @@ from axformer_passes.apply import apply_plan
 from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Latency tables of these tests stay out of the user's cache; made once, so that all runs see the same."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency_table, "_cache_folder", lambda: folder)
-        patch.setattr(latency_table, "ROUNDS", 5)
-        yield
+pytestmark = pytest.mark.usefixtures("latency_cache")
 
 
 @pytest.fixture(scope="module")

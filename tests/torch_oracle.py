@@ -4,7 +4,8 @@ Independent of the passes: forward hooks on the torch module, nothing of the gra
 
 head             its slice of the output projection's input is zero
 neuron           its entry of the down projection's input is zero
-block            the output of its last projection, bias included, is zero; the addition and its norms stay
+block            the output of its last projection, bias included, is zero; the addition and its norms stay. Of a LayerNorm
+                 between the two, whose shift would be left, the output (`Record.behind`)
 hard attention   the softmax inside the attention module keeps exactly k entries of a row; ties: the lower index wins
 
 Plans count layers as `ZooModel.records` does. A module that several layers share counts its calls within one forward pass,
@@ -80,6 +81,8 @@ def _random_attention(plan: Plan, layer: int, heads: int, rng: np.random.Generat
 
 
 def _some(count: int, rng: np.random.Generator) -> list[int]:
+    if count == 1:
+        return []
     gone = rng.choice(count, size=int(rng.integers(1, count)), replace=False)
     return [int(i) for i in gone]
 
@@ -92,26 +95,38 @@ def _double(module: Any) -> Any:
 @contextlib.contextmanager
 def _under(module: Any, records: tuple[Record, ...], plan: Plan) -> Iterator[None]:
     assert plan.weights is None, "the oracle replays removals, not weights"
-    named = {*plan.heads, *plan.neurons, *plan.attention_blocks, *plan.feed_forward_blocks, *plan.hard_attention}
-    assert named <= set(range(len(records))), f"the plan names layers {sorted(named)} of {len(records)}"
+    told = {*plan.heads, *plan.neurons, *plan.attention_blocks, *plan.feed_forward_blocks, *plan.hard_attention}
+    assert told <= set(range(len(records))), f"the plan names layers {sorted(told)} of {len(records)}"
     inner = unwrapped(module)
     with contextlib.ExitStack() as stack:
         for index, record in enumerate(records):
             if record.heads and record.width:
                 gone = plan.heads.get(index, frozenset())
                 columns = [h * record.width + i for h in sorted(gone) for i in range(record.width)]
-                _mask(stack, inner.get_submodule(record.output), columns, index in plan.attention_blocks, record)
+                named = (record.output, record.behind[0])
+                _mask_block(stack, inner, named, columns, index in plan.attention_blocks, record)
             else:
                 assert index not in {*plan.heads, *plan.attention_blocks, *plan.hard_attention}, f"no heads in {index}"
             if record.neurons:
                 columns = sorted(plan.neurons.get(index, ()))
-                _mask(stack, inner.get_submodule(record.down), columns, index in plan.feed_forward_blocks, record)
+                named = (record.down, record.behind[1])
+                _mask_block(stack, inner, named, columns, index in plan.feed_forward_blocks, record)
             else:
                 assert index not in {*plan.neurons, *plan.feed_forward_blocks}, f"no neurons in {index}"
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(next(inner.parameters()).dtype)
         stack.enter_context(_Arithmetic(stack, inner, records, plan.hard_attention))
         yield
+
+
+def _mask_block(
+    stack: contextlib.ExitStack, inner: Any, named: tuple[str, str], columns: list[int], whole: bool, record: Record
+) -> None:
+    """Columns of the projection's input; where `whole`, the output of the norm behind it, if there is one. `named`: these two."""
+    projection, behind = named
+    _mask(stack, inner.get_submodule(projection), columns, whole and not behind, record)
+    if whole and behind:
+        _mask(stack, inner.get_submodule(behind), [], True, record)
 
 
 def _mask(stack: contextlib.ExitStack, projection: Any, columns: list[int], whole: bool, record: Record) -> None:

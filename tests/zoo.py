@@ -39,6 +39,7 @@ from axformer_passes.probe import describe
 with quiet():  # DeBERTa's module uses torch.jit.script, which torch calls deprecated
     from zoo_families_audio import AUDIO
     from zoo_families_decoders import DECODERS
+    from zoo_families_parallel import PARALLEL
     from zoo_families_seq2seq import SEQ2SEQ
     from zoo_families_text import TEXT
     from zoo_families_vision import VISION
@@ -49,7 +50,7 @@ __all__ = [
     "make_module", "onnx_outputs", "torch_module", "unwrapped",
 ]  # fmt: skip
 
-FAMILY = {family.name: family for family in (*TEXT, *DECODERS, *SEQ2SEQ, *VISION, *AUDIO)}
+FAMILY = {family.name: family for family in (*TEXT, *DECODERS, *PARALLEL, *SEQ2SEQ, *VISION, *AUDIO)}
 # The plain ones: every layer has one attention and one feed-forward block, all of one size, and weights of its own.
 FAMILIES = ("bert", "distilbert", "roberta", "electra", "minilm", "vit", "gpt2", "gpt2-tokens")
 FURTHER_FAMILIES = tuple(name for name in FAMILY if name not in FAMILIES)

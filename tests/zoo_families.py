@@ -57,6 +57,7 @@ class Record:
     attention       the module in which the softmax runs
     output, down    output projection and down projection
     call            shared weights: which call of these modules within one forward pass
+    behind          norms between these two and the addition, whose shifts go with a whole block (Swin v2); else the two themselves
     """
 
     heads: int | None = None
@@ -66,6 +67,7 @@ class Record:
     output: str = ""
     down: str = ""
     call: int = 0
+    behind: tuple[str, str] = ("", "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,24 @@ def _records(base: str) -> Callable[[Sizes], tuple[Record, ...]]:
     return layered(f"{base}.encoder.layer", "attention", "attention.output.dense", "output.dense")
 
 
+def _swin(sizes: Sizes) -> t.Swinv2Config:
+    return t.Swinv2Config(
+        image_size=IMAGE, patch_size=2, embed_dim=sizes.width, depths=[2, 1], num_heads=[sizes.heads, 2 * sizes.heads],
+        window_size=4, mlp_ratio=sizes.neurons / sizes.width, num_labels=LABELS,
+    )  # fmt: skip
+
+
+def _swin_records(sizes: Sizes) -> tuple[Record, ...]:
+    """Two layers, of which the second shifts its windows; then one of a quarter of the tokens and twice the width."""
+    records = []
+    for wide, name in ((1, "0.blocks.0"), (1, "0.blocks.1"), (2, "1.blocks.0")):
+        block = f"swinv2.encoder.layers.{name}"
+        names = (f"{block}.attention.self", f"{block}.attention.output.dense", f"{block}.output.dense")
+        behind = (f"{block}.layernorm_before", f"{block}.layernorm_after")
+        records.append(Record(wide * sizes.heads, sizes.head_size, wide * sizes.neurons, *names, behind=behind))
+    return tuple(records)
+
+
 _SIZES = {"heads": 3, "head_size": 16}
 
 VISION = (
@@ -46,5 +64,9 @@ VISION = (
         layered("vision_model.encoder.layers", "self_attn", "self_attn.out_proj", "mlp.fc2"), image_feeds,
         wrap=lambda module: ImageAnswer(module, "image_embeds"), axes=_AXES, output="image_embeds",
         refuses={"optimum": "optimum knows CLIP's image encoder without its projection only"},
+    ),
+    Family(
+        "swinv2", t.Swinv2ForImageClassification, _swin, _swin_records, image_feeds,
+        axes=_AXES, task="image-classification", sizes={"heads": 2, "neurons": 32},
     ),
 )  # fmt: skip

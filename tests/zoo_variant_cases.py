@@ -24,7 +24,10 @@ _BERT = (
     *("dynamo-23+" + variant for variant in ("onnxslim", "onnxsim", "ortfusions", "fp16", "bf16", "functions")),
     "dynamo-eager-20+ortfusions",
 )  # fmt: skip
-_SAME_BLOCKS = ("bart-classifier", "mbart-classifier", "t5-classifier", "umt5-classifier")
+_SAME_BLOCKS = (
+    "bart-classifier", "mbart-classifier", "t5-classifier", "umt5-classifier",
+    "gemma3", "exaone4", "olmo2", "gptj", "phi", "falcon", "falcon-new", "swinv2",
+)  # fmt: skip
 """Made of the blocks of families that are varied."""
 _CORE = ("distilbert", "roberta", "minilm", "vit", "gpt2")
 

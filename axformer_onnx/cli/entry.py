@@ -55,7 +55,7 @@ class _Verbs(click.Group):
 def cli() -> None:
     """Make a fine-tuned transformer smaller and faster, in ONNX, and prove that it scores as well.
 
-    MODEL is an .onnx file, or a folder that holds model.onnx.
+    MODEL is an .onnx file, a folder that holds one, a checkpoint's folder, or a name on the Hugging Face hub.
     """
 
 

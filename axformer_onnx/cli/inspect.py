@@ -11,9 +11,11 @@ from axformer_onnx.options import InspectOptions
 def command(options: InspectOptions, as_json: bool) -> None:
     """Inspect, then print the table of layers."""
     from axformer_onnx.cli.console import console, print_inspection
+    from axformer_onnx.cli.progress import progress
     from axformer_onnx.commands import inspect_model
 
-    found = inspect_model(options.model, options.length, options.sample)
+    with progress() as watcher:
+        found = inspect_model(options.model, options.length, options.sample, watcher.step)
     if as_json:
         print_json(found.to_json())
     else:

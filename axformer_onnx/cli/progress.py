@@ -32,7 +32,7 @@ def progress() -> Iterator[Watcher]:
 
         def step(text: str) -> None:
             bar.update(task, visible=False)
-            error.print(f"[dim]{text} ...[/dim]")
+            error.print(f"[dim]{text} ...[/dim]", soft_wrap=True)
 
         def trial(done: Trial, left: int) -> None:
             accepted = done.stage + done.accepted

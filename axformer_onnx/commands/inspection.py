@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import onnx_ir as ir
 
 from axformer_onnx.data import length_limit, read_json
 from axformer_onnx.errors import RuntimeFailure
+from axformer_onnx.inputs import locate
 from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.runtime import run_once
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import SharedGroup, parameters_by_layer, shared_groups
-from axformer_passes.io import model_path, parameters_and_size, settings_folder, sha256_of
+from axformer_passes.io import parameters_and_size, settings_folder, sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,15 @@ _SAMPLES = (16000, 4000)
 """The same for sound: a second of it at the usual rate, and a quarter."""
 
 
-def inspect_model(model: Path, length: int | None = None, sample: Path | None = None) -> Inspection:
+def inspect_model(
+    model: Path,
+    length: int | None = None,
+    sample: Path | None = None,
+    step: Callable[[str], None] = lambda text: None,
+) -> Inspection:
     """Load, recognise and count; `length` None: 128 tokens (16,000 samples of sound), or as many as it takes.
+
+    A checkpoint is exported into the user's cache.
 
     sample   an .npz file with inputs that the model takes
 
@@ -72,7 +81,8 @@ def inspect_model(model: Path, length: int | None = None, sample: Path | None = 
     """
     from axformer_passes.recognise import recognise
 
-    path = model_path(model)
+    located = locate(model, None, None, step)
+    path = located.path
     graph = open_model(path, sample)
     anatomy = at_its_sizes(graph, lambda graph: recognise(graph, run_once))
     parameters, size_bytes = parameters_and_size(path)
@@ -90,7 +100,7 @@ def inspect_model(model: Path, length: int | None = None, sample: Path | None = 
         macs=macs,
         layers=tuple(map(LayerCost, parameters_by_layer(anatomy), work.values())),
         shared_weights=shared_groups(anatomy),
-        notes=(note,) if note else (),
+        notes=(*located.notes, *((note,) if note else ())),
     )
 
 

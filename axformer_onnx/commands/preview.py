@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from axformer_onnx.data import read_json
-from axformer_onnx.errors import AxformerError, DataError
+from axformer_onnx.errors import AxformerError, DataError, MissingLabels
 from axformer_onnx.inputs import Given, Source, likely_tasks, locate, not_stated, open_source, read_rows, stated_task
 from axformer_onnx.options import OptimizeOptions, flag
 from axformer_onnx.searches import expected_seconds
-from axformer_onnx.tasks import AGREEMENT, WITHOUT_LABELS, is_kind, model_label_names
+from axformer_onnx.tasks import AGREEMENT, is_kind, model_label_names
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
@@ -114,7 +114,7 @@ def _without_task(asked: OptimizeOptions, options: OptimizeOptions, source: Sour
 
 def _way_on(asked: OptimizeOptions, source: Source, error: DataError) -> str:
     """The command that goes on where rows could not be read: without labels, or with rows; empty where neither helps."""
-    if WITHOUT_LABELS in str(error):
+    if isinstance(error, MissingLabels):
         return f"{_command(asked)} --metric {AGREEMENT}"
     lacking = asked.data is None and not (source.folder / "data").is_dir()
     return _command(asked, data=True) if lacking else ""

@@ -7,17 +7,18 @@ import gc
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axformer_onnx.compensate import load_weights, weights_path
 from axformer_onnx.errors import ModelError, PlanError, RuntimeFailure, UsageError
-from axformer_onnx.inputs import Source
+from axformer_onnx.inputs import Source, left_beside, locate
+from axformer_onnx.options import names_the_hub
 from axformer_onnx.probing import size_note
 from axformer_onnx.result import MODEL, copy_companions, staging
 from axformer_onnx.runtime import run_once
-from axformer_passes.io import model_path, read_regular, settings_folder, sha256_of
+from axformer_passes.io import is_checkpoint, read_regular, settings_folder, sha256_of
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
@@ -28,10 +29,20 @@ PLAN_BYTES = 2**28
 """A plan is not longer: it names at most every neuron of a model."""
 
 
-def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = False, sample: Path | None = None) -> Path:
+def apply(
+    plan: Path | Plan,
+    model: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    sample: Path | None = None,
+    step: Callable[[str], None] = lambda text: None,
+) -> Path:
     """Apply `plan` to `model`; returns the graph's path.
 
     plan    a file, a folder that holds plan.json, or a plan without weights
+    model   for a checkpoint the graph that the plan was made for is looked for beside plan and output, where `optimize` leaves it;
+            else it is exported into the user's cache
     output  a file name that ends in .onnx, or a folder: then the graph is model.onnx in it, with the plan and the
             tokenizer and config files of the source
     sample  an .npz file with inputs that the model takes; None: made of what its folder tells
@@ -40,9 +51,10 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     failed its check; then nothing was written.
     """
     if isinstance(plan, Plan):
-        return _apply_in_memory(plan, model, output, overwrite, sample)
-    plan_path, source = plan / "plan.json" if plan.is_dir() else plan, model_path(model)
-    plan = read_plan(plan_path, source)
+        return _apply_in_memory(plan, model, output, overwrite, sample, step)
+    plan_path = plan / "plan.json" if plan.is_dir() else plan
+    plan = read_plan(plan_path)
+    source = _source_of(plan, plan_path, model, output, step)
     single = output.suffix == ".onnx"
     folder = output.parent if single else output
     _require_free(output, source, overwrite)
@@ -64,32 +76,47 @@ def apply(plan: Path | Plan, model: Path, output: Path, *, overwrite: bool = Fal
     return folder / path.name
 
 
-def _apply_in_memory(plan: Plan, model: Path, output: Path, overwrite: bool, sample: Path | None) -> Path:
+def _apply_in_memory(
+    plan: Plan, model: Path, output: Path, overwrite: bool, sample: Path | None, step: Callable[[str], None]
+) -> Path:
     if plan.weights is not None:
         raise UsageError(f"the plan names its weights, {plan.weights}: give the file or folder that it was read from")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "plan.json").write_text(plan.dumps(), encoding="utf-8")
-        return apply(Path(folder), model, output, overwrite=overwrite, sample=sample)
+        return apply(Path(folder), model, output, overwrite=overwrite, sample=sample, step=step)
 
 
-def read_plan(path: Path, source: Path) -> Plan:
-    """The plan at `path`, which must be a plan for the model file `source` (or for none in particular).
-
-    Raises: PlanError.
-    """
+def read_plan(path: Path) -> Plan:
+    """The plan at `path`. Raises: PlanError."""
     try:
         text = read_regular(path, PLAN_BYTES).decode("utf-8")
     except ModelError as error:
         raise PlanError(str(error)) from None
     except UnicodeDecodeError:
         raise PlanError(f"{path}: not a plan: not UTF-8 text") from None
-    plan, found = Plan.loads(text, str(path)), sha256_of(source)
+    return Plan.loads(text, str(path))
+
+
+def _source_of(plan: Plan, plan_path: Path, model: Path, output: Path, step: Callable[[str], None]) -> Path:
+    """The graph that `model` names, which must be the one that the plan was made for (or the plan for none in particular).
+
+    Raises: PlanError; ModelError and RuntimeFailure as `locate`.
+    """
+    if plan.source_sha256 and (names_the_hub(model) or is_checkpoint(model)):
+        for beside in (plan_path.resolve().parent, output.resolve()):
+            left = left_beside(model, beside) / MODEL
+            if left.is_file() and sha256_of(left) == plan.source_sha256:
+                return left
+    located = locate(model, None, None, step)
+    found = sha256_of(located.path)
     if plan.source_sha256 not in ("", found):
+        exported = located.name != str(located.path)
+        hint = "; of a checkpoint that is the export which optimize left beside its output" if exported else ""
         raise PlanError(
-            f"{path}: a plan for another model (sha256 {plan.source_sha256[:12]}...), but {source} has {found[:12]}...; "
-            "give the model that the plan was made for"
+            f"{plan_path}: a plan for another model (sha256 {plan.source_sha256[:12]}...), but {located.path} has "
+            f"{found[:12]}...; give the model that the plan was made for{hint}"
         )
-    return plan
+    return located.path
 
 
 def write_planned(

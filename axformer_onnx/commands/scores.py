@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from axformer_onnx.commands.changes import ChangedRow, most_changed
 from axformer_onnx.data import Encoded, Rows, resolve_report
 from axformer_onnx.errors import UsageError
-from axformer_onnx.inputs import not_stated, stated_task
+from axformer_onnx.inputs import Located, locate, not_stated, stated_task
 from axformer_onnx.options import ScoreOptions
 from axformer_onnx.probing import at_its_sizes, open_model, size_note, text_sizes
 from axformer_onnx.records import Scores
@@ -40,7 +40,7 @@ from axformer_onnx.scoring import (
     score_warnings,
     truncation_notes,
 )
-from axformer_passes.io import load_model, model_path, settings_folder
+from axformer_passes.io import load_model, settings_folder
 from axformer_passes.probe import probed
 
 if TYPE_CHECKING:
@@ -109,54 +109,66 @@ class ScoreResult:
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
-    path: Path
+    located: Located
     model: ir.Model
     reading: Reading
     encoded: Encoded
     scores: Scores
     warnings: tuple[str, ...]
 
+    @property
+    def path(self) -> Path:
+        """The graph."""
+        return self.located.path
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return self.located.name
+
 
 def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None) -> ScoreResult:
     """Score each model on the report rows, the second against the first by a paired test, latency interleaved.
 
-    A model whose folder has no tokenizer is read with the first one's. Raises: AxformerError (errors.py).
+    A model whose folder has no tokenizer is read with the first one's; a checkpoint is exported into the user's cache.
+    Raises: AxformerError (errors.py).
     """
-    paths = [model_path(model) for model in options.models]
-    if len({path.resolve() for path in paths}) != len(paths):
-        raise UsageError(f"{paths[0]}: given twice; name two different models")
-    options = _with_task(options, paths[0])
-    if options.task.kind.fidelity and len(paths) == 1:
+    models = [locate(model, None, None, step) for model in options.models]
+    if len({model.path.resolve() for model in models}) != len(models):
+        raise UsageError(f"{models[0].name}: given twice; name two different models")
+    options = _with_task(options, models[0])
+    if options.task.kind.fidelity and len(models) == 1:
         raise UsageError(
-            f"--metric {options.task.metric} compares the answers of two models, only {paths[0]} was named; name the source, then "
-            "the other"
+            f"--metric {options.task.metric} compares the answers of two models, only {models[0].name} was named; name the source, "
+            "then the other"
         )
     step("reading the rows")
-    rows = resolve_report(options.task, model_dir=settings_folder(paths[0]), data=options.data)
+    rows = resolve_report(options.task, model_dir=settings_folder(models[0].path), data=options.data)
     scored: list[_Scored] = []
-    for path in paths:
-        step(f"scoring {path}")
-        scored.append(_score_one(options, path, rows, scored[0] if scored else None))
+    for model in models:
+        step(f"scoring {model.name}")
+        scored.append(_score_one(options, model, rows, scored[0] if scored else None))
     step("measuring latency")
     shapes = options.shapes or default_shapes(scored[0].encoded)
     latency = latency_of(
-        {str(path): path for path in paths}, shapes, scored[0].reading.tokens, options.machine, options.seed
+        {model.name: model.path for model in models}, shapes, scored[0].reading.tokens, options.machine, options.seed
     )
     return _result(options, rows, scored, latency)
 
 
-def _with_task(options: ScoreOptions, first: Path) -> ScoreOptions:
+def _with_task(options: ScoreOptions, first: Located) -> ScoreOptions:
     """The task that the first model states, where none was given. Raises: UsageError where it states none."""
     if options.task is not None:
         return options
-    folder = settings_folder(first)
-    stated = stated_task(load_model(first).metadata_props, folder)
+    folder = settings_folder(first.path)
+    stated = stated_task(load_model(first.path).metadata_props, folder)
     if stated is None:
-        raise not_stated(first, folder)
+        raise not_stated(first.name, folder)
     return options.with_task(stated.name)
 
 
-def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | None) -> _Scored:
+def _score_one(options: ScoreOptions, located: Located, rows: Rows, first: _Scored | None) -> _Scored:
+    path = located.path
     session = options.machine.session(path)
     folder = settings_folder(path)
     if first is not None and not (folder / "tokenizer.json").is_file():
@@ -173,13 +185,14 @@ def _score_one(options: ScoreOptions, path: Path, rows: Rows, first: _Scored | N
     )
     warnings = (
         *provider_warnings(session, options.machine.provider),
-        *score_warnings(scores, str(path)),
+        *score_warnings(scores, located.name),
     )
-    return _Scored(path, model, reading, encoded, scores, warnings)
+    return _Scored(located, model, reading, encoded, scores, warnings)
 
 
 def _notes(one: _Scored) -> list[str]:
-    return [*([size_note(one.model)] if size_note(one.model) else []), *truncation_notes([("report", one.encoded)])]
+    sizes = [size_note(one.model)] if size_note(one.model) else []
+    return [*one.located.notes, *sizes, *truncation_notes([("report", one.encoded)])]
 
 
 def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latency: Sequence[LatencyRow]) -> ScoreResult:
@@ -198,8 +211,7 @@ def _result(options: ScoreOptions, rows: Rows, scored: Sequence[_Scored], latenc
         rows=len(rows),
         source=rows.source,
         models={
-            str(one.path): model_record(one.path, one.scores, macs(one.model, run_once, batch, length))
-            for one in scored
+            one.name: model_record(one.path, one.scores, macs(one.model, run_once, batch, length)) for one in scored
         },
         comparison=comparison,
         changed=_changed(options, rows, scored),

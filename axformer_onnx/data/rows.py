@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.data.formats import EXTENSIONS, Table, read_table
-from axformer_onnx.errors import DataError
+from axformer_onnx.errors import DataError, MissingLabels
 from axformer_onnx.tasks import WITHOUT_LABELS, Task
 
 
@@ -129,13 +129,13 @@ def _require_columns(table: Table, texts: Sequence[str], label: str | None) -> N
     missing = [name for name in wanted if name not in table.columns]
     if not missing:
         return
-    hint = WITHOUT_LABELS if missing == [label] else ""
+    kind, hint = (MissingLabels, WITHOUT_LABELS) if missing == [label] else (DataError, "")
     if table.unnamed:
-        raise DataError(
+        raise kind(
             f"{table.origin}: a text file has a text a line and nothing else, but the task reads {', '.join(wanted)}; "
             f"give {', '.join(EXTENSIONS[:-1])}{hint}"
         )
-    raise DataError(
+    raise kind(
         f"{table.origin}: no column {', '.join(map(repr, missing))}; found: {', '.join(table.found)}. "
         f"Name the text columns with --columns and the label column with --label{hint}"
     )

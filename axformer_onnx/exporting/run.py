@@ -49,6 +49,7 @@ def export(
     attention: Attention | None = None,
     check: bool = True,
     single_file_limit: int = SINGLE_FILE_LIMIT,
+    replace: bool = False,
 ) -> ExportResult:
     """Write a fine-tuned checkpoint to OUT/model.onnx, its tokenizer and config.json beside it.
 
@@ -58,6 +59,7 @@ def export(
     attention          None: what transformers chooses, sdpa where the model has it
     check              compare with torch on random inputs (`check.SHAPES`, `check.TOLERANCE`)
     single_file_limit  bytes of weights above which they go to model.onnx.data
+    replace            another export in OUT gives way to this one
 
     The same export again leaves OUT as it is, after checking it. Raises: UsageError, ModelError, RuntimeFailure,
     VerifyError; then nothing was written.
@@ -70,12 +72,12 @@ def export(
     if name:
         _require_labels(loaded, name)
     request = _provenance(loaded, name, f"{exporter} {opset} {attention}")
-    if (out / "model.onnx").is_file():
+    if (out / "model.onnx").is_file() and not (replace and _other(out, request)):
         return _again(loaded, out, request, check)
     with _beside(out) as folder:
         result = _first_that_works(loaded, tries, folder, request, check, single_file_limit)
         notes = (*result.notes, *copy_files(loaded, folder))
-        _publish(folder, out)
+        _publish(folder, out, replace)
     return dataclasses.replace(result, path=out / "model.onnx", notes=notes)
 
 
@@ -170,13 +172,18 @@ def _provenance(checkpoint: Checkpoint, task: str | None, request: str) -> dict[
 def _again(checkpoint: Checkpoint, out: Path, request: dict[str, str], check: bool) -> ExportResult:
     """OUT holds a model: fine if it is this very export."""
     path = out / "model.onnx"
-    model = load_model(path)
-    there = {key: model.metadata_props.get(key) for key in request}
-    if there != request:
+    if _other(out, request):
         raise UsageError(f"{out}: holds another model; give an empty or new folder")
+    model = load_model(path)
     worst = worst_difference(checkpoint, path) if check else None
     result = _result(path, model, model.metadata_props["axformer.exporter"], worst)
     return dataclasses.replace(result, notes=(f"{out} already holds this export: left as it is",))
+
+
+def _other(out: Path, request: dict[str, str]) -> bool:
+    """Is the model in OUT another one than was asked for?"""
+    found = load_model(out / "model.onnx").metadata_props
+    return {key: found.get(key) for key in request} != request
 
 
 def _require_free_or_model(out: Path) -> None:
@@ -199,9 +206,11 @@ def _beside(out: Path) -> Iterator[Path]:
         yield Path(folder) / "model"
 
 
-def _publish(folder: Path, out: Path) -> None:
+def _publish(folder: Path, out: Path, replace: bool) -> None:
     try:
-        if out.is_dir():
+        if out.is_dir() and replace:
+            os.rename(out, folder.parent / "replaced")  # and goes with the hidden folder
+        elif out.is_dir():
             out.rmdir()  # empty, or it fails
         os.rename(folder, out)
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights
-from axformer_onnx.inputs.located import likely_tasks, locate, not_stated, stated_task
+from axformer_onnx.inputs.located import Located, left_beside, likely_tasks, locate, not_stated, stated_task
 from axformer_onnx.inputs.refusals import NOTHING, Placed, left_whole, placed
 from axformer_onnx.options import MAX_SEARCH_ROWS, Backend, Goal, OptimizeOptions
 
@@ -13,9 +13,11 @@ __all__ = [
     "Backend",
     "Given",
     "Goal",
+    "Located",
     "OptimizeOptions",
     "Placed",
     "Source",
+    "left_beside",
     "left_whole",
     "likely_tasks",
     "locate",

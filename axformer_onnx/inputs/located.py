@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from axformer_onnx.data import read_json
 from axformer_onnx.errors import RuntimeFailure, UsageError
+from axformer_onnx.inputs.hub_models import snapshot
 from axformer_onnx.options import names_the_hub
+from axformer_onnx.runtime import cache_folder
 from axformer_onnx.tasks import GLUE, get_task, is_kind, model_label_names, spelled_alike
 from axformer_passes.errors import AxformerError
-from axformer_passes.io import is_checkpoint, model_path
-
-_GRAPHS_ON_THE_HUB = ("model.onnx*", "onnx/model.onnx*", "*.json", "*.txt", "*.model", "1_Pooling/*")
+from axformer_passes.io import graph_files, is_checkpoint, model_path
 
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A graph, and how it was come by; `notes`: sentences for the user."""
+    """A graph, and how it was come by.
+
+    name    what people call it: its path, or the checkpoint or the name on the hub that it is of
+    notes   sentences for the user
+    """
 
     path: Path
+    name: str
     notes: tuple[str, ...] = ()
 
 
@@ -32,22 +38,32 @@ class StatedTask:
     where: str
 
 
-def locate(model: Path, beside: Path, task: str | None, step: Callable[[str], None] = lambda text: None) -> Located:
-    """The graph that `model` names; a checkpoint, of a folder or of the hub, is exported to `<its name>-onnx` beside `beside`.
+def locate(
+    model: Path, beside: Path | None, task: str | None, step: Callable[[str], None] = lambda text: None
+) -> Located:
+    """The graph that `model` names; a checkpoint, of a folder or of the hub, is exported, unless that export is there already.
 
-    task   GLUE's name of what it was fine-tuned for, where that is known: the export compares the labels
+    beside  the export goes to `left_beside` this path; None: into the user's cache, where a later one of the same checkpoint
+            takes its place
+    task    GLUE's name of what it was fine-tuned for, where that is known: the export compares the labels
 
     Raises: ModelError where nothing is found; RuntimeFailure without torch, without huggingface_hub or without the hub.
     """
     name = str(model)
     if not names_the_hub(model):
-        if not is_checkpoint(model) or _has_graph(model):
-            return Located(model_path(model))
-        return _exported(name, model.resolve().name, beside, task, step)
-    folder = _snapshot(name, step)
+        if not is_checkpoint(model) or graph_files(model):
+            path = model_path(model)
+            return Located(path, str(path))
+        return _exported(model, beside, task, step)
+    folder = snapshot(name, step)
     if folder is not None:
-        return Located(model_path(folder), (f"{name} is the hub's model of that name: {folder}",))
-    return _exported(name, model.name, beside, task, step)
+        return Located(model_path(folder), name, (f"the hub's model {name} is read from {folder}",))
+    return _exported(model, beside, task, step)
+
+
+def left_beside(model: Path, beside: Path) -> Path:
+    """Where the export of a checkpoint goes that is made for an output at `beside`: `<its name>-onnx` in the same folder."""
+    return beside.parent / f"{_name_of(model)}-onnx"
 
 
 def stated_task(metadata: Mapping[str, str], folder: Path) -> StatedTask | None:
@@ -78,53 +94,40 @@ def likely_tasks(folder: Path) -> tuple[str, ...]:
     return tuple(found) or (("custom",) if names else ())
 
 
-def not_stated(model: Path, folder: Path) -> UsageError:
+def not_stated(model: Path | str, folder: Path) -> UsageError:
     """What to say where nobody says what the task is."""
     likely = likely_tasks(folder)
     hint = f"; its labels are those of {' and '.join(likely[:3])}" if likely and likely[0] != "custom" else ""
     return UsageError(f"{model}: nothing in it says what task it was fine-tuned for{hint}: give --task")
 
 
-def _has_graph(folder: Path) -> bool:
-    return any(folder.glob("*.onnx")) or any(folder.glob("onnx/*.onnx"))
-
-
-def _exported(checkpoint: str, name: str, beside: Path, task: str | None, step: Callable[[str], None]) -> Located:
+def _exported(model: Path, beside: Path | None, task: str | None, step: Callable[[str], None]) -> Located:
     from axformer_onnx.exporting import export
 
-    out = beside.parent / f"{name}-onnx"
-    step(f"exporting {checkpoint} to {out}")
-    result = export(checkpoint, out, task=task)
-    said = f"{checkpoint} was exported to {out} ({result.exporter}, operator set {result.opset}"
+    out = left_beside(model, beside) if beside is not None else _kept(model)
+    step(f"exporting {model} to {out}")
+    result = export(str(model), out, task=task, replace=beside is None)
+    said = f"the checkpoint {model} was exported to {out} ({result.exporter}, operator set {result.opset}"
     differs = "" if result.worst_difference is None else f"; within {result.worst_difference:.0e} of torch"
-    return Located(result.path, (f"{said}{differs})", *result.notes))
+    return Located(result.path, str(model), (f"{said}{differs})", *result.notes))
 
 
-def _snapshot(name: str, step: Callable[[str], None]) -> Path | None:
-    """The folder of a hub's model that has a graph; None where it has a checkpoint alone. The local cache is asked first."""
+def _kept(model: Path) -> Path:
+    """The folder in the user's cache for a checkpoint, told from others of its name by where it is. Raises: RuntimeFailure."""
+    where = str(model) if names_the_hub(model) else str(model.resolve())
+    folder = cache_folder("exports") / f"{_name_of(model)}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
     try:
-        import huggingface_hub
-    except ImportError as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise RuntimeFailure(
-            f"{name}: no such file or folder here; a name on the hub needs pip install 'axformer-onnx[export]' ({error})"
+            f"{folder.parent}: cannot be written: {error.strerror}; {model} would be exported there. "
+            f"Export it elsewhere and name that: axformer-onnx export {model} OUT"
         ) from None
-    try:
-        cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-    except Exception:  # huggingface_hub's own: it is not there, or the name is none
-        cached = None
-    if cached is not None and (_has_graph(cached) or is_checkpoint(cached)):
-        return cached if _has_graph(cached) else None
-    step(f"asking the hub for {name}")
-    try:
-        files = huggingface_hub.list_repo_files(name)
-        if not any(file in ("model.onnx", "onnx/model.onnx") for file in files):
-            return None
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_GRAPHS_ON_THE_HUB)))
-    except Exception as error:  # huggingface_hub's and its HTTP library's own
-        raise RuntimeFailure(
-            f"{name}: no such file or folder here, and the Hugging Face hub did not give it ({type(error).__name__}): "
-            "check the name and the network, or give a local folder"
-        ) from None
+    return folder
 
 
-__all__ = ["Located", "StatedTask", "likely_tasks", "locate", "not_stated", "stated_task"]
+def _name_of(model: Path) -> str:
+    return model.name if names_the_hub(model) else model.resolve().name
+
+
+__all__ = ["Located", "StatedTask", "left_beside", "likely_tasks", "locate", "not_stated", "stated_task"]

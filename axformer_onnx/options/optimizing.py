@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from axformer_onnx.errors import AxformerError, UsageError
 from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
-from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
+from axformer_onnx.options.shared import ANY_MODEL, RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
 from axformer_passes.precision import Int8
 from axformer_passes.rewrites import REWRITES
@@ -21,6 +22,7 @@ MAX_SEARCH_ROWS = 3000
 of a paired difference in accuracy is then about half a point, and a trial takes seconds."""
 
 EffortLevel = Literal["low", "medium", "high"]
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 Backend = Literal["local", "ray"]
 
 
@@ -36,9 +38,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     machine   provider and threads; `shapes`: (batch, length) of the latency table, None: from the data
     """
 
-    model: Path = option(
-        help="An .onnx file, a folder that holds one, a checkpoint's folder, or owner/name of the hub.", positional=True
-    )
+    model: Path = option(help=ANY_MODEL, positional=True)
     search_data: Location | None = option(
         None, "File with rows for the search; default: a search file, else a part of train."
     )
@@ -175,8 +175,8 @@ def default_output(model: Path) -> Path:
 
 
 def names_the_hub(model: Path) -> bool:
-    """Is it "owner/name", and nothing that is here?"""
-    return len(model.parts) == 2 and not model.is_absolute() and model.suffix != ".onnx" and not model.exists()
+    """Is it a name as the hub has them, "owner/name" or one without an owner, and nothing that is here?"""
+    return bool(_HUB_NAME.fullmatch(model.as_posix())) and model.suffix != ".onnx" and not model.exists()
 
 
 def _name_of(model: Path) -> str:

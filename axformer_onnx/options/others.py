@@ -9,16 +9,14 @@ from pydantic import InstanceOf, field_validator
 
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options.base import Location, Options, option
-from axformer_onnx.options.shared import RunOptions, SampleOptions, TaskOptions
+from axformer_onnx.options.shared import ANY_MODEL, RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Plan
 
 
 class ScoreOptions(TaskOptions, RunOptions, SampleOptions):
     """One or two models, and the rows that they are scored on."""
 
-    models: tuple[Path, ...] = option(
-        help="One .onnx file or folder, or two.", positional=True, metavar="MODEL [OTHER]"
-    )
+    models: tuple[Path, ...] = option(help=f"One model, or two. {ANY_MODEL}", positional=True, metavar="MODEL [OTHER]")
     changed: int = option(5, "With --metric agreement: how many rows to show whose answer changed.", ge=0)
 
     @field_validator("models")
@@ -32,7 +30,7 @@ class ScoreOptions(TaskOptions, RunOptions, SampleOptions):
 class InspectOptions(SampleOptions):
     """The model to look at."""
 
-    model: Path = option(help="An .onnx file, or a folder that holds model.onnx.", positional=True)
+    model: Path = option(help=ANY_MODEL, positional=True)
     length: int | None = option(None, "Tokens for counting compute; default: 128.", ge=1)
 
 
@@ -43,7 +41,7 @@ class ApplyOptions(SampleOptions):
     """
 
     plan: Path | InstanceOf[Plan] = option(help="A plan.json, or a folder that holds one.", positional=True)
-    model: Path = option(help="An .onnx file, or a folder that holds model.onnx.", positional=True)
+    model: Path = option(help=ANY_MODEL, positional=True)
     output: Path = option(help="A folder, or a file that ends in .onnx.", short="-o")
     overwrite: bool = option(False, "Replace what an earlier run left in the output.")
 

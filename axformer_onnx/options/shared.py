@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 else:
     Task = Any  # a name on its way in, a Task behind the validation; its room is not imported for --help
 
+ANY_MODEL = "An .onnx file, a folder that holds one, a checkpoint's folder, or a name on the hub."
+"""What every command takes for a model."""
+
 
 class TaskOptions(Options):
     """The task and the rows that the report is measured on. `task`: a name, or a Task; it is a Task once validated, and None

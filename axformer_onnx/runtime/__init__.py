@@ -16,10 +16,12 @@ from axformer_onnx.runtime.sessions import (
     versions,
 )
 from axformer_onnx.runtime.spill import Shelf
+from axformer_onnx.runtime.user_cache import cache_folder
 
 __all__ = [
     "LatencyRow",
     "Shelf",
+    "cache_folder",
     "compare_latency",
     "describe_hardware",
     "fallback_note",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.errors import DataError
+from axformer_onnx.errors import DataError, MissingLabels
 from axformer_onnx.records import FloatArray
 from axformer_onnx.statistics import best_temperature, class_metric, confusion, recalibrated_losses
 from axformer_onnx.tasks.agreement_metrics import UnchangedMetric
@@ -155,21 +155,22 @@ def _ids(one: LabelColumn, task: Task, named: dict[str, int]) -> npt.NDArray[np.
         found = named.get(value) if isinstance(value, str) else None
         number = found if found is not None else integer(value)
         if number is None or number < 0 or (limit and number >= limit):
-            raise DataError(f"{one.places[i]}: {_refusal(value, number, task)}")
+            raise _refusal(one.places[i], value, number, task)
         ids[i] = number
     return ids
 
 
-def _refusal(value: object, number: int | None, task: Task) -> str:
+def _refusal(place: str, value: object, number: int | None, task: Task) -> DataError:
     names = ", ".join(f"{i} {name}" for i, name in enumerate(task.labels))
     expected = f"expected {names}" if names else "expected 0, 1, 2, ..."
     if value is None or value == "":
-        return f"the label is missing; {expected}{WITHOUT_LABELS}"
+        return MissingLabels(f"{place}: the label is missing; {expected}{WITHOUT_LABELS}")
     if number == -1:
-        return f"the label is -1, which marks rows without a published label; use labelled rows ({expected}){WITHOUT_LABELS}"
+        marked = "the label is -1, which marks rows without a published label"
+        return MissingLabels(f"{place}: {marked}; use labelled rows ({expected}){WITHOUT_LABELS}")
     if number is not None:
-        return f"label {number} is out of range; {expected}"
-    return f"label {value!r:.60} is not a label of task {task.name}; {expected}"
+        return DataError(f"{place}: label {number} is out of range; {expected}")
+    return DataError(f"{place}: label {value!r:.60} is not a label of task {task.name}; {expected}")
 
 
 register_metric("classification", ClassMetric("accuracy", partial(class_metric, "accuracy"), exact=True))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.errors import DataError
+from axformer_onnx.errors import DataError, MissingLabels
 from axformer_onnx.records import FloatArray
 from axformer_onnx.tasks.agreement_metrics import DecisionsMetric, UnchangedMetric
 from axformer_onnx.tasks.labels import label_ids, match_logits
@@ -137,7 +137,7 @@ def _items(value: object, place: str) -> list[Any]:
         parts = value.split(";" if ";" in value else ",")
         return [part.strip() for part in parts if part.strip()]
     if not isinstance(value, list):
-        raise DataError(f"{place}: the labels are missing, expected {Multilabel.label_words}{WITHOUT_LABELS}")
+        raise MissingLabels(f"{place}: the labels are missing, expected {Multilabel.label_words}{WITHOUT_LABELS}")
     for item in value:
         if not isinstance(item, (str, int, float)) or (isinstance(item, float) and not item.is_integer()):
             raise DataError(f"{place}: {item!r:.40} is among the labels, expected {Multilabel.label_words}")

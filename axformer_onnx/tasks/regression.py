@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.errors import DataError
+from axformer_onnx.errors import DataError, MissingLabels
 from axformer_onnx.records import FloatArray
 from axformer_onnx.tasks.agreement_metrics import FollowingMetric
 from axformer_onnx.tasks.metrics import Answers, NumberMetric, register_metric
@@ -81,8 +81,10 @@ def numbers_of(one: LabelColumn, whose: str) -> npt.NDArray[np.float64]:
         except (OverflowError, ValueError):
             numbers[i] = math.nan
         if not math.isfinite(numbers[i]):
-            shown, hint = ("missing", WITHOUT_LABELS) if value in (None, "") else (f"{value!r:.60}", "")
-            raise DataError(f"{one.places[i]}: the label is {shown}, expected a number ({whose}){hint}")
+            place, expected = one.places[i], f"expected a number ({whose})"
+            if value in (None, ""):
+                raise MissingLabels(f"{place}: the label is missing, {expected}{WITHOUT_LABELS}")
+            raise DataError(f"{place}: the label is {value!r:.60}, {expected}")
     return numbers
 
 

@@ -33,8 +33,8 @@ class Linear:
 class AttentionBlock:
     """Query, key, value, scores, softmax, context, output projection of one attention.
 
-    heads       units that can be removed one by one (grouped-query attention: the groups)
-    kv_heads    key/value heads; equals `heads` unless several query heads share one
+    heads       units that can be removed one by one (grouped-query attention: the groups; 1 where a norm across them ties all)
+    kv_heads    key/value heads; equals `heads` unless all are tied
     head_size   width of one head's context
     scale       what the scores are multiplied with, 1/sqrt(head_size) for most; None where it was not found
     softmax     output tensor of the Softmax node (of a fused node: of its lowering); `softmax_op` its operator

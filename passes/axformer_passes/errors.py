@@ -6,6 +6,7 @@ AxformerError            2   something about the input that the user can mend
 |   +-- ProbeError       2   the model does not run on the inputs that were made for it
 +-- PlanError            2   a plan that is not valid, or that belongs to another model
 +-- DataError            2   rows, columns, labels
+|   +-- MissingLabels    2   rows without labels, where the task compares with labels
 +-- UsageError           2   options that contradict each other or name what does not exist
 +-- RuntimeFailure       3   ONNX Runtime, a provider, a missing extra, the file system
 +-- VerifyError          3   a produced graph failed its own check; nothing was written
@@ -38,6 +39,10 @@ class PlanError(AxformerError):
 
 class DataError(AxformerError):
     """The rows, columns or labels are not what the task needs."""
+
+
+class MissingLabels(DataError):
+    """The rows have no labels, or marks for none, and nothing else was found wrong with them."""
 
 
 class UsageError(AxformerError):

@@ -27,7 +27,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime import compare_latency, describe_hardware, make_feeds, make_session, run_once, versions
+from axformer_onnx.runtime import (
+    cache_folder,
+    compare_latency,
+    describe_hardware,
+    make_feeds,
+    make_session,
+    run_once,
+    versions,
+)
 from axformer_onnx.scoring import Machine
 from axformer_onnx.search.compensated.levels import Unit
 from axformer_passes.apply import apply_plan
@@ -283,9 +291,7 @@ def from_json(data: Mapping[str, Any]) -> LatencyTable:
 
 
 def _cache_folder() -> Path:
-    from platformdirs import user_cache_path
-
-    return Path(user_cache_path("axformer-onnx", appauthor=False)) / "latency"
+    return cache_folder("latency")
 
 
 __all__ = ["LatencyTable", "cached_table", "from_json", "measure_table", "to_json", "unit_classes"]

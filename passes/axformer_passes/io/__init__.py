@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from axformer_passes.io.file_size import parameters_and_size
 from axformer_passes.io.files import SINGLE_FILE_LIMIT, load_model, save_model, serialized, sha256_of
-from axformer_passes.io.layout import is_checkpoint, model_path, settings_folder
+from axformer_passes.io.layout import graph_files, is_checkpoint, model_path, settings_folder
 from axformer_passes.io.lean_model import Detached, detached
 from axformer_passes.io.reading import first_line, read_regular
 
@@ -16,6 +16,7 @@ __all__ = [
     "Detached",
     "detached",
     "first_line",
+    "graph_files",
     "is_checkpoint",
     "load_model",
     "model_path",

@@ -56,12 +56,17 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
+def graph_files(folder: Path) -> list[Path]:
+    """The .onnx files of a folder, by name: its own, else those of its folder onnx/."""
+    return sorted(folder.glob("*.onnx")) or sorted(folder.glob("onnx/*.onnx"))
+
+
 def _in_folder(folder: Path) -> Path:
     for name in _GRAPHS:
         found = folder / name
         if found.exists():
             return found
-    graphs = sorted(folder.glob("*.onnx")) or sorted(folder.glob("onnx/*.onnx"))
+    graphs = graph_files(folder)
     if len(graphs) == 1:
         return graphs[0]
     if graphs:

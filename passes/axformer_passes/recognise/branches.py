@@ -2,6 +2,7 @@
 
 branch = projection (+ bias, scale, reshape ...)      sum = residual + branch
 branch = norm(projection)                             the same: of what is not added nothing is left, whatever its norm would be
+branch = roll(projection)                             the same: its tokens in another order (Swin's windows)
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from axformer_passes.operators import NORMS, REDUCTIONS, SCALED, record_of
 from axformer_passes.recognise.labelling import Labelling
 
 _READS_SHAPE = frozenset({"Shape", "Size"})
+_JOINS = frozenset({"Concat"})
 _RESHAPES = frozenset({"Reshape", "Expand", "Unsqueeze", "Squeeze", "Transpose", "Flatten", "Slice"})
 _STEPS = 32
-"""Nodes of a norm, at most."""
+"""Nodes of a norm or a roll, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,11 @@ def branch_of(labelling: Labelling, value: ir.Value) -> Branch:
 
 
 def _joined(labelling: Labelling, value: ir.Value) -> ir.Value | None:
-    """Where all that is made of `value` becomes one tensor again, by the steps of a norm: elementwise ones and reductions.
+    """Where all that is made of `value` becomes one tensor again, by the steps of a norm (elementwise ones and reductions) or of a
+    roll (parts, joined again).
 
-    x / sqrt(mean(x * x) + c) reads x twice; nothing else goes in, and one tensor comes out. None where it is otherwise.
+    x / sqrt(mean(x * x) + c) reads x twice, concat(x[n:], x[:n]) does; nothing else goes in, and one tensor comes out. None where
+    it is otherwise.
     """
     made, done = {value}, set[ir.Node]()
     waiting = {labelling.order[anchor(user)]: user for user in _readers(value)}
@@ -83,7 +87,8 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 
 def _is_step(node: ir.Node) -> bool:
-    return record_of(node).elementwise or operator(node) in (*NORMS, *REDUCTIONS, *SCALED) or node.op_type in _RESHAPES
+    known = node.op_type in _RESHAPES or node.op_type in _JOINS
+    return known or record_of(node).elementwise or operator(node) in (*NORMS, *REDUCTIONS, *SCALED)
 
 
 def _at(labelling: Labelling, branch: ir.Value, residual: ir.Value, node: ir.Node) -> Branch:

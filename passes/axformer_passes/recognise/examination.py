@@ -177,7 +177,10 @@ def _attention(labelling: Labelling, softmax: ir.Node) -> _FoundBlock | Refusal 
     classes = tuple(dict.fromkeys(labelling.of_carrier(output.rows).tolist()))
     branch = branch_of(labelling, rescaled(output.node))
     kv_heads = scores.kv_heads(labelling)
-    if len(classes) != kv_heads:
+    if len(classes) not in (
+        1,
+        kv_heads,
+    ):  # 1: a norm across the heads, as OLMo 2 has for queries and keys; they go all at once
         united = f"its heads are united into {len(classes)} classes, expected {kv_heads}, one for each key head"
         return Refusal(anchor(softmax), softmax.op_type, united, "attention")
     block = AttentionBlock(
