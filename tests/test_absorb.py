@@ -72,7 +72,7 @@ def gone(zoo: ZooModel, plan: Plan = PROJECTED) -> float:
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
 def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
-    source = load_model(zoo.path)
+    source = zoo.opened()
     assert_same(zoo, source, absorbed(source), range(1, 13, 2))
 
 
@@ -133,7 +133,7 @@ def test_values_go_where_keys_are_turned(family: str, exporter: str) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize(("family", "exporter"), cases(WHOLE, *EXPORTERS))
 def test_nothing_changes_where_all_tokens_are_read(family: str, exporter: str) -> None:
-    source = load_model(build(family, exporter).path)
+    source = build(family, exporter).opened()
     assert serialized(absorbed(source)) == serialized(apply_plan(source, PROJECTED, run_once))
 
 

@@ -44,7 +44,7 @@ def folded(model: ir.Model, plan: Plan = FOLDED) -> ir.Model:
 @pytest.mark.parametrize(("family", "exporter"), cases((*POOLED, *WHOLE), *EXPORTERS))
 def test_outputs_equal_the_source(family: str, exporter: str) -> None:
     zoo = build(family, exporter)
-    source = load_model(zoo.path)
+    source = zoo.opened()
     result = folded(source)
     assert len(result.graph) <= len(source.graph)
     assert_same(zoo, source, result)

@@ -14,7 +14,7 @@ import pytest
 import small_graphs as draw
 from onnx import helper, numpy_helper
 from small_graphs import D, Sketch, Weights, Writer
-from test_labels import normed_across, normed_neurons, read_by_two, unknown_between, unknown_in_context
+from test_labels import normed_neurons, read_by_two, unknown_between, unknown_in_context
 from zoo import build
 
 from axformer_onnx import cli
@@ -36,7 +36,7 @@ def attend(g: Sketch, w: Weights, x: str) -> str:
 
 
 LAYERS: list[tuple[Writer, Writer]] = [
-    (attend, draw.plain), (normed_across, draw.plain), (attend, unknown_between), (attend, normed_neurons),
+    (attend, draw.plain), (unknown_in_context, draw.plain), (attend, unknown_between), (attend, normed_neurons),
     (unknown_in_context, read_by_two), (attend, draw.plain),
 ]  # fmt: skip
 
@@ -83,6 +83,7 @@ def test_reasons_stand_in_the_order_of_the_graph_with_their_layers(tmp_path: Pat
     anatomy = recognise(load_model(saved(tmp_path / "m.onnx", LAYERS)), run_once)
     assert [(where(x, anatomy), x.refusal.operator) for x in placed(anatomy)] == [
         ("layer 1, heads", "Softmax"),
+        ("layer 1, heads", "ReverseSequence"),
         ("layer 2, neurons", "ReverseSequence"),
         ("layer 3, neurons", "MatMul"),
         ("between layers 3 and 4", "Softmax"),

@@ -31,7 +31,7 @@ POOLED = (
 )  # fmt: skip
 WHOLE = (
     "gpt2-tokens", "t5-encoder", "t5", "bart", "wav2vec2", "wav2vec2-stable", "whisper",
-    "bart-classifier", "mbart-classifier", "t5-classifier", "umt5-classifier",
+    "bart-classifier", "mbart-classifier", "t5-classifier", "umt5-classifier", "olmo2", "swinv2",
 )  # fmt: skip
 EXPORTERS = ("torchscript-eager-17", "dynamo-20", "optimum")
 EXPORTED = frozenset((*CASES, *FURTHER_CASES))

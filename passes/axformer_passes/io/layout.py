@@ -53,7 +53,10 @@ def has_settings(folder: Path) -> bool:
 
 def is_checkpoint(folder: Path) -> bool:
     """Is it a folder with a transformers checkpoint, its weights in files of torch?"""
-    return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+    try:
+        return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+    except (OSError, ValueError):  # a name too long, a null byte in it: `model_path` says so
+        return False
 
 
 def graph_files(folder: Path) -> list[Path]:
