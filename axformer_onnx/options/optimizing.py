@@ -14,7 +14,7 @@ from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import ANY_MODEL, RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
-from axformer_passes.precision import Int8
+from axformer_passes.precision import DEFAULT_BITS, FEWEST_BITS, MOST_BITS, Int8
 from axformer_passes.rewrites import REWRITES
 
 MAX_SEARCH_ROWS = 3000
@@ -70,10 +70,10 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         decisive="if set",
     )
     weight_bits: int = option(
-        7,
+        DEFAULT_BITS,
         "Of quantised products: 7 give the same answers on every CPU, 8 need VNNI, AMX or ARM.",
-        ge=4,
-        le=8,
+        ge=FEWEST_BITS,
+        le=MOST_BITS,
         decisive="if set",
     )
     structure: Literal["pruned", "whole"] = option("pruned", "whole: remove nothing, only quantize.", decisive="if set")

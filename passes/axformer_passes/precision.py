@@ -82,4 +82,4 @@ def require_blocks(int8: Int8, has: Iterable[tuple[int, str]]) -> None:
                 raise PlanError(f'"int8": layer {layer} has no {kind.replace("_", "-")} block')
 
 
-__all__ = ["DEFAULT_BITS", "Int8", "read", "require_blocks"]
+__all__ = ["DEFAULT_BITS", "FEWEST_BITS", "MOST_BITS", "Int8", "read", "require_blocks"]

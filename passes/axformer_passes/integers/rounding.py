@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from axformer_passes.precision import DEFAULT_BITS
+
 Array = npt.NDArray[Any]
-BITS = 7
-"""Of the weights of products, unless a plan says otherwise."""
 TABLE_BITS = 8
 """Of tables, which no product reads."""
 
 
-def rounded_columns(weight: Array, bits: int = BITS) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def rounded_columns(weight: Array, bits: int = DEFAULT_BITS) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """(integers [R, C], scale [C]) of a matrix [R, C], each number rounded to the nearest. The scale of zeros is 1."""
     top = 2 ** (bits - 1) - 1
     scale = np.abs(weight).max(axis=0, initial=0.0).astype(np.float32) / np.float32(top)
@@ -29,10 +29,10 @@ def rounded_columns(weight: Array, bits: int = BITS) -> tuple[npt.NDArray[np.int
     return np.clip(np.rint(exact), -top, top).astype(np.int8), scale
 
 
-def nearest(weight: Array, bits: int = BITS) -> npt.NDArray[np.float64]:
+def nearest(weight: Array, bits: int = DEFAULT_BITS) -> npt.NDArray[np.float64]:
     """float64[R, C]: what the integers of a matrix stand for."""
     integers, scale = rounded_columns(weight, bits)
     return integers.astype(np.float64) * scale.astype(np.float64)
 
 
-__all__ = ["BITS", "TABLE_BITS", "Array", "nearest", "rounded_columns"]
+__all__ = ["TABLE_BITS", "Array", "nearest", "rounded_columns"]
