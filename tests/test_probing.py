@@ -144,7 +144,7 @@ def test_a_sequence_to_sequence_classifier_goes_through_a_compensated_search(
 ) -> None:
     monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(latency_table, "ROUNDS", 5)
-    asked = {"task": "mnli", "effort": "low", "speedup": 1.1, "length": 8, "threads": 1, "max_search_rows": 60}
+    asked = {"task": "mnli", "effort": "low", "size": 0.9, "length": 8, "threads": 1, "max_search_rows": 60}
     result = optimize(make(OptimizeOptions, {"model": folder, "output": tmp_path / "out", **asked}))
     assert result.report.candidate.parameters < result.report.source.parameters
     assert not inspect_model(result.output).anatomy.refused
