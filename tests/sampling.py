@@ -4,7 +4,7 @@
     pytest --whole-matrix             everything, as `make test-all` runs it
 
     @pytest.mark.matrix               a case for each of many files of the zoo
-    @pytest.mark.sampled(8)           many cases of any other kind, of which 8 run
+    @pytest.mark.sampled(8)           many cases of any other kind, of which 8 run; 0: those of the whole matrix alone
 
 A test marked `matrix` has a case for each of many files of the zoo, named by its parameters `family` and `exporter`; one
 exporter of all its cases may stand in the mark. Files are drawn, not cases: what one test has exported the others find; each

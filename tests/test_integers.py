@@ -102,6 +102,8 @@ def wrong(path: Path, what: str) -> None:
     array = numpy_helper.to_array(tensor).copy()
     if array.dtype == np.int8:
         array.flat[5] += 3 if array.flat[5] < 60 else -3
+    elif array.dtype == np.uint8:
+        array.flat[5] ^= 0x44
     else:
         array.flat[0] *= 1.5
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
@@ -154,29 +156,82 @@ def test_integer_products_of_the_runtime_are_exact_on_the_worst_inputs() -> None
         assert (found == data.astype(np.int64) @ weight.astype(np.int64)).all()
 
 
-def test_tables_become_rows_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bits", "bytes_a_number"), [(8, 1.0), (4, 0.5)])
+def test_tables_become_rows_of_integers(
+    bits: int, bytes_a_number: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("axformer_passes.integers.tables.LEAST", 1000)
     path = zoo.build("bert", "torchscript-eager-17").path
-    model, plan = load_model(path), Plan(int8=Int8(tables=True))
-    tables = [str(v.name) for v in tables_of(model.graph)]
+    model, plan = load_model(path), Plan(int8=Int8(tables=bits))
+    tables = [v.const_value for v in tables_of(model.graph)]
     result = apply_plan(model, plan, run_once)
     save_model(result, tmp_path / "model.onnx")
-    stored = {v.name: v.const_value.dtype for v in result.graph.initializers.values() if v.const_value is not None}
-    assert tables and not set(tables) & stored.keys()
-    assert [dtype for name, dtype in stored.items() if name and name.endswith("_integers")].count(
-        ir.DataType.INT8
-    ) == len(tables)
+    stored = [v.const_value for v in result.graph.initializers.values() if str(v.name).endswith("_integers")]
+    assert tables and sum(t.size for t in tables if t) * bytes_a_number == sum(t.nbytes for t in stored if t)
     assert verify(path, tmp_path / "model.onnx", plan) < 1e-4
     feeds, _ = probed(model, run_once)
-    expected = answers(simulated(model, plan.int8 or ALL, run_once), feeds)
+    expected, plain = answers(simulated(model, plan.int8 or ALL, run_once), feeds), answers(model, feeds)
     for name, array in answers(result, feeds).items():
         assert array == pytest.approx(expected[name], abs=1e-5)
+        assert 0 < np.abs(array - plain[name]).max() < 0.2 * np.abs(plain[name]).max()
+
+
+@pytest.mark.parametrize(("bits", "what"), [(8, "_integers"), (8, "_scale"), (4, "_integers"), (4, "_scale")])
+def test_a_wrong_row_is_refused(bits: int, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axformer_passes.integers.tables.LEAST", 1000)
+    path, plan = zoo.build("bert", "torchscript-eager-17").path, Plan(int8=Int8(tables=bits))
+    save_model(apply_plan(load_model(path), plan, run_once), tmp_path / "model.onnx")
+    wrong(tmp_path / "model.onnx", what)
+    with pytest.raises(VerifyError, match="half a step"):
+        verify(path, tmp_path / "model.onnx", plan)
+
+
+@pytest.mark.parametrize(("family", "exporter"), FILES)
+def test_weights_are_stored_in_integers_and_multiplied_in_float32(
+    family: str, exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axformer_passes.integers.storage.LEAST", 200)
+    path = zoo.build(family, exporter).path
+    model = load_model(path)
+    plan = Plan(int8=Int8(frozenset({0}), stored=True), readout="narrow", constants="folded").without_neurons(1, [2, 3])
+    result = apply_plan(model, plan, run_once)
+    save_model(result, tmp_path / "model.onnx")
+    left = {v: v.const_value for node in result.graph if node.op_type in ("MatMul", "Gemm") for v in node.inputs if v}
+    assert not [v.name for v, t in left.items() if t is not None and len(t.shape) == 2 and t.size >= 200]
+    assert verify(path, tmp_path / "model.onnx", plan) < 1e-4
+    feeds, _ = probed(model, run_once)
+    bare = apply_plan(model, dataclasses.replace(plan, int8=None), run_once, fused=False)
+    assert plan.int8 is not None
+    expected = answers(simulated(bare, plan.int8, run_once), feeds)
+    for name, array in answers(result, feeds).items():
+        assert array == pytest.approx(expected[name], abs=1e-4)
+    wrong(tmp_path / "model.onnx", "_integers")
+    with pytest.raises(VerifyError, match="half a step"):
+        verify(path, tmp_path / "model.onnx", plan)
+
+
+def test_a_runtime_folds_what_restores_stored_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr("axformer_passes.integers.storage.LEAST", 200)
+    model = load_model(zoo.build("bert", "torchscript-eager-17").path)
+    save_model(apply_plan(model, Plan(int8=Int8(stored=True)), run_once), tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    optimized = load_model(tmp_path / "optimized.onnx")
+    assert not any(
+        v.const_value is not None and v.const_value.dtype == ir.DataType.INT8
+        for v in optimized.graph.initializers.values()
+    )
 
 
 def test_a_plan_names_its_integers_and_comes_back(tmp_path: Path) -> None:
-    plan = Plan(int8=Int8(frozenset({0, 2}), frozenset({1}), True, 8))
+    plan = Plan(int8=Int8(frozenset({0, 2}), frozenset({1}), 4, 8, True))
     assert Plan.loads(plan.dumps()) == plan and not plan.is_exact
-    assert json.loads(plan.dumps())["int8"] == {"bits": 8, "attention": [0, 2], "feed_forward": [1], "tables": True}
+    assert json.loads(plan.dumps())["int8"] == {
+        "bits": 8, "attention": [0, 2], "feed_forward": [1], "tables": 4, "stored": True,
+    }  # fmt: skip
     assert "int8" not in json.loads(Plan().dumps())
 
 
@@ -186,7 +241,9 @@ def test_a_plan_names_its_integers_and_comes_back(tmp_path: Path) -> None:
         ({"bits": 9}, "bits is 9, expected 4 to 8"),
         ({"bits": True}, "bits is true"),
         ({"attention": [0, 0]}, "each once"),
-        ({"tables": 1}, "true or false"),
+        ({"tables": True}, "tables is true, expected their bits: 8, 4, or 0"),
+        ({"tables": 5}, "tables is 5, expected their bits: 8, 4, or 0"),
+        ({"stored": 1}, "stored is 1, expected true or false"),
         ({"heads": []}, "tables"),
         ([], "tables"),
     ],
@@ -223,9 +280,12 @@ def test_quantize_dynamic_of_a_result_without_integers_loads_and_answers(
             assert np.abs(array - plain[name]).max() < 0.2 * np.abs(plain[name]).max()
 
 
-def test_a_result_of_integers_is_recognised_again() -> None:
+@pytest.mark.parametrize("int8", [ALL, Int8(frozenset({1}), tables=4, stored=True)])
+def test_a_result_of_integers_is_recognised_again(int8: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ("storage", "tables"):
+        monkeypatch.setattr(f"axformer_passes.integers.{room}.LEAST", 200)
     model = load_model(zoo.build("bert", "torchscript-eager-17").path)
-    before, after = recognise(model, run_once), recognise(apply_plan(model, Plan(int8=ALL), run_once), run_once)
+    before, after = recognise(model, run_once), recognise(apply_plan(model, Plan(int8=int8), run_once), run_once)
     for one, other in zip(before.layers, after.layers, strict=True):
         assert one.attention is not None and other.attention is not None
         assert one.attention.heads == other.attention.heads
@@ -236,7 +296,9 @@ def test_a_result_of_integers_is_recognised_again() -> None:
 def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     model = load_model(zoo.build("bert", "torchscript-eager-17").path)
     for name in ("a", "b"):
-        save_model(apply_plan(model, Plan(int8=dataclasses.replace(ALL, tables=True)), run_once), tmp_path / name)
+        save_model(
+            apply_plan(model, Plan(int8=dataclasses.replace(ALL, tables=8, stored=True)), run_once), tmp_path / name
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -249,7 +311,7 @@ def test_a_walk_does_not_quantise(tmp_path: Path) -> None:
         OptimizeOptions(model=tmp_path, output=tmp_path / "o", search="robust", quantize="int8")
 
 
-@pytest.mark.parametrize("option", [{"structure": "whole"}, {"weight_bits": 8}])
+@pytest.mark.parametrize("option", [{"structure": "whole"}, {"weight_bits": 8}, {"embedding_bits": 4}])
 def test_options_of_integers_without_integers_are_refused(option: dict[str, Any], tmp_path: Path) -> None:
     from axformer_onnx.options import OptimizeOptions
 
@@ -264,4 +326,4 @@ def test_a_model_in_half_precision_is_refused_before_anything_is_searched() -> N
     sessions = StageSessions(load_model(zoo.build("bert", "torchscript-eager-17+fp16").path))
     units = [Unit("attention", (0,), 4, ())]
     with pytest.raises(UsageError, match="no product of this model can be made of integers"):
-        round_stages(sessions, Levels(units, {}, None, Int8(tables=True)))  # type: ignore[arg-type]
+        round_stages(sessions, Levels(units, {}, None, Int8(tables=8)))  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_integers_have_prices_of_their_own_against_the_same_full_unit() -> None:
     saved = {(0, False): 4.0, (2, False): 2.0, (2, True): 3.0, (4, True): 1.0}
     steps = latency_table._by_rung(both, saved)
     assert steps == pytest.approx([4.0, 3.0, 2.0, 1.0, 0.0, 3.0, 2.0, 1.0, 0.5, 0.0])
-    assert latency_table._plan([both], [0], 2, Int8(tables=True)).int8 == Int8(attention=frozenset({0}))
+    assert latency_table._plan([both], [0], 2, Int8(tables=8, stored=True)).int8 == Int8(attention=frozenset({0}))
 
 
 def test_table_survives_json_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,15 +183,11 @@ def test_ctrl_c_ends_with_the_best_so_far(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.sampled(1)
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # loky tells that a worker stopped; Ray's own
-@pytest.mark.parametrize("how", ["four processes", "four processes, one of them killed", "a local Ray cluster"])
+@pytest.mark.filterwarnings("ignore")  # loky tells that a worker stopped
+@pytest.mark.parametrize("killing", [False, True])
 def test_other_processes_end_with_the_same_plan_and_weights(
-    folder: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, killing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The size of a file is the goal: it is not measured, so that nothing but the scoring could differ."""
-    monkeypatch.setitem(tune.EFFORTS, "medium", tune.Effort(2000, 2000, 40, 3, 60, 12))
-    changes: dict[str, Any] = {"size": 0.75, "effort": "medium"}
-    alone = run(folder, tmp_path / "alone", **changes)
     killed: list[int] = []
     from joblib.externals.loky import reusable_executor
 
@@ -201,17 +197,32 @@ def test_other_processes_end_with_the_same_plan_and_weights(
             killed.append(next(iter(executor._processes)))
             os.kill(killed[0], signal.SIGKILL)
 
-    if "Ray" in how:
-        pytest.importorskip("ray", reason="needs the [ray] extra")
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    watcher = Watcher(part=kill) if "killed" in how else None
-    more: dict[str, Any] = {"jobs": 2, "backend": "ray"} if "Ray" in how else {"jobs": 4}
-    spread = run(folder, tmp_path / "spread", watcher, **more, **changes)
-    assert bool(killed) == ("killed" in how)
-    if "Ray" in how:
-        import ray
+    _same_in_other_processes(folder, tmp_path, monkeypatch, Watcher(part=kill) if killing else None, jobs=4)
+    assert bool(killed) == killing
 
+
+@pytest.mark.sampled(0)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_local_ray_cluster_ends_with_the_same_plan_and_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs the [ray] extra")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    try:
+        _same_in_other_processes(folder, tmp_path, monkeypatch, None, jobs=2, backend="ray")
+    finally:
         ray.shutdown()
+
+
+def _same_in_other_processes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watcher: Watcher | None, **more: Any
+) -> None:
+    """The size of a file is the goal: it is not measured, so that nothing but the scoring could differ."""
+    monkeypatch.setitem(tune.EFFORTS, "medium", tune.Effort(2000, 2000, 40, 3, 60, 12))
+    changes: dict[str, Any] = {"size": 0.75, "effort": "medium"}
+    alone = run(folder, tmp_path / "alone", **changes)
+    spread = run(folder, tmp_path / "spread", watcher, **more, **changes)
     for name in ("plan.json", "plan.safetensors", "model.onnx"):
         assert (spread.output / name).read_bytes() == (alone.output / name).read_bytes()
 

@@ -58,7 +58,7 @@ def pruned_sessions(
 
 def _rounding(model: ir.Model, plan: Plan) -> ir.Model:
     """The model that computes in float32 what its integers will, where the plan has some."""
-    return simulated(model, dataclasses.replace(plan.int8, tables=False), run_once) if plan.int8 else model
+    return simulated(model, dataclasses.replace(plan.int8, tables=0), run_once) if plan.int8 else model
 
 
 def divided(plan: Plan, examined: Examined) -> tuple[Plan, Plan]:

@@ -265,8 +265,8 @@ class _Walk:
 
     def _rounded(self, layer: int, kind: BlockKind, weight: Array) -> Array:
         """What the pruned model multiplies with: `weight` on its grid, where the plan makes integers of it."""
-        int8 = self.plan.int8
-        return nearest(weight, int8.bits) if int8 is not None and int8.has(layer, kind) else weight
+        bits = self.plan.int8.bits_of(layer, kind) if self.plan.int8 is not None else None
+        return weight if bits is None else nearest(weight, bits)
 
     def _pairs(
         self, number: int, own: Inputs, source: Inputs, changed: Mapping[str, Array]

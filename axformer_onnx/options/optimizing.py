@@ -66,7 +66,8 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     )
     quantize: Literal["int8"] | None = option(
         None,
-        "int8: products of 8-bit integers where they cost least, chosen together with what is removed; embeddings in 8 bits.",
+        "int8: products of 8-bit integers where they cost least, chosen together with what is removed; all other weights are "
+        "stored in 8 bits.",
         decisive="if set",
     )
     weight_bits: int = option(
@@ -75,6 +76,9 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         ge=FEWEST_BITS,
         le=MOST_BITS,
         decisive="if set",
+    )
+    embedding_bits: Literal[8, 4] = option(
+        8, "Of embeddings: 8, a scale a row; 4 on request, a scale a block of columns.", decisive="if set"
     )
     structure: Literal["pruned", "whole"] = option("pruned", "whole: remove nothing, only quantize.", decisive="if set")
     k: int = option(30, "K of hard attention (robust, axformer).", ge=1)
@@ -108,7 +112,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         goals = self._goals()
         if len(goals) > 1:
             raise UsageError(f"{goals[0].words} and {goals[1].words} were given; name one goal")
-        for name in ("structure", "weight_bits") if self.quantize is None else ():
+        for name in ("structure", "weight_bits", "embedding_bits") if self.quantize is None else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise UsageError(f"{self._said(name)} goes with --quantize int8")
         for name, reason in SEARCHES[self.search].refuses.items():
@@ -134,7 +138,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     @property
     def int8(self) -> Int8 | None:
         """What plans say about integers, the blocks left open."""
-        return Int8(tables=True, bits=self.weight_bits) if self.quantize else None
+        return Int8(tables=self.embedding_bits, bits=self.weight_bits, stored=True) if self.quantize else None
 
     @property
     def goal(self) -> Goal:

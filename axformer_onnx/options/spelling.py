@@ -54,4 +54,4 @@ def _values(name: str, annotation: object) -> list[str]:
     literals = [
         a for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for a in get_args(part)
     ]
-    return [*map(re.escape, literals)] or [_NUMBER]
+    return [*map(re.escape, map(str, literals))] or [_NUMBER]

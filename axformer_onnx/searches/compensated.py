@@ -25,7 +25,16 @@ class Compensated(Search):
 
     name = "compensated"
     help = "what stays makes up for what goes, latency is measured"
-    decisive = ("goal", "effort", "shapes", "refit_classifier", "quantize", "weight_bits", "structure")
+    decisive = (
+        "goal",
+        "effort",
+        "shapes",
+        "refit_classifier",
+        "quantize",
+        "weight_bits",
+        "embedding_bits",
+        "structure",
+    )
     calibrates = True
 
     def rows_by_role(self, roles: DataRoles) -> dict[str, Rows]:

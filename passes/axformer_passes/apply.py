@@ -13,7 +13,7 @@ import onnx_ir as ir
 from axformer_passes.blocks import expanded, kind_of
 from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, reweight, weight_key
 from axformer_passes.errors import AxformerError, PlanError, VerifyError
-from axformer_passes.graph import Cleanup
+from axformer_passes.graph import PART_OF, Cleanup
 from axformer_passes.integers import quantise
 from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
@@ -141,6 +141,9 @@ def softmax_dtypes(examined: Examined) -> dict[int, np.dtype[np.generic]]:
 def _forget_passes(model: ir.Model) -> None:
     for key in ("axformer.names", "axformer.values", "axformer.made"):
         model.graph.meta.pop(key, None)
+    for node in model.graph:
+        for value in node.outputs:
+            value.meta.pop(PART_OF, None)
 
 
 def _check(model: ir.Model, examined: Examined, runner: Runner) -> None:

@@ -30,9 +30,9 @@ left out where the read-out stays whole. "constants": "folded" computes the same
 the rounding of sums; it is left out where they are kept. "keys_values": "absorbed" projects neither keys nor values where a narrow
 read-out leaves one query (`absorb.py`), exact up to rounding; it is left out where they are projected.
 
-"int8": {"bits": 7, "attention": [0, 1], "feed_forward": [1], "tables": true} makes the projections of these blocks products of
-integers, with weights of so many bits, and embeddings 8-bit rows (`integers/`); it is left out where all numbers stay as they are.
-The weights file holds what is rounded, in float32.
+"int8": {"bits": 7, "attention": [0, 1], "feed_forward": [1], "tables": 8, "stored": true} makes the projections of these blocks
+products of integers, with weights of so many bits, embeddings rows of 8 (4) bits, and stores all other weights in 8 bits
+(`integers/`); it is left out where all numbers stay as they are. The weights file holds what is rounded, in float32.
 """
 
 from __future__ import annotations

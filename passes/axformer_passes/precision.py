@@ -10,6 +10,9 @@ from typing import Any, Literal
 from axformer_passes.errors import PlanError
 
 MOST_BITS, FEWEST_BITS, DEFAULT_BITS = 8, 4, 7
+TABLE_BITS = (8, 4)
+STORED_BITS = 8
+"""Of weights that are multiplied in float32: no product of integers reads them."""
 Kind = Literal["attention", "feed_forward"]
 _BLOCKS: tuple[Kind, ...] = ("attention", "feed_forward")
 
@@ -19,32 +22,45 @@ class Int8:
     """The blocks whose projections are products of integers, and how they are rounded.
 
     attention, feed_forward   layers
-    tables                    are embeddings integers, too?
+    tables                    bits of embeddings: 8, a scale a row; 4, a scale a block of columns; 0: they stay float32
     bits                      of weights of products: 7 gives the same answers on every CPU, 8 needs VNNI, AMX or ARM
+    stored                    are the weights of all other products stored in 8 bits, and multiplied in float32?
     """
 
     attention: frozenset[int] = frozenset()
     feed_forward: frozenset[int] = frozenset()
-    tables: bool = False
+    tables: int = 0
     bits: int = DEFAULT_BITS
+    stored: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.attention or self.feed_forward or self.tables)
+        return bool(self.attention or self.feed_forward or self.tables or self.stored)
 
     def has(self, layer: int, kind: Kind) -> bool:
         """Are the projections of this block products of integers?"""
         return layer in (self.attention if kind == "attention" else self.feed_forward)
 
-    def with_blocks(self, blocks: Iterable[tuple[int, Kind]], *, tables: bool | None = None) -> Int8:
-        """The same for other blocks, (layer, kind); `tables` None: as it is."""
+    def bits_of(self, layer: int, kind: Kind) -> int | None:
+        """Of the weights of a block; None: they are float32."""
+        return self.bits if self.has(layer, kind) else STORED_BITS if self.stored else None
+
+    def with_blocks(self, blocks: Iterable[tuple[int, Kind]]) -> Int8:
+        """The same for other blocks, (layer, kind)."""
         blocks = list(blocks)
         attention, feed_forward = (frozenset(i for i, kind in blocks if kind == one) for one in _BLOCKS)
-        return Int8(attention, feed_forward, self.tables if tables is None else tables, self.bits)
+        return dataclasses.replace(self, attention=attention, feed_forward=feed_forward)
+
+    def products_alone(self) -> Int8:
+        """The same with embeddings and the weights of all other products in float32."""
+        return dataclasses.replace(self, tables=0, stored=False)
 
     def to_json(self) -> dict[str, Any]:
         """As `read` takes it."""
         attention, feed_forward = sorted(self.attention), sorted(self.feed_forward)
-        return {"bits": self.bits, "attention": attention, "feed_forward": feed_forward, "tables": self.tables}
+        return {
+            "bits": self.bits, "attention": attention, "feed_forward": feed_forward,
+            "tables": self.tables, "stored": self.stored,
+        }  # fmt: skip
 
 
 def read(data: Any, origin: str) -> Int8 | None:
@@ -52,15 +68,18 @@ def read(data: Any, origin: str) -> Int8 | None:
     if data is None:
         return None
     where = f'{origin}: "int8"'
-    if not isinstance(data, dict) or not set(data) <= {"bits", "tables", *_BLOCKS}:
-        raise PlanError(f'{where} is {{"bits": 7, "attention": [layers], "feed_forward": [layers], "tables": true}}')
-    bits, tables = data.get("bits", DEFAULT_BITS), data.get("tables", False)
+    if not isinstance(data, dict) or not set(data) <= {"bits", "tables", "stored", *_BLOCKS}:
+        example = '{"bits": 7, "attention": [layers], "feed_forward": [layers], "tables": 8, "stored": true}'
+        raise PlanError(f"{where} is {example}")
+    bits, tables, stored = data.get("bits", DEFAULT_BITS), data.get("tables", 0), data.get("stored", False)
     if type(bits) is not int or not FEWEST_BITS <= bits <= MOST_BITS:
         raise PlanError(f"{where}: bits is {json.dumps(bits)[:80]}, expected {FEWEST_BITS} to {MOST_BITS}")
-    if not isinstance(tables, bool):
-        raise PlanError(f"{where}: tables is {json.dumps(tables)[:80]}, expected true or false")
+    if type(tables) is not int or tables not in (0, *TABLE_BITS):
+        raise PlanError(f"{where}: tables is {json.dumps(tables)[:80]}, expected their bits: 8, 4, or 0 for float32")
+    if not isinstance(stored, bool):
+        raise PlanError(f"{where}: stored is {json.dumps(stored)[:80]}, expected true or false")
     attention, feed_forward = (_layers(data.get(name, []), f"{where}: {name}") for name in _BLOCKS)
-    return Int8(attention, feed_forward, tables, bits)
+    return Int8(attention, feed_forward, tables, bits, stored)
 
 
 def _layers(value: Any, where: str) -> frozenset[int]:
@@ -82,4 +101,4 @@ def require_blocks(int8: Int8, has: Iterable[tuple[int, str]]) -> None:
                 raise PlanError(f'"int8": layer {layer} has no {kind.replace("_", "-")} block')
 
 
-__all__ = ["DEFAULT_BITS", "FEWEST_BITS", "MOST_BITS", "Int8", "read", "require_blocks"]
+__all__ = ["DEFAULT_BITS", "FEWEST_BITS", "MOST_BITS", "STORED_BITS", "TABLE_BITS", "Int8", "read", "require_blocks"]

@@ -33,7 +33,7 @@ from axformer_onnx.search.compensated.preparation import Prepared, SearchInputs,
 from axformer_onnx.search.compensated.promised_speed import CLOSE, MEASURED, as_promised, fast_enough
 from axformer_onnx.search.compensated.tuning import GENERATION, Tuned, chunks, tune
 from axformer_passes.blocks import linear_parameters, linears
-from axformer_passes.integers import tables_of
+from axformer_passes.integers import BYTES_OF_TABLES, tables_of
 from axformer_passes.plan import Hard, Plan
 
 if TYPE_CHECKING:
@@ -326,10 +326,11 @@ class _Choosing:
 
     def _saved_by_tables(self) -> float:
         """Bytes that embeddings in integers save."""
-        if self.prepared.levels.int8 is None:
+        int8 = self.prepared.levels.int8
+        if int8 is None:
             return 0.0
         tables = (table.const_value for table in tables_of(self.inputs.given.source.model.graph))
-        return 0.75 * sum(tensor.nbytes for tensor in tables if tensor is not None)
+        return (4 - BYTES_OF_TABLES[int8.tables]) * sum(tensor.size for tensor in tables if tensor is not None)
 
     def _out_of_reach(self, speedup: float) -> str:
         shape, most = f"{self.table.batch} x {self.table.length}", self._reach()
@@ -354,7 +355,10 @@ class _Choosing:
 
 
 def _sizes(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
-    """Bytes of every rung by unit: weights in float32 or in integers with a scale a column, biases in float32."""
+    """Bytes of every rung by unit: weights in float32 or in integers with a scale a column, biases in float32.
+
+    What is stored in integers and multiplied in float32 counts as float32: or nothing would become a product of integers.
+    """
     found = []
     for unit in units:
         block = getattr(anatomy.layers[unit.layers[0]], unit.kind)

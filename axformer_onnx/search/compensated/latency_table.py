@@ -196,7 +196,7 @@ def _plan(units: Sequence[Unit], members: Sequence[int], count: int, int8: Int8 
     if int8 is None:
         return plan
     blocks = [(layer, units[u].kind) for u in members for layer in units[u].layers]
-    return dataclasses.replace(plan, int8=int8.with_blocks(blocks, tables=False))
+    return dataclasses.replace(plan, int8=int8.with_blocks(blocks).products_alone())
 
 
 def _hardened(layers: Sequence[int], k: int) -> Plan:

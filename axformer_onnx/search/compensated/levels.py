@@ -162,14 +162,15 @@ class Levels:
         return plan, weights
 
     def _integers(self, choice: Choice) -> Int8 | None:
-        """The blocks that have something left and are on a rung of integers."""
+        """Products of integers: the blocks that have something left and are on such a rung. None where all is as it was."""
         blocks = [
             (layer, unit.kind)
             for unit, rung in zip(self.units, choice.rungs, strict=True)
             for layer in unit.layers
             if unit.rungs[rung].int8 and unit.rungs[rung].kept
         ]
-        return self.int8.with_blocks(blocks) if self.int8 is not None and blocks else None
+        changed = blocks or choice.hard or not all(map(Unit.is_whole, self.units, choice.rungs))
+        return self.int8.with_blocks(blocks) if self.int8 is not None and changed else None
 
 
 def build_levels(
@@ -221,7 +222,7 @@ def round_stages(sessions: StageSessions, levels: Levels) -> None:
             f"--quantize int8 needs operator set {LEAST_OPSET} or later, the model has {opset}; export it anew"
         )
     blocks = ((layer, unit.kind) for unit in levels.units for layer in unit.layers)
-    int8 = levels.int8.with_blocks(blocks, tables=False)
+    int8 = levels.int8.with_blocks(blocks).products_alone()
     model = simulated(sessions.staged.examined.labelling.model, int8, run_once, examined=sessions.staged.examined)
     if not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph):
         raise UsageError(

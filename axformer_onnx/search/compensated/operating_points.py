@@ -185,7 +185,8 @@ class Builder:
     def _with_classifier(self, plan: Plan, weights: Weights) -> dict[str, Array]:
         """`weights` with the classifier refitted on the search rows, where that helps on rows left out."""
         given, reading = self._given, self._given.reading
-        bare = dataclasses.replace(plan, weights=None)
+        int8 = plan.int8.products_alone() if plan.int8 else None
+        bare = dataclasses.replace(plan, weights=None, int8=int8 or None)
         model = self._graph(bare, weights)
         output, kind = reading.output.name, reading.task.kind
         assert kind.head_loss is not None  # `inputs.read_rows` refuses others

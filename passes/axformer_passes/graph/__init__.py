@@ -8,7 +8,7 @@ from __future__ import annotations
 from axformer_passes.graph.cleanup import Cleanup
 from axformer_passes.graph.clones import clone_of
 from axformer_passes.graph.copies import merge_copies
-from axformer_passes.graph.lookup import anchor, find, operator
+from axformer_passes.graph.lookup import PART_OF, anchor, find, operator, whole_of
 from axformer_passes.graph.values import (
     CHAIN_OPS,
     SHARED_FROM,
@@ -25,6 +25,7 @@ from axformer_passes.graph.values import (
 
 __all__ = [
     "CHAIN_OPS",
+    "PART_OF",
     "SHARED_FROM",
     "Array",
     "Cleanup",
@@ -41,4 +42,5 @@ __all__ = [
     "origin",
     "read_by",
     "source_name",
+    "whole_of",
 ]

@@ -38,6 +38,15 @@ def anchor(node: ir.Node) -> str:
     return str(node.outputs[0].name)
 
 
+PART_OF = "axformer.part_of"
+"""Key in the meta of a product's output: the anchor of the product that it was a part of, in the source."""
+
+
+def whole_of(node: ir.Node) -> str:
+    """The anchor of a product in the source, of which this may be a part."""
+    return str(node.outputs[0].meta.get(PART_OF, anchor(node)))
+
+
 def operator(node: ir.Node) -> str:
     """The key of a node in a table of operators."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from axformer_passes.integers.rounding import nearest, rounded_columns
 from axformer_passes.integers.simulation import simulated
-from axformer_passes.integers.tables import tables_of
+from axformer_passes.integers.storage import stored_weights
+from axformer_passes.integers.tables import BYTES_OF_TABLES, tables_of
 from axformer_passes.integers.writing import LEAST_OPSET, quantise
 
-__all__ = ["LEAST_OPSET", "nearest", "quantise", "rounded_columns", "simulated", "tables_of"]
+__all__ = [
+    "BYTES_OF_TABLES",
+    "LEAST_OPSET",
+    "nearest",
+    "quantise",
+    "rounded_columns",
+    "simulated",
+    "stored_weights",
+    "tables_of",
+]

@@ -13,18 +13,16 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from axformer_passes.graph import constant, fresh, initializer, origin
+from axformer_passes.graph import constant, fresh, initializer, origin, whole_of
 from axformer_passes.integers.rounding import Array, rounded_columns
 
 
-def quantise_products(model: ir.Model, others: Collection[str], bits: int) -> list[str]:
-    """Edit `model` in place: all products that are written plainly, but for `others`; returns them, by their outputs."""
-    graph, quantised, done = model.graph, dict[ir.Value, list[ir.Value]](), list[str]()
+def quantise_products(model: ir.Model, wanted: Collection[str], bits: int) -> None:
+    """Edit `model` in place: products that are written plainly, by their outputs in the source."""
+    graph, quantised = model.graph, dict[ir.Value, list[ir.Value]]()
     for node in list(graph):
-        if node.outputs and str(node.outputs[0].name) not in others and written_plainly(node):
+        if node.outputs and whole_of(node) in wanted and written_plainly(node):
             _quantise(graph, node, bits, quantised)
-            done.append(str(node.outputs[0].name))
-    return done
 
 
 def written_plainly(node: ir.Node) -> bool:

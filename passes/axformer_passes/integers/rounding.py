@@ -16,8 +16,8 @@ import numpy.typing as npt
 from axformer_passes.precision import DEFAULT_BITS
 
 Array = npt.NDArray[Any]
-TABLE_BITS = 8
-"""Of tables, which no product reads."""
+BLOCK = 32
+"""Columns of a table in 4 bits that share a scale."""
 
 
 def rounded_columns(weight: Array, bits: int = DEFAULT_BITS) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
@@ -35,4 +35,17 @@ def nearest(weight: Array, bits: int = DEFAULT_BITS) -> npt.NDArray[np.float64]:
     return integers.astype(np.float64) * scale.astype(np.float64)
 
 
-__all__ = ["TABLE_BITS", "Array", "nearest", "rounded_columns"]
+def rounded_table(table: Array, bits: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """(integers [V, D], scale [V, N]) of a table [V, D]: N = 1 in 8 bits; in fewer a scale a block, N = D / `BLOCK`."""
+    rows, width = table.shape
+    integers, scale = rounded_columns(table.reshape(-1, width if bits == 8 else BLOCK).T, bits)
+    return integers.T.reshape(rows, width), scale.reshape(rows, -1)
+
+
+def nearest_table(table: Array, bits: int) -> npt.NDArray[np.float64]:
+    """float64[V, D]: what the integers of a table stand for."""
+    integers, scale = rounded_table(table, bits)
+    return integers.astype(np.float64) * np.repeat(scale.astype(np.float64), table.shape[1] // scale.shape[1], axis=1)
+
+
+__all__ = ["BLOCK", "Array", "nearest", "nearest_table", "rounded_columns", "rounded_table"]

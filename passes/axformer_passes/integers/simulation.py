@@ -1,7 +1,8 @@
 """The model that computes in float32 what integer products will: inputs rounded as they will be, weights on their grid.
 
-    y = x @ weight   ->   DynamicQuantizeLinear(x) -> DequantizeLinear -> @ nearest(weight)
-    a table          ->   nearest(table), row by row
+    y = x @ weight                     ->   DynamicQuantizeLinear(x) -> DequantizeLinear -> @ nearest(weight)
+    a table                            ->   what its rows are rounded to
+    a weight that is only stored so    ->   nearest(weight)
 
 Its heads, neurons and blocks are called and recognised as before, and its weights are floats: so a search, a refit and gates work
 on it as on any model, and see every rounding. It is never an answer: `products` and `tables` make the integers.
@@ -16,8 +17,9 @@ from axformer_passes.blocks import kind_of, linears, projection_at
 from axformer_passes.errors import RecogniseError
 from axformer_passes.graph import Cleanup, constant, find, fresh
 from axformer_passes.integers.products import written_plainly
-from axformer_passes.integers.rounding import TABLE_BITS, nearest
-from axformer_passes.integers.tables import tables_of
+from axformer_passes.integers.rounding import nearest, nearest_table
+from axformer_passes.integers.storage import stored_weights
+from axformer_passes.integers.tables import table_bits, tables_of
 from axformer_passes.precision import Int8
 from axformer_passes.probe import Runner
 from axformer_passes.recognise import Examined, examine
@@ -35,7 +37,10 @@ def simulated(model: ir.Model, int8: Int8, runner: Runner, *, examined: Examined
     for value in tables_of(work.graph) if int8.tables else ():
         array = constant(value)
         assert array is not None
-        _put(value, nearest(array.T, TABLE_BITS).T)
+        _put(value, nearest_table(array, table_bits(array, int8.tables)))
+    if int8.stored:
+        for stored in stored_weights(work.graph):
+            _put(stored.value, stored.nearest())
     Cleanup()(work)
     return work
 

@@ -1,4 +1,4 @@
-"""Carry out the "int8" of a plan on a graph that is cut already: products of its blocks, and tables, become integers."""
+"""Carry out the "int8" of a plan on a graph that is cut already: products, tables and stored weights become integers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 from axformer_passes.blocks import kind_of, linears
 from axformer_passes.errors import PlanError
-from axformer_passes.graph import anchor
 from axformer_passes.integers.products import quantise_products
+from axformer_passes.integers.storage import store_weights
 from axformer_passes.integers.tables import quantise_tables
 from axformer_passes.precision import Int8
 from axformer_passes.prepare import isolate
@@ -32,11 +32,12 @@ def quantise(model: ir.Model, examined: Examined, int8: Int8) -> None:
         if int8.has(layer.index, kind_of(block))
         for linear in linears(block)
     }
-    others = {anchor(product.node) for product in examined.labelling.products} - wanted
     isolate(model)
-    quantise_products(model, others, int8.bits)
+    quantise_products(model, wanted, int8.bits)
     if int8.tables:
-        quantise_tables(model)
+        quantise_tables(model, int8.tables)
+    if int8.stored:
+        store_weights(model)
 
 
 __all__ = ["quantise"]

@@ -9,6 +9,7 @@ Each step is exact and changes no arithmetic:
       read by n nodes                     -> n such chains
     Reshape/Squeeze/... of an initializer -> the reshaped initializer
     Concat of matrices                    -> one initializer
+    integers that are cast and scaled     -> what they stand for
     equal matrices of several projections -> one (`copies`)
     fused node that has a rule            -> its primitive steps (`fused`)
 """
@@ -136,7 +137,8 @@ def _detach_inputs(graph: ir.Graph) -> None:
 
 
 def _fold(graph: ir.Graph) -> None:
-    """Reshape, Squeeze, Unsqueeze, Flatten of an initializer that nobody else reads, Concat of such matrices: exact."""
+    """Reshape, Squeeze, Unsqueeze, Flatten of an initializer that nobody else reads, Concat of such matrices, scaled integers:
+    exact."""
     for node in list(graph):
         array = None if node.domain or not node.outputs or node.outputs[0].is_graph_output() else _folded(node)
         if array is None:
@@ -146,11 +148,16 @@ def _fold(graph: ir.Graph) -> None:
         new = initializer(graph, f"{first.name}_{node.op_type.lower()}", array)
         node.outputs[0].replace_all_uses_with(new)
         graph.remove(node, safe=True)
+        behind = first.producer()
+        if behind is not None and not first.uses():
+            graph.remove(behind, safe=True)
 
 
 def _folded(node: ir.Node) -> Array | None:
     """What the node computes of its constants; None where it computes something else, or where they are read elsewhere."""
     source = node.inputs[0] if node.inputs else None
+    if node.op_type == "Mul":
+        return _restored(node)
     if node.op_type not in (*_FOLD_OPS, "Concat") or source is None or source.const_value is None:
         return None
     if len(source.uses()) != 1 or any(constant(v) is None for v in node.inputs):
@@ -161,6 +168,15 @@ def _folded(node: ir.Node) -> Array | None:
     if any(a.ndim < 2 for a in arrays) or any(v is None or len(v.uses()) != 1 for v in node.inputs):
         return None  # numbers that state a shape are the cut's
     return np.concatenate(arrays, axis=node.attributes.get_int("axis"))
+
+
+def _restored(node: ir.Node) -> Array | None:
+    """float32: Cast of a matrix of integers, times a constant."""
+    cast, scale = (node.inputs[0].producer() if node.inputs[0] is not None else None), constant(node.inputs[1])
+    integers = constant(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
+    if integers is None or scale is None or integers.ndim != 2 or integers.dtype not in (np.int8, np.uint8):
+        return None
+    return integers.astype(np.float32) * scale if scale.dtype == np.float32 else None
 
 
 def _folded_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.blocks import Trails, Unfollowed, is_constant, matrix_of, product_behind, way
-from axformer_passes.graph import fresh, initializer
+from axformer_passes.graph import PART_OF, fresh, initializer, whole_of
 from axformer_passes.probe import Facts, Runner, facts_of, known
 from axformer_passes.readout.walk import Narrowing
 from axformer_passes.registry import FloatArray, IntArray
@@ -150,6 +150,7 @@ def _write(graph: ir.Graph, product: ir.Node, part: _Part) -> None:
     if (part.factor != 1).any():
         array = (array.astype(np.float64) * part.factor).astype(array.dtype)
     made = put("MatMul", part.x, initializer(graph, f"{matrix.value.name}_part", np.ascontiguousarray(array)))
+    made.meta[PART_OF] = whole_of(product)
     if part.offset.any():
         made = put("Add", made, initializer(graph, f"{part.value.name}_bias", part.offset.astype(array.dtype)))
     if len(part.rest) != 1:
