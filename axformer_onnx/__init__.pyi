@@ -82,8 +82,8 @@ def optimize(
     seed: int = 0,
     provider: str = "cpu",
     threads: int | None = None,
-    batch: int = 1,
-    length: Sequence[int] = ...,
+    batch: Sequence[int] | int = ...,
+    length: Sequence[int] | int = ...,
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> OptimizeResult: ...
@@ -120,8 +120,8 @@ def preview(
     seed: int = 0,
     provider: str = "cpu",
     threads: int | None = None,
-    batch: int = 1,
-    length: Sequence[int] = ...,
+    batch: Sequence[int] | int = ...,
+    length: Sequence[int] | int = ...,
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> Preview: ...
@@ -138,8 +138,8 @@ def score(
     seed: int = 0,
     provider: str = "cpu",
     threads: int | None = None,
-    batch: int = 1,
-    length: Sequence[int] = ...,
+    batch: Sequence[int] | int = ...,
+    length: Sequence[int] | int = ...,
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> ScoreResult: ...

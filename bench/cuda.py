@@ -43,16 +43,10 @@ from axformer_onnx.data.rows import Rows
 from axformer_onnx.data.tokenizer_files import read_json
 from axformer_onnx.errors import AxformerError
 from axformer_onnx.records import FloatArray
+from axformer_onnx.runtime.hardware import cuda_device, describe_hardware, versions
 from axformer_onnx.runtime.latency import Bound, compare_latency, make_feeds
-from axformer_onnx.runtime.sessions import (
-    PROVIDERS,
-    cuda_device,
-    describe_hardware,
-    make_session,
-    run_once,
-    run_session,
-    versions,
-)
+from axformer_onnx.runtime.providers import PROVIDERS
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_onnx.scoring.evaluation import reading_of
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.outputs import logits_of

@@ -1,7 +1,7 @@
 """Integers together with structure against dynamic quantisation of the source, on the report rows.
 
-    python bench/int8.py [MODEL] [--task T] [--data F] [--search-data F] [--max-drop D] [--effort medium] [--keep FOLDER]
-                         [--json FILE]
+    python bench/int8.py [MODEL] [--task T] [--data F] [--search-data F] [--max-drop D] [--embedding-bits 4]
+                         [--effort medium] [--keep FOLDER] [--json FILE]
     python bench/int8.py MODEL --task T --data F --result FOLDER [--json FILE]         of a run that is there already
     python bench/int8.py --show bench/results/int8-*.json > bench/results/int8.md       tables of earlier runs
 
@@ -32,14 +32,6 @@ DYNAMIC: dict[str, dict[str, Any]] = {
     "dynamic, a scale a channel, 7 bits": {"per_channel": True, "reduce_range": True},
 }
 SHAPES = [(1, 128), (8, 128)]
-_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-
-
-def instruction_sets() -> list[str]:
-    """Those of this CPU that integer products depend on; empty where the system does not say."""
-    path = Path("/proc/cpuinfo")
-    words = set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
-    return [name for name in _INSTRUCTIONS if name in words]
 
 
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -50,7 +42,8 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result = a.result or folder / "ours"
     options = OptimizeOptions(
         model=a.model, task=task, output=result, data=a.data, search_data=a.search_data, max_drop=a.max_drop,
-        effort=a.effort, threads=a.threads, length=(128,), seed=a.seed, quantize="int8", overwrite=True,
+        effort=a.effort, threads=a.threads, length=(128,), seed=a.seed, quantize="int8",
+        embedding_bits=a.embedding_bits, overwrite=True,
     )  # fmt: skip
     if a.result is None:
         optimize(options)
@@ -61,6 +54,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "task": task.name,
         "max_drop": a.max_drop,
+        "embedding_bits": a.embedding_bits,
         **scored(a, graphs, machine),
         **timed(a, graphs, machine),
         **where(),
@@ -108,7 +102,7 @@ def where() -> dict[str, Any]:
     """The machine and the versions."""
     return {
         "hardware": describe_hardware(),
-        "instructions": instruction_sets(),
+        "instructions": describe_hardware()["instructions"],
         "versions": versions(),
         "system": platform.system(),
     }
@@ -119,7 +113,8 @@ def table(result: dict[str, Any]) -> str:
     shapes = list(result["speeds"])
     source = result["graphs"]["source"]["bytes"]
     lines = [
-        f"## {result['task']}: {result['rows']} report rows, --quantize int8 --max-drop {result['max_drop']:g}", "",
+        f"## {result['task']}: {result['rows']} report rows, --quantize int8 --max-drop {result['max_drop']:g}"
+        f"{'' if result.get('embedding_bits', 8) == 8 else ' --embedding-bits 4'}", "",
         f"{result['hardware']['cpu']}, {result['hardware']['cores_usable']} cores, {', '.join(result['instructions'])}; "
         f"onnxruntime {result['versions']['onnxruntime']}", "",
         f"| graph | score | difference | {' | '.join(shapes)} | MB | smaller |", f"|---|---|---|{'---|' * len(shapes)}---|---|",
@@ -149,6 +144,7 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--search-data")
     parser.add_argument("--max-drop", type=float, default=0.5)
+    parser.add_argument("--embedding-bits", type=int, default=8)
     parser.add_argument("--effort", default="medium")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)

@@ -84,7 +84,7 @@ def _alternatives(annotation: Any, name: str) -> tuple[str, ...]:
         return (f"Literal[{', '.join(map(repr, typing.get_args(annotation)))}]",)
     if typing.get_origin(annotation) is tuple:
         inner = " | ".join(_alternatives(typing.get_args(annotation)[0], name))
-        return (f"Sequence[{inner}]", "str") if inner == "str" else (f"Sequence[{inner}]",)
+        return (f"Sequence[{inner}]", inner)
     if annotation is type(None):
         return ("None",)
     return (annotation.__name__,)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from axformer_onnx.errors import AxformerError
+from axformer_onnx.runtime.hardware import cuda_device
 from axformer_onnx.runtime.latency import Bound, compare_latency, make_feeds
-from axformer_onnx.runtime.sessions import cuda_device, make_session, run_once, run_session
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.io.lean_model import detached

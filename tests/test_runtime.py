@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import types
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,10 @@ import small_graphs as draw
 from tiny_classifier import save_classifier, tiny_classifier
 
 from axformer_onnx.errors import AxformerError, ModelError, RuntimeFailure, UsageError
-from axformer_onnx.runtime.sessions import (
-    PROVIDERS,
-    cuda_device,
-    describe_hardware,
-    fallback_note,
-    make_session,
-    provider_name,
-    run_once,
-    run_session,
-    versions,
-)
+from axformer_onnx.runtime.hardware import cuda_device, describe_hardware, versions
+from axformer_onnx.runtime.placement import placement
+from axformer_onnx.runtime.providers import PROVIDERS, provider_name, providers_of
+from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once, run_session
 from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_passes.io.file_size import parameters_and_size
 from axformer_passes.io.lean_model import detached
@@ -276,3 +270,41 @@ def test_size_of_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no")
     with pytest.raises(ModelError, match="too short for an ONNX model"):
         parameters_and_size(tmp_path / "model.onnx")
+
+
+def test_providers_are_a_list_with_options_and_the_cpu_is_the_last() -> None:
+    assert providers_of("cpu") == [("CPUExecutionProvider", {})]
+    several = providers_of("azure:a=1:folder=C:\\x,cpu:b=2") if "AzureExecutionProvider" in available() else None
+    assert several in (
+        None,
+        [("AzureExecutionProvider", {"a": "1", "folder": "C:\\x"}), ("CPUExecutionProvider", {"b": "2"})],
+    )
+
+
+def available() -> list[str]:
+    import onnxruntime as ort
+
+    return list(ort.get_available_providers())
+
+
+@pytest.mark.parametrize("given", ["cpu:fast", "cpu:=1", "cpu: "])
+def test_an_option_of_a_provider_is_key_and_value(given: str) -> None:
+    with pytest.raises(UsageError, match=r"is no option: KEY=VALUE, as in cuda:use_tf32=0"):
+        providers_of(given)
+
+
+def test_an_unknown_provider_in_a_list_is_named() -> None:
+    with pytest.raises(UsageError, match=r"unknown provider 'cuba'\. Did you mean cuda\?"):
+        providers_of("cpu,cuba")
+
+
+def test_the_operators_of_a_run_are_counted_by_the_provider_that_ran_them(tmp_path: Path) -> None:
+    """A provider without kernels for any of them: all are left to the CPU."""
+    if "AzureExecutionProvider" not in available():
+        pytest.skip("this ONNX Runtime has no provider but the CPU's")
+    path = save_classifier(tmp_path / "model.onnx", TABLE)
+    ran = placement(path, FEEDS, provider="azure,cpu", threads=1)
+    nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert set(ran) == {"CPUExecutionProvider"}
+    assert 0 < sum(ran["CPUExecutionProvider"].values()) <= sum(nodes.values())
+    assert ran["CPUExecutionProvider"]["Gather"] == nodes["Gather"]

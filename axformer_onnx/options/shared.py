@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,16 +101,23 @@ class RunOptions(Options):
     """Where and how graphs are run, and the shapes of the latency table."""
 
     seed: int = option(0, "Seed of every random choice.", ge=0, decisive=True)
-    provider: str = option("cpu", "Execution provider of ONNX Runtime.", decisive=True)
+    provider: str = option(
+        "cpu",
+        "Execution provider of ONNX Runtime: cpu, cuda, tensorrt, openvino, dml, coreml, ...; or several in order, with options: "
+        "tensorrt:trt_fp16_enable=1,cuda.",
+        decisive=True,
+    )
     threads: int | None = option(None, "Threads of ONNX Runtime; default: its own choice.", ge=1)
-    batch: int = option(1, "Batch size of the latency table.", ge=1)
+    batch: tuple[Annotated[int, Field(ge=1)], ...] = option(
+        (), "Rows of a batch in the latency table, repeatable; default: 1. A goal counts at the first batch and length."
+    )
     length: tuple[Annotated[int, Field(ge=1)], ...] = option(
         (), "Tokens per row of the latency table, repeatable; default: median and 95th percentile of the data.",
         validate_default=True,
     )  # fmt: skip
     max_length: int | None = option(None, "Truncate inputs to this many tokens; default: the model's limit.", ge=3)
 
-    @field_validator("length", mode="before")
+    @field_validator("batch", "length", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) else value
@@ -117,7 +125,7 @@ class RunOptions(Options):
     @field_validator("length")
     @classmethod
     def _with_batch(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if not value and info.data.get("batch", 1) != 1:
+        if not value and info.data.get("batch", ()) not in ((), (1,)):
             raise UsageError("--batch needs --length, for example --batch 8 --length 128")
         return value
 
@@ -131,4 +139,4 @@ class RunOptions(Options):
     @property
     def shapes(self) -> tuple[tuple[int, int], ...] | None:
         """(batch, length) of the latency table; None: from the data."""
-        return tuple((self.batch, length) for length in self.length) or None
+        return tuple(itertools.product(self.batch or (1,), self.length)) or None

@@ -28,14 +28,31 @@ from axformer_onnx.result.report import (
     layer_records,
     model_record,
 )
-from axformer_onnx.runtime import LatencyRow, describe_hardware, run_once, versions
-from axformer_onnx.scoring import compare, default_shapes, latency_of, latency_warnings, score_file, score_warnings
+from axformer_onnx.runtime import (
+    LatencyRow,
+    describe_hardware,
+    has_integer_products,
+    is_cpu_alone,
+    run_once,
+    versions,
+)
+from axformer_onnx.scoring import (
+    compare,
+    default_shapes,
+    latency_of,
+    latency_warnings,
+    placement_of,
+    score_file,
+    score_warnings,
+)
 from axformer_onnx.search import random_plan
 from axformer_passes.io import save_model
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from axformer_onnx.scoring import Machine
 
 OnStep = Callable[[str], None]
 
@@ -91,13 +108,16 @@ def outcome(
         search=search,
         compensation=compensation,
         data=data_records(given.rows),
-        notes=[*given.notes, *_control_notes(judged, control)],
+        notes=[*given.notes, *_control_notes(judged, control), *_integer_notes(plan, options.machine)],
         warnings=[*given.warnings, *_score_warnings(source, judged), *latency_warnings(latency)],
         options=options.stated(),
         provider=options.machine.provider,
         threads=options.machine.threads,
         versions=versions(),
         hardware=hardware_record(describe_hardware()),
+        placement=placement_of(
+            candidate, _shapes(options, given)[0], given.reading.tokens, options.machine, options.seed
+        ),
     )
 
 
@@ -134,14 +154,31 @@ def _control(
 
 
 def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRow]:
-    shapes = options.shapes or default_shapes(given.encoded["report"])
     pair = {"source": given.source.path, "result": candidate}
-    return latency_of(pair, shapes, given.reading.tokens, options.machine, options.seed)
+    return latency_of(pair, _shapes(options, given), given.reading.tokens, options.machine, options.seed)
+
+
+def _shapes(options: OptimizeOptions, given: Given) -> tuple[tuple[int, int], ...]:
+    """(batch, length) that latency is measured at."""
+    return options.shapes or default_shapes(given.encoded["report"])
 
 
 def _macs_shape(given: Given) -> tuple[int, int]:
     """One row at the median length of the report rows."""
     return default_shapes(given.encoded["report"])[0]
+
+
+def _integer_notes(plan: Plan, machine: Machine) -> list[str]:
+    """What does not carry over to other CPUs."""
+    fast = has_integer_products() if plan.int8 and is_cpu_alone(machine.provider) else None
+    if fast is None:
+        return []
+    kind = "with" if fast else "without"
+    other = "slower, compared with float32," if fast else "faster"
+    return [
+        f"speeds are of a CPU {kind} instructions for products of 8-bit integers (VNNI, AMX, ARM's dot products): products of "
+        f"integers are {other} on CPUs of the other kind, and another choice may be the better one; measure where it is served"
+    ]
 
 
 def _control_notes(judged: _Judged, control: _Judged | None) -> list[str]:

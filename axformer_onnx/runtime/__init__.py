@@ -5,16 +5,11 @@ The one place that makes sessions. Takes files or graphs and feeds; gives arrays
 
 from __future__ import annotations
 
+from axformer_onnx.runtime.hardware import describe_hardware, has_integer_products, versions
 from axformer_onnx.runtime.latency import LatencyRow, compare_latency, make_feeds
-from axformer_onnx.runtime.sessions import (
-    describe_hardware,
-    fallback_note,
-    make_session,
-    provider_name,
-    run_once,
-    run_session,
-    versions,
-)
+from axformer_onnx.runtime.placement import placement
+from axformer_onnx.runtime.providers import is_cpu_alone, provider_name
+from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once, run_session
 from axformer_onnx.runtime.spill import Shelf
 from axformer_onnx.runtime.user_cache import cache_folder
 
@@ -25,8 +20,11 @@ __all__ = [
     "compare_latency",
     "describe_hardware",
     "fallback_note",
+    "has_integer_products",
+    "is_cpu_alone",
     "make_feeds",
     "make_session",
+    "placement",
     "provider_name",
     "run_once",
     "run_session",

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import difflib
 import functools
 import io
 import logging
-import os
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,35 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.errors import ModelError, RuntimeFailure, UsageError
+from axformer_onnx.errors import ModelError
 from axformer_onnx.runtime.failures import reason_of, told
+from axformer_onnx.runtime.providers import CPU, CUDA, provider_name, providers_of
 from axformer_passes.io import Detached
 
 logger = logging.getLogger(__name__)
 
-# short name: ONNX Runtime's name, and what to install for it
-PROVIDERS = {
-    "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
-    "cuda": (
-        "CUDAExecutionProvider",
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
-    ),
-    "tensorrt": (
-        "TensorrtExecutionProvider",
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
-    ),
-    "openvino": (
-        "OpenVINOExecutionProvider",
-        "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
-    ),
-    "dml": ("DmlExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-directml"),
-    "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime, on macOS"),
-    "rocm": ("ROCMExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-rocm"),
-    "migraphx": ("MIGraphXExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-rocm"),
-    "qnn": ("QNNExecutionProvider", "pip uninstall -y onnxruntime && pip install onnxruntime-qnn"),
-    "webgpu": ("WebGpuExecutionProvider", "an ONNX Runtime built with WebGPU"),
-    "xnnpack": ("XnnpackExecutionProvider", "an ONNX Runtime built with XNNPACK"),
-}
 _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
@@ -63,36 +37,6 @@ _NOTE = "axformer_note"
 """Attribute of a session that is not of the model as it is written: the sentence that says so."""
 _REASON = "axformer_reason"
 """Attribute of a session whose provider did not start: what it said."""
-_CPU = "CPUExecutionProvider"
-_CUDA = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
-
-
-def provider_name(provider: str) -> str:
-    """ONNX Runtime's name of a provider: 'cuda' and 'CUDAExecutionProvider' are CUDAExecutionProvider.
-
-    Raises: UsageError for an unknown name; RuntimeFailure for a provider that this ONNX Runtime lacks,
-    with what is available and what to install.
-    """
-    import onnxruntime as ort
-
-    available = ort.get_available_providers()
-    full_names = {full.lower(): short for short, (full, _) in PROVIDERS.items()}
-    key = provider.strip().lower()
-    short = full_names.get(key, key)
-    if short in PROVIDERS:
-        full, install = PROVIDERS[short]
-        if full in available:
-            return full
-        raise RuntimeFailure(
-            f"provider {provider!r} ({full}) is not in this ONNX Runtime; available: {', '.join(available)}. "
-            f"Install: {install}"
-        )
-    for name in available:
-        if name.lower() == key:
-            return str(name)
-    near = difflib.get_close_matches(key, PROVIDERS, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(f"unknown provider {provider!r}.{hint} Providers: {', '.join(PROVIDERS)}")
 
 
 def make_session(
@@ -105,6 +49,7 @@ def make_session(
     widen: bool = True,
     prepack: bool = True,
     one_arena: bool = False,
+    profile: Path | None = None,
 ) -> Any:
     """An onnxruntime.InferenceSession.
 
@@ -116,6 +61,7 @@ def make_session(
     prepack   False: weights stay as they are (mapped, where they lie in files); slower to run, for sessions that run once
     one_arena take the memory of activations on the CPU from the one arena that all such sessions share: for many sessions of
               which few run at a time; each else keeps what its largest run took
+    profile   what ran where is written to a file that begins so, when its profiling ends
 
     A provider that leaves the session to the CPU is logged as a warning; `fallback_note` gives the sentence. A provider's own
     options are ONNX Runtime's defaults, with which models are served: on CUDA, products of float32 are taken in TF32.
@@ -124,7 +70,8 @@ def make_session(
     """
     import onnxruntime as ort
 
-    name = provider_name(provider)
+    providers = providers_of(provider)
+    name = providers[0][0]
     if isinstance(model, str | Path) and not Path(model).is_file():
         raise ModelError(f"{model}: no such file")
     what = what or (str(model) if isinstance(model, str | Path) else "the model")
@@ -140,19 +87,21 @@ def make_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if one_arena and _has_shared_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        shared = _attach(options, model, in_place=name == _CPU) if isinstance(model, Detached) else []
+        shared = _attach(options, model, in_place=name == CPU) if isinstance(model, Detached) else []
         content = model.content() if isinstance(model, Detached) else model if isinstance(model, bytes) else str(model)
-        session = _started(content, options, name)
+        session = _started(content, options, providers)
         session.axformer_weights = shared  # they must live as long as the session
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         twin = _float32_twin(model) if widen and _lacks_kernel(error) else None
         if twin is None:
             raise _not_loaded(what, error) from None
         try:
-            session = _started(twin, options, name)
+            session = _started(twin, options, providers)
         except Exception as further:
             raise _not_loaded(what, further) from None
         setattr(session, _NOTE, f"{name} lacks bfloat16 kernels: figures are of the same weights in float32 arithmetic")
@@ -178,20 +127,20 @@ def _silence() -> None:
     ort.set_default_logger_severity(_SILENT)
 
 
-def _started(content: str | bytes, options: Any, name: str) -> Any:
-    """A session on this provider; on the CPU where the provider cannot start."""
+def _started(content: str | bytes, options: Any, providers: Sequence[tuple[str, Mapping[str, str]]]) -> Any:
+    """A session on these providers; on the CPU where the first cannot start."""
     import onnxruntime as ort
 
-    if name in _CUDA:
+    if any(name in CUDA for name, _ in providers):
         _load_cuda()
     # ONNX Runtime's own fallback prints to standard output, where our JSON goes, and can set in at any run
     only = {"enable_fallback": 0}
     try:
-        return ort.InferenceSession(content, options, providers=list(dict.fromkeys([name, _CPU])), **only)
+        return ort.InferenceSession(content, options, providers=[(name, dict(own)) for name, own in providers], **only)
     except RuntimeError as error:  # what a provider raises; what is wrong with the model is of other types
-        if name == _CPU:
+        if providers[0][0] == CPU:
             raise
-        session = ort.InferenceSession(content, options, providers=[_CPU], **only)
+        session = ort.InferenceSession(content, options, providers=[CPU], **only)
         setattr(session, _REASON, _reason(error))
         return session
 
@@ -252,7 +201,7 @@ def _attach(options: Any, model: Detached, *, in_place: bool) -> list[Any]:
 def fallback_note(session: Any, provider: str) -> str | None:
     """A sentence where ONNX Runtime did not use the provider that was asked for, or not the model's own arithmetic, else None.
 
-    Single operators that a provider leaves to the CPU are not seen here: ONNX Runtime's log tells them.
+    Single operators that a provider leaves to others are not seen here: `placement` tells them.
     """
     wanted, used = provider_name(provider), session.get_providers()
     if used and used[0] == wanted:
@@ -300,62 +249,6 @@ def run_once(model: bytes | Detached, feeds: Mapping[str, npt.NDArray[Any]]) -> 
     return run_session(session, feeds)
 
 
-def describe_hardware() -> dict[str, Any]:
-    """What a figure was measured on: processor, cores, memory, system, Python, ONNX Runtime, providers, and the GPU of CUDA."""
-    import onnxruntime as ort
-
-    gpu = cuda_device()
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "onnxruntime": ort.__version__,
-        "providers": ort.get_available_providers(),
-        **({"gpu": gpu} if gpu else {}),
-    }
-
-
-def cuda_device() -> str | None:
-    """Name of the first GPU that CUDA sees; None where there is none, or this ONNX Runtime has no CUDA."""
-    import onnxruntime as ort
-
-    if not _CUDA.intersection(ort.get_available_providers()):
-        return None
-    name, device = ctypes.create_string_buffer(256), ctypes.c_int()
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
-        failed = failed or driver.cuDeviceGetName(name, len(name), device)
-    except (OSError, AttributeError):
-        return None
-    return None if failed else name.value.decode(errors="replace")
-
-
-def versions() -> dict[str, str]:
-    """Versions of this project and of what its results depend on."""
-    from importlib import metadata
-
-    found = {"python": platform.python_version()}
-    for name in (
-        "axformer-onnx",
-        "onnx",
-        "onnx-ir",
-        "onnxruntime",
-        "onnxruntime-gpu",
-        "numpy",
-        "scipy",
-        "tokenizers",
-    ):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _lacks_kernel(error: Exception) -> bool:
     return "NOT_IMPLEMENTED" in str(error) or "bfloat16" in str(error)
 
@@ -377,20 +270,3 @@ def _reason(error: Exception) -> str:
     text = re.sub(r"^\S+:\d+ .*?\) ", "", " ".join(str(error).split()))
     failure = re.search(r"\w+ failure \d+: [^;]*", text)
     return (failure[0] if failure else text[:200]).strip().rstrip(".")
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -12,7 +12,15 @@ import numpy as np
 from axformer_onnx.data import BatchSizes, Encoded, Encoder, Rows, read_json
 from axformer_onnx.probing import recipe_in, spoken, vocabulary_of
 from axformer_onnx.records import FloatArray, Scores
-from axformer_onnx.runtime import LatencyRow, compare_latency, fallback_note, make_feeds, make_session
+from axformer_onnx.runtime import (
+    LatencyRow,
+    compare_latency,
+    fallback_note,
+    is_cpu_alone,
+    make_feeds,
+    make_session,
+    placement,
+)
 from axformer_onnx.scoring.outputs import score_session
 from axformer_onnx.tasks import LabelMap, Output, Task, match_labels, with_label_names
 from axformer_passes.probe import TokenSequence
@@ -134,6 +142,17 @@ def latency_of(
     names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
     feeds = [(batch, length, make_feeds(names, batch, length, tokens=tokens, seed=seed)) for batch, length in shapes]
     return compare_latency(sessions, feeds, seed=seed)
+
+
+def placement_of(
+    path: Path, shape: tuple[int, int], tokens: TokenSequence, machine: Machine, seed: int
+) -> dict[str, dict[str, int]]:
+    """{provider: {operator: nodes}} of a run at (batch, length); empty where only the CPU is asked for."""
+    if is_cpu_alone(machine.provider):
+        return {}
+    names = sorted(one.name for one in machine.session(path).get_inputs())
+    feeds = make_feeds(names, *shape, tokens=tokens, seed=seed)
+    return placement(path, feeds, provider=machine.provider, threads=machine.threads)
 
 
 def latency_warnings(rows: Iterable[LatencyRow]) -> list[str]:

@@ -14,6 +14,7 @@ from axformer_onnx.result.report.words import (
     headline,
     majority_sentence,
     options_line,
+    placement_words,
     search_sentence,
 )
 
@@ -99,6 +100,7 @@ def _conditions(report: Report) -> str:
         ("source sha256", f"`{report.source.sha256}`"),
         ("result sha256", f"`{report.candidate.sha256}`"),
         *sorted(report.hardware.items()),
+        *[("ran on", _cell(line)) for line in placement_words(report.placement)],
         *sorted(report.versions.items()),
     ]
     return _table(("", ""), rows)

@@ -199,6 +199,7 @@ class Report(_Record):
                     where that means nothing
     control         a random plan of equal size, or None where nothing was removed
     options         the task, and every option of the run that was not its default, by name
+    placement       {provider: {operator: nodes}} of one run of the result; empty where only the CPU was asked for
     notes           sentences for the reader: label mapping, truncation, provider fallback, data overlap
     warnings        sentences that change how the figures are to be read
     """
@@ -231,6 +232,7 @@ class Report(_Record):
     threads: int | None
     versions: dict[str, str]
     hardware: dict[str, str]
+    placement: dict[str, dict[str, int]] = {}
 
     @property
     def is_unchanged(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from axformer_onnx.options import flag
 from axformer_onnx.records import Interval
 from axformer_onnx.result.report.record import (
@@ -223,3 +225,12 @@ def _point_row(point: PointRecord) -> tuple[str, ...]:
         megabytes(point.size_bytes),
         f"{point.folder}{' <- the result' if point.chosen else ''}",
     )
+
+
+def placement_words(found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line a provider, for example "CPUExecutionProvider: 3 of 120 operators (Gather 2, Shape 1)"."""
+    total = sum(sum(counts.values()) for counts in found.values())
+    return [
+        f"{name}: {sum(counts.values())} of {total} operators ({', '.join(f'{op} {n}' for op, n in counts.items())})"
+        for name, counts in found.items()
+    ]

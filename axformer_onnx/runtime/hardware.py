@@ -1,0 +1,107 @@
+"""What a figure was measured on: processor and its instruction sets, memory, GPU, versions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from axformer_onnx.runtime.providers import CUDA
+
+_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+"""Those that products of integers and of float32 are fast by, as Linux calls them."""
+_INTEGER_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
+
+
+def describe_hardware() -> dict[str, Any]:
+    """What a figure was measured on: processor, cores, memory, system, Python, ONNX Runtime, providers, and the GPU of CUDA."""
+    import onnxruntime as ort
+
+    gpu = cuda_device()
+    return {
+        "cpu": _cpu_model(),
+        "instructions": instruction_sets(),
+        "cores": os.cpu_count(),
+        "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": ort.__version__,
+        "providers": ort.get_available_providers(),
+        **({"gpu": gpu} if gpu else {}),
+    }
+
+
+def cuda_device() -> str | None:
+    """Name of the first GPU that CUDA sees; None where there is none, or this ONNX Runtime has no CUDA."""
+    import onnxruntime as ort
+
+    if not CUDA.intersection(ort.get_available_providers()):
+        return None
+    name, device = ctypes.create_string_buffer(256), ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+        failed = failed or driver.cuDeviceGetName(name, len(name), device)
+    except (OSError, AttributeError):
+        return None
+    return None if failed else name.value.decode(errors="replace")
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project and of what its results depend on."""
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for name in (
+        "axformer-onnx",
+        "onnx",
+        "onnx-ir",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "numpy",
+        "scipy",
+        "tokenizers",
+    ):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def instruction_sets() -> list[str]:
+    """Those of this CPU that its speed depends on; empty where the system does not say."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return []
+    return [name for name in _INSTRUCTIONS if name in words]
+
+
+def has_integer_products() -> bool | None:
+    """Does this CPU have instructions for products of 8-bit integers? None where the system does not say."""
+    found = instruction_sets()
+    return bool(_INTEGER_PRODUCTS.intersection(found)) if found else None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+__all__ = ["cuda_device", "describe_hardware", "has_integer_products", "instruction_sets", "versions"]
