@@ -274,7 +274,11 @@ def test_size_of_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_providers_are_a_list_with_options_and_the_cpu_is_the_last() -> None:
     assert providers_of("cpu") == [("CPUExecutionProvider", {})]
-    several = providers_of("azure:a=1:folder=C:\\x,cpu:b=2") if "AzureExecutionProvider" in available() else None
+    several = (
+        providers_of("AzureExecutionProvider:a=1:folder=C:\\x,cpu:b=2")
+        if "AzureExecutionProvider" in available()
+        else None
+    )
     assert several in (
         None,
         [("AzureExecutionProvider", {"a": "1", "folder": "C:\\x"}), ("CPUExecutionProvider", {"b": "2"})],
@@ -303,7 +307,7 @@ def test_the_operators_of_a_run_are_counted_by_the_provider_that_ran_them(tmp_pa
     if "AzureExecutionProvider" not in available():
         pytest.skip("this ONNX Runtime has no provider but the CPU's")
     path = save_classifier(tmp_path / "model.onnx", TABLE)
-    ran = placement(path, FEEDS, provider="azure,cpu", threads=1)
+    ran = placement(path, FEEDS, provider="AzureExecutionProvider,cpu", threads=1)
     nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert set(ran) == {"CPUExecutionProvider"}
     assert 0 < sum(ran["CPUExecutionProvider"].values()) <= sum(nodes.values())

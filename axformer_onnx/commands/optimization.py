@@ -24,6 +24,7 @@ from axformer_onnx.runtime import run_once, versions
 from axformer_onnx.search import open_journal
 from axformer_onnx.searches import Decided, SearchRun, Watcher, Working, search_named
 from axformer_passes.plan import Plan
+from axformer_passes.precision import Half
 
 if TYPE_CHECKING:
     from axformer_onnx.result.report import Report
@@ -114,7 +115,16 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         readout="narrow" if given.narrow else "whole",
         constants=options.constants,
         keys_values="projected" if options.quantize else options.keys_values,
+        half=_half(options, given),
     )
+
+
+def _half(options: OptimizeOptions, given: Given) -> Half | None:
+    from axformer_onnx.scoring import half_for
+
+    if options.half is None:
+        return None
+    return half_for(given.source.examined.labelling.model, options.half, given.encoded["search"])
 
 
 # -- result ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import ANY_MODEL, RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
-from axformer_passes.precision import DEFAULT_BITS, FEWEST_BITS, MOST_BITS, Int8
+from axformer_passes.precision import DEFAULT_BITS, FEWEST_BITS, MOST_BITS, HalfType, Int8
 from axformer_passes.rewrites import REWRITES
 
 MAX_SEARCH_ROWS = 3000
@@ -80,6 +80,11 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     embedding_bits: Literal[8, 4] = option(
         8, "Of embeddings: 8, a scale a row; 4 on request, a scale a block of columns.", decisive="if set"
     )
+    half: HalfType | None = option(
+        None,
+        "fp16, bf16: the graph in half precision, for CUDA; nodes whose numbers would not fit stay float32.",
+        decisive="if set",
+    )
     structure: Literal["pruned", "whole"] = option("pruned", "whole: remove nothing, only quantize.", decisive="if set")
     k: int = option(30, "K of hard attention (robust, axformer).", ge=1)
     readout: Readout = _rewrite("readout")
@@ -115,6 +120,8 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         for name in ("structure", "weight_bits", "embedding_bits") if self.quantize is None else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise UsageError(f"{self._said(name)} goes with --quantize int8")
+        if self.quantize and self.half:
+            raise UsageError(f"--quantize {self.quantize} and --half {self.half} were given; name one")
         for name, reason in SEARCHES[self.search].refuses.items():
             if getattr(self, name) != type(self).model_fields[name].default:
                 others = " or ".join(search.name for search in SEARCHES if name not in search.refuses)

@@ -142,7 +142,7 @@ def _control(
     """A random plan of equal size, built, scored and thrown away; None where nothing was removed."""
     from axformer_passes.apply import apply_plan
 
-    if dataclasses.replace(plan, int8=None, weights=None).is_exact:
+    if dataclasses.replace(plan, int8=None, half=None, weights=None).is_exact:
         return None
     step("scoring a random plan of equal size")
     control = random_plan(given.source.anatomy, plan, options.seed)

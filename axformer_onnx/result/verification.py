@@ -54,8 +54,8 @@ def verify(
     from axformer_onnx.runtime import make_session, run_once
     from axformer_passes.apply import reweighted
 
-    if plan.int8:
-        return _verify_integers(source, Path(candidate), plan, provider, weights, sample)
+    if plan.int8 or plan.half:
+        return _verify_rounded(source, Path(candidate), plan, provider, weights, sample)
     complaint = _complaint(candidate)
     if complaint is not None:
         if _complaint(source) is None:
@@ -80,10 +80,11 @@ def verify(
     return _compare(_Oracle(fine, plan, optimize=fine is model), trials, found)
 
 
-def _verify_integers(
+def _verify_rounded(
     source: str | Path, candidate: Path, plan: Plan, provider: str, weights: Weights | None, sample: Path | None
 ) -> float:
-    """The same plan without integers against the source, then the candidate against that (`result/integer_weights.py`)."""
+    """The same plan in float32 against the source, then the candidate against that (`integer_weights.py`, `half_weights.py`)."""
+    from axformer_onnx.result.half_weights import put_halves
     from axformer_onnx.result.integer_weights import put_integers
     from axformer_onnx.runtime import make_session, run_once
     from axformer_passes.apply import apply_plan
@@ -92,15 +93,22 @@ def _verify_integers(
     complaint = _complaint(candidate)
     if complaint is not None and _complaint(source) is None:
         raise VerifyError(f"{candidate}: the ONNX checker refuses it: {complaint}")
-    model, result, bare = open_model(source, sample), load_model(candidate), dataclasses.replace(plan, int8=None)
+    model, result, bare = (
+        open_model(source, sample),
+        load_model(candidate),
+        dataclasses.replace(plan, int8=None, half=None),
+    )
     at_its_sizes(model, lambda model: probed(model, run_once))
-    floats = apply_plan(model, bare, run_once, weights=weights, fused=False)
-    with tempfile.TemporaryDirectory(dir=candidate.parent, prefix=".without-integers-") as folder:
+    floats = apply_plan(model, bare, run_once, weights=weights, fused=not plan.int8)
+    with tempfile.TemporaryDirectory(dir=candidate.parent, prefix=".in-float32-") as folder:
         path = Path(folder) / "model.onnx"
         save_model(floats, path)
         worst = verify(source, path, bare, provider=provider, weights=weights, sample=sample)
     _same_face(model, result)
-    put_integers(floats, result)
+    if plan.int8:
+        put_integers(floats, result)
+    if plan.half:
+        put_halves(floats, result, plan.half.type)
     describe(floats, recipe_of(model))
     _runs(floats, make_session(candidate, provider=provider, prepack=False))
     finer = _smooth(result)

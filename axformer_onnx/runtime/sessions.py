@@ -135,8 +135,9 @@ def _started(content: str | bytes, options: Any, providers: Sequence[tuple[str, 
         _load_cuda()
     # ONNX Runtime's own fallback prints to standard output, where our JSON goes, and can set in at any run
     only = {"enable_fallback": 0}
+    asked = [(name, dict(own)) if own else name for name, own in providers]
     try:
-        return ort.InferenceSession(content, options, providers=[(name, dict(own)) for name, own in providers], **only)
+        return ort.InferenceSession(content, options, providers=asked, **only)
     except RuntimeError as error:  # what a provider raises; what is wrong with the model is of other types
         if providers[0][0] == CPU:
             raise

@@ -19,6 +19,7 @@ from axformer_onnx.scoring.evaluation import (
     score_warnings,
     truncation_notes,
 )
+from axformer_onnx.scoring.half_fit import half_for
 from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, judged_drop, judged_noise
 from axformer_onnx.scoring.outputs import score_session
 from axformer_onnx.scoring.recalibrate import Recalibrated
@@ -40,6 +41,7 @@ __all__ = [
     "compare",
     "default_shapes",
     "drop_of",
+    "half_for",
     "judged_drop",
     "judged_noise",
     "latency_of",

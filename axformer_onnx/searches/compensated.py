@@ -33,6 +33,7 @@ class Compensated(Search):
         "quantize",
         "weight_bits",
         "embedding_bits",
+        "half",
         "structure",
     )
     calibrates = True

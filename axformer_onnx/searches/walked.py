@@ -20,7 +20,7 @@ _NO_GOAL = "has no goal but the loss"
 class Walked(Search):
     """A search that walks the elements of a model one after the other."""
 
-    decisive = ("k",)
+    decisive = ("k", "half")
     refuses: Mapping[str, str] = MappingProxyType(
         {
             "max_drop": _NO_GOAL,

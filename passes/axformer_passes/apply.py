@@ -1,6 +1,7 @@
 """Model + Plan -> Model: the one place where passes run, in a fixed order.
 
-Reweight, prune, harden, lift, clean up; the exact rewrites before and behind the lifting (`rewrites/`); integers last.
+Reweight, prune, harden, lift, clean up; the exact rewrites before and behind the lifting (`rewrites/`); integers, then half
+precision last.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from axformer_passes.blocks import expanded, kind_of
 from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, reweight, weight_key
 from axformer_passes.errors import AxformerError, PlanError, VerifyError
 from axformer_passes.graph import PART_OF, Cleanup
+from axformer_passes.halves import TYPES, halve
 from axformer_passes.integers import quantise
 from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
@@ -73,6 +75,9 @@ def apply_plan(
             Cleanup()(work)
     if plan.int8:
         quantise(work, examined, plan.int8)
+        Cleanup()(work)
+    if plan.half:
+        halve(work, TYPES[plan.half.type], plan.half.float32, runner)
         Cleanup()(work)
     _forget_passes(work)
     _check(work, examined, runner)

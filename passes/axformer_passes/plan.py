@@ -33,6 +33,8 @@ read-out leaves one query (`absorb.py`), exact up to rounding; it is left out wh
 "int8": {"bits": 7, "attention": [0, 1], "feed_forward": [1], "tables": 8, "stored": true} makes the projections of these blocks
 products of integers, with weights of so many bits, embeddings rows of 8 (4) bits, and stores all other weights in 8 bits
 (`integers/`); it is left out where all numbers stay as they are. The weights file holds what is rounded, in float32.
+
+"half": {"type": "fp16", "float32": ["/layer.3/Pow_output_0"]} writes the graph in half precision but for these nodes (`halves/`).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from typing import Any, Literal, get_args
 from axformer_passes import precision
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.errors import PlanError
-from axformer_passes.precision import Int8
+from axformer_passes.precision import Half, Int8
 
 FORMAT = "axformer-plan/1"
 Mode = Literal["truncated", "renormalised"]
@@ -69,8 +71,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 """Keys that choose; the first value is what a plan without the key means."""
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
-    "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights", "int8",
-    *_CHOICES,
+    "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
+    "int8", "half", *_CHOICES,
 }  # fmt: skip
 
 
@@ -103,6 +105,7 @@ class Plan:
     constants: Constants = "kept"
     keys_values: KeysValues = "projected"
     int8: Int8 | None = None
+    half: Half | None = None
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -159,6 +162,7 @@ class Plan:
             or self.hard_attention
             or self.weights
             or self.int8
+            or self.half
         )
 
     def validate(self, anatomy: Anatomy) -> None:
@@ -182,6 +186,8 @@ class Plan:
             data["weights"] = self.weights
         if self.int8:
             data["int8"] = self.int8.to_json()
+        if self.half:
+            data["half"] = self.half.to_json()
         data |= {key: getattr(self, key) for key, values in _CHOICES.items() if getattr(self, key) != values[0]}
         return data
 
@@ -226,6 +232,7 @@ class Plan:
             hard_attention=_hard(data.get("hard_attention", {}), origin),
             weights=weights,
             int8=precision.read(data.get("int8"), origin),
+            half=precision.read_half(data.get("half"), origin),
             **{key: data[key] for key in _CHOICES if key in data},
         )
 

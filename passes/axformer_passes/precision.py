@@ -1,11 +1,11 @@
-"""Which parts of a model compute with integers: the part of a plan that is called "int8"."""
+"""Which parts of a model compute with integers, and whether it is in half precision: the parts "int8" and "half" of a plan."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from axformer_passes.errors import PlanError
 
@@ -14,6 +14,7 @@ TABLE_BITS = (8, 4)
 STORED_BITS = 8
 """Of weights that are multiplied in float32: no product of integers reads them."""
 Kind = Literal["attention", "feed_forward"]
+HalfType = Literal["fp16", "bf16"]
 _BLOCKS: tuple[Kind, ...] = ("attention", "feed_forward")
 
 
@@ -63,6 +64,38 @@ class Int8:
         }  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Half:
+    """The graph in half precision.
+
+    type      "fp16" or "bf16"
+    float32   nodes that stay float32, by their first output: what they make or read may not fit
+    """
+
+    type: HalfType
+    float32: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """As `read_half` takes it."""
+        return {"type": self.type, "float32": sorted(self.float32)}
+
+
+def read_half(data: Any, origin: str) -> Half | None:
+    """The part of a plan's JSON. Raises: PlanError."""
+    if data is None:
+        return None
+    names = data.get("float32", []) if isinstance(data, dict) else None
+    if (
+        not isinstance(data, dict)
+        or not set(data) <= {"type", "float32"}
+        or data.get("type") not in get_args(HalfType)
+        or not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise PlanError(f'{origin}: "half" is {{"type": "fp16" or "bf16", "float32": [names of nodes]}}')
+    return Half(data["type"], frozenset(names))
+
+
 def read(data: Any, origin: str) -> Int8 | None:
     """The part of a plan's JSON. Raises: PlanError."""
     if data is None:
@@ -101,4 +134,16 @@ def require_blocks(int8: Int8, has: Iterable[tuple[int, str]]) -> None:
                 raise PlanError(f'"int8": layer {layer} has no {kind.replace("_", "-")} block')
 
 
-__all__ = ["DEFAULT_BITS", "FEWEST_BITS", "MOST_BITS", "STORED_BITS", "TABLE_BITS", "Int8", "read", "require_blocks"]
+__all__ = [
+    "DEFAULT_BITS",
+    "FEWEST_BITS",
+    "MOST_BITS",
+    "STORED_BITS",
+    "TABLE_BITS",
+    "Half",
+    "HalfType",
+    "Int8",
+    "read",
+    "read_half",
+    "require_blocks",
+]

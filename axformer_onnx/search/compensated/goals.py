@@ -307,11 +307,11 @@ class _Choosing:
         return float(self.builder.speed_of(choice).value)
 
     def _at_size(self, part: float) -> tuple[Point, bool]:
-        source = self.source_bytes
+        source, written = self.source_bytes, 0.5 if self.inputs.start.half else 1.0  # of the bytes of float32
         rest = source - sum(s[0] for s in self.sizes) - self._saved_by_tables()
-        tuned = self._tuned(self.sizes, part * source - rest, f"size {part:g}")
+        tuned = self._tuned(self.sizes, part * source / written - rest, f"size {part:g}")
         if tuned is None:
-            least = (rest + sum(float(s.min()) for s in self.sizes)) / source
+            least = written * (rest + sum(float(s.min()) for s in self.sizes)) / source
             raise UsageError(
                 f"--size {part:g} is out of reach: without any head and neuron the file is {least:.2f} of the source's"
             )

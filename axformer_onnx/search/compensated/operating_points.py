@@ -163,7 +163,9 @@ class Builder:
         """Plan and weights into the folder; the graph."""
         written, weights = self._plan(choice)
         # as the search sees it: narrowed already, nothing folded or absorbed
-        plan = dataclasses.replace(written, readout="whole", constants="kept", keys_values="projected", weights=None)
+        plan = dataclasses.replace(
+            written, readout="whole", constants="kept", keys_values="projected", weights=None, half=None
+        )
         if weights:
             weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
         weights = self._with_classifier(plan, weights) if self._options.refit_classifier else weights
@@ -186,7 +188,7 @@ class Builder:
         """`weights` with the classifier refitted on the search rows, where that helps on rows left out."""
         given, reading = self._given, self._given.reading
         int8 = plan.int8.products_alone() if plan.int8 else None
-        bare = dataclasses.replace(plan, weights=None, int8=int8 or None)
+        bare = dataclasses.replace(plan, weights=None, int8=int8 or None, half=None)
         model = self._graph(bare, weights)
         output, kind = reading.output.name, reading.task.kind
         assert kind.head_loss is not None  # `inputs.read_rows` refuses others
