@@ -239,6 +239,17 @@ def test_validation_rows_alone_serve_all_roles_in_disjoint_parts(tmp_path: Path)
     assert any("serve all roles" in note for note in found.notes)
 
 
+def test_beyond_what_a_search_looks_at_all_rows_decide_between_its_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axformer_onnx.data.separate.MOST_SEARCH", 25)
+    rows = [{"sentence": f"text {i}", "label": i % 2} for i in range(90)]
+    write(tmp_path / "search.jsonl", rows[:60])
+    write(tmp_path / "validation.jsonl", rows[60:])
+    found = resolve(SST2, model_dir=tmp_path, data=tmp_path)
+    assert [len(rows) for rows in (found.search, found.select, found.report)] == [25, 35, 30]
+
+
 def test_test_rows_are_the_report_where_there_is_no_validation_and_that_is_said(tmp_path: Path) -> None:
     write(tmp_path / "search.jsonl", sentences(9))
     write(tmp_path / "test.jsonl", sentences(4, "test"))

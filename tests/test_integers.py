@@ -20,7 +20,8 @@ from axformer_onnx.errors import PlanError, UsageError, VerifyError
 from axformer_onnx.result import verify
 from axformer_onnx.runtime import make_session, run_once, run_session
 from axformer_passes.apply import apply_plan
-from axformer_passes.integers import nearest, rounded_columns, simulated, tables_of
+from axformer_passes.integers import Reach, nearest, rounded_columns, simulated, tables_of
+from axformer_passes.integers.smoothing import shifts_of
 from axformer_passes.io import detached, load_model, save_model
 from axformer_passes.plan import Plan
 from axformer_passes.precision import Int8
@@ -226,11 +227,79 @@ def test_a_runtime_folds_what_restores_stored_weights(monkeypatch: pytest.Monkey
     )
 
 
+SMOOTH = {
+    "attention": {0: {3: 2, 17: 1}},
+    "feed_forward": {1: {5: 3}, 2: {0: 1}},
+    "neurons": {1: {2: 2, 9: 4}, 2: {7: 1}},
+}
+
+
+@pytest.mark.parametrize(("family", "exporter"), [*FILES, ("llama", "torchscript-eager-17")])
+def test_outliers_that_are_moved_into_weights_are_moved_in_graph_and_simulation_alike(
+    family: str, exporter: str, tmp_path: Path
+) -> None:
+    path = zoo.build(family, exporter).path
+    model = load_model(path)
+    int8 = dataclasses.replace(of(model), smooth=SMOOTH)
+    feeds, _ = probed(model, run_once)
+    whole, plain = apply_plan(model, Plan(int8=int8), run_once), apply_plan(model, Plan(int8=of(model)), run_once)
+    assert operators(whole)["Mul"] > operators(plain)["Mul"]
+    expected, source = answers(simulated(model, int8, run_once), feeds), answers(model, feeds)
+    for name, array in answers(whole, feeds).items():
+        rounding = np.abs(source[name] - array).max()
+        assert np.abs(array - expected[name]).max() <= 0.02 * rounding + 1e-5
+    plan = Plan(int8=int8, readout="narrow", constants="folded").without_heads(0, [0]).without_neurons(1, [0, 2, 3])
+    save_model(apply_plan(model, plan, run_once), tmp_path / "model.onnx")
+    assert verify(path, tmp_path / "model.onnx", plan) < 1e-4
+
+
+def test_neurons_behind_those_that_go_move_up() -> None:
+    after = Int8(smooth=SMOOTH).without_neurons({1: [0, 2, 3], 2: [8]})
+    assert after.smooth["neurons"] == {1: {6: 4}, 2: {7: 1}}
+    assert after.smooth["attention"] == SMOOTH["attention"]
+    assert "neurons" not in Int8(smooth=SMOOTH).without_neurons({1: [2, 9], 2: [7]}).smooth
+
+
+def test_what_is_moved_makes_the_error_of_a_product_with_an_outlier_smaller() -> None:
+    """Against integers, by brute force: the product itself, rounded as a runtime rounds it."""
+    rng = np.random.default_rng(5)
+    x, weight = rng.normal(size=(64, 40)).astype(np.float32), rng.normal(size=(40, 24)).astype(np.float32)
+    x[3, 7] = 90
+    shifts = shifts_of(Reach.of(x), weight.astype(np.float64))
+    assert np.flatnonzero(shifts).tolist() == [7] and 2 <= shifts[7] <= 6
+
+    def error(k: Any) -> float:
+        factor = np.exp2(np.asarray(k, float))
+        given = x / factor
+        step = (given.max() - given.min()) / 255
+        seen = np.clip(np.rint(given / step), np.rint(given.min() / step), np.rint(given.max() / step)) * step
+        scaled = weight * factor[:, None]
+        return float(((seen @ nearest(scaled) - x @ weight) ** 2).mean())
+
+    assert error(shifts) < 0.3 * error(np.zeros(40))
+    assert not shifts_of(Reach.of(rng.normal(size=(64, 40)).astype(np.float32)), weight.astype(np.float64)).any()
+
+
+def test_a_wrong_factor_before_the_rounding_is_refused(tmp_path: Path) -> None:
+    path = zoo.build("bert", "torchscript-eager-17").path
+    plan = Plan(int8=dataclasses.replace(ALL, smooth=SMOOTH))
+    save_model(apply_plan(load_model(path), plan, run_once), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("_smooth_factor"))
+    array = numpy_helper.to_array(tensor).copy()
+    array[array < 1] *= 2
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(VerifyError, match="half a step"):
+        verify(path, tmp_path / "model.onnx", plan)
+
+
 def test_a_plan_names_its_integers_and_comes_back(tmp_path: Path) -> None:
-    plan = Plan(int8=Int8(frozenset({0, 2}), frozenset({1}), 4, 8, True))
+    plan = Plan(int8=Int8(frozenset({0, 2}), frozenset({1}), 4, 8, True, {"neurons": {0: {11: 2}}}))
     assert Plan.loads(plan.dumps()) == plan and not plan.is_exact
     assert json.loads(plan.dumps())["int8"] == {
         "bits": 8, "attention": [0, 2], "feed_forward": [1], "tables": 4, "stored": True,
+        "smooth": {"neurons": {"0": {"11": 2}}},
     }  # fmt: skip
     assert "int8" not in json.loads(Plan().dumps())
 
@@ -244,6 +313,9 @@ def test_a_plan_names_its_integers_and_comes_back(tmp_path: Path) -> None:
         ({"tables": True}, "tables is true, expected their bits: 8, 4, or 0"),
         ({"tables": 5}, "tables is 5, expected their bits: 8, 4, or 0"),
         ({"stored": 1}, "stored is 1, expected true or false"),
+        ({"smooth": {"heads": {}}}, "smooth is .*: layer, channel, power of 2"),
+        ({"smooth": {"neurons": {"0": {"1": 0}}}}, "smooth is .*: layer, channel, power of 2"),
+        ({"smooth": {"neurons": {"x": {}}}}, "smooth is .*: layer, channel, power of 2"),
         ({"heads": []}, "tables"),
         ([], "tables"),
     ],

@@ -19,7 +19,7 @@ from tiny_classifier import save_classifier, tiny_classifier
 
 from axformer_onnx.errors import AxformerError, ModelError, RuntimeFailure, UsageError
 from axformer_onnx.runtime.hardware import cuda_device, describe_hardware, versions
-from axformer_onnx.runtime.placement import placement
+from axformer_onnx.runtime.profiled import placement
 from axformer_onnx.runtime.providers import PROVIDERS, provider_name, providers_of
 from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once, run_session
 from axformer_onnx.scoring.stage_sessions import StageSessions

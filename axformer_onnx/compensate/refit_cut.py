@@ -45,20 +45,22 @@ def pruned_sessions(
             model = apply_plan(
                 source.model, inside, run_once, examined=source.examined, weights=weights, weights_of=plan
             )
-            cut = StageSessions(_rounding(model, plan), provider=source.provider, threads=threads)
+            cut = StageSessions(_rounding(model, plan, inside), provider=source.provider, threads=threads)
             if _blocks_of_stages(cut) == _blocks_of_stages(source):
                 return cut, rest
             reason = "other stages"
         except (PlanError, RecogniseError, VerifyError) as error:
             reason = str(error)
         logger.info("the refit runs at full width: %s", reason)
-    model = _rounding(reweighted(source.model, plan, weights, run_once, examined=source.examined), plan)
+    model = _rounding(reweighted(source.model, plan, weights, run_once, examined=source.examined), plan, Plan())
     return StageSessions(model, provider=source.provider, threads=threads), plan
 
 
-def _rounding(model: ir.Model, plan: Plan) -> ir.Model:
-    """The model that computes in float32 what its integers will, where the plan has some."""
-    return simulated(model, dataclasses.replace(plan.int8, tables=0), run_once) if plan.int8 else model
+def _rounding(model: ir.Model, plan: Plan, gone: Plan) -> ir.Model:
+    """The model that computes in float32 what its integers will, where the plan has some; `gone`: what it lacks already."""
+    if not plan.int8:
+        return model
+    return simulated(model, dataclasses.replace(plan.int8.without_neurons(gone.neurons), tables=0), run_once)
 
 
 def divided(plan: Plan, examined: Examined) -> tuple[Plan, Plan]:

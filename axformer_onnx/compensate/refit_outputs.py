@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,12 +33,15 @@ from axformer_onnx.runtime import Shelf
 from axformer_onnx.scoring import StageSessions
 from axformer_passes.blocks import BlockKind, Inputs, expanded, gone_classes, inputs_of, kind_of, shared_groups
 from axformer_passes.cut import PARTS, Weights, expanded_weights, kept_rows, weight_key, written
-from axformer_passes.integers import nearest
+from axformer_passes.integers import inner_shifts, input_shifts, nearest
 from axformer_passes.plan import Plan
 from axformer_passes.stages import writable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from axformer_passes.blocks import Projection
+    from axformer_passes.precision import Int8
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -230,7 +234,9 @@ class _Walk:
             read.append(own.inputs.name)
             self.weights.update((k, array.astype(np.float32)) for k, array in zip(keys, solved, strict=True))
             weight, bias = (self.weights[key] for key in keys)
-            changed.update(written(own.place, "rows", kept, self._rounded(layer, kind, weight), bias))
+            changed.update(
+                written(own.place, "rows", kept, self._rounded_output(own.place, kept, layer, kind, weight), bias)
+            )
         self.pruned.move(number, len(self.teacher.samples), changed, read)
 
     def _inner(self, number: int, layer: int, kind: BlockKind, changed: Mapping[str, Array]) -> dict[str, Array]:
@@ -259,14 +265,27 @@ class _Walk:
                     if array is not None:
                         self.weights[weight_key(layer, kind, part, one.role)] = array.astype(np.float32)
                 if weight is not None:
-                    seen = self._rounded(layer, kind, weight)
+                    shifts = input_shifts(self.int8, layer, kind, one.place) if self.int8 is not None else None
+                    seen = self._rounded(layer, kind, weight, shifts)
                     tensors.update(written(one.place, "columns", one.kept(rest or ()), seen, bias))
         return tensors
 
-    def _rounded(self, layer: int, kind: BlockKind, weight: Array) -> Array:
+    @cached_property
+    def int8(self) -> Int8 | None:
+        """As the pruned model has it: what is gone from its graph has no number there."""
+        gone = {layer: ids - self.rest.neurons.get(layer, frozenset()) for layer, ids in self.plan.neurons.items()}
+        return self.plan.int8.without_neurons(gone) if self.plan.int8 is not None else None
+
+    def _rounded_output(self, place: Projection, kept: IntArray, layer: int, kind: BlockKind, weight: Array) -> Array:
+        shifts = inner_shifts(self.int8, layer, kind, place) if self.int8 is not None else None
+        return self._rounded(layer, kind, weight, None if shifts is None else shifts[kept])
+
+    def _rounded(self, layer: int, kind: BlockKind, weight: Array, shifts: IntArray | None) -> Array:
         """What the pruned model multiplies with: `weight` on its grid, where the plan makes integers of it."""
-        bits = self.plan.int8.bits_of(layer, kind) if self.plan.int8 is not None else None
-        return weight if bits is None else nearest(weight, bits)
+        bits = self.int8.bits_of(layer, kind) if self.int8 is not None else None
+        if self.int8 is None or bits is None:
+            return weight
+        return nearest(weight, bits, shifts if self.int8.has(layer, kind) else None)
 
     def _pairs(
         self, number: int, own: Inputs, source: Inputs, changed: Mapping[str, Array]

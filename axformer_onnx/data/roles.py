@@ -65,8 +65,8 @@ def resolve(
     search_data      a file that overrides the search rows; `calibration` likewise, labels not needed
     max_search_rows  this many rows at most for search and select together, a seeded part
 
-    Search and select split 2:1 by content, so that equal texts never stand in both; rows that the report
-    has too are dropped from them. Same files, same seed: same sets.
+    Search and select split 2:1 by content, beyond 2,000 search rows all else is for select, so that equal texts never stand in
+    both; rows that the report has too are dropped from them. Same files, same seed: same sets.
 
     Raises: DataError where no data is found (it shows the three ways to give it) or too few rows are left.
     """

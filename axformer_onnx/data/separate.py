@@ -8,6 +8,9 @@ import numpy.typing as npt
 from axformer_onnx.data.rows import Rows
 from axformer_onnx.errors import DataError
 
+MOST_SEARCH = 2000
+"""Contents that are search rows."""
+
 
 def groups(rows: Rows) -> npt.NDArray[np.int64]:
     """int64[rows]: number of each row's content, counted by first appearance."""
@@ -44,7 +47,8 @@ def part(rows: Rows, count: int, seed: int) -> Rows:
 
 
 def split(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Search and select rows: two thirds and one third of the contents.
+    """Search and select rows: two thirds and one third of the contents; no more than `MOST_SEARCH` for the search, which looks at
+    some hundreds of them, so that the rest makes the decision between its points a finer one.
 
     Raises: DataError for fewer than 3 rows with different texts.
     """
@@ -53,7 +57,7 @@ def split(rows: Rows, seed: int) -> tuple[Rows, Rows]:
     if count < 3:
         raise DataError(f"{rows.source}: {count} rows with different texts; search and select need 3 or more")
     order = np.random.default_rng(seed).permutation(count)
-    first = np.isin(number, order[: -(-2 * count // 3)] if count > 3 else order[:2])
+    first = np.isin(number, order[: min(-(-2 * count // 3), MOST_SEARCH)] if count > 3 else order[:2])
     return (
         rows.take(np.flatnonzero(first), f"{rows.source} (search part)"),
         rows.take(np.flatnonzero(~first), f"{rows.source} (select part)"),

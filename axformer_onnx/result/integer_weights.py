@@ -54,10 +54,27 @@ def put_integers(floats: ir.Model, result: ir.Model) -> int:
             )
         found = origin(place.inputs[_READS[place.op_type]])
         assert found is not None
+        if node.op_type == "MatMulInteger":
+            scale = scale * _moved(floats, node, integers)
         done[found.value] = _meant(str(node.outputs[0].name), place, found.axes, constant(found.value), integers, scale)
     for value, array in done.items():
         value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
     return len(done)
+
+
+def _moved(floats: ir.Model, product: ir.Node, integers: Array) -> Array:
+    """float64[R, 1]: what the channels of the product's input are multiplied with before they are rounded; ones where by nothing.
+
+    That is a Mul by a constant which the graph without integers does not have.
+    """
+    rounding = product.inputs[0].producer() if product.inputs[0] is not None else None
+    value = rounding.inputs[0] if rounding is not None and rounding.op_type == "DynamicQuantizeLinear" else None
+    node = value.producer() if value is not None else None
+    factor = constant(node.inputs[1]) if node is not None and node.op_type == "Mul" else None
+    own = {str(v.name) for one in floats.graph for v in one.outputs}
+    if factor is None or value is None or str(value.name) in own or factor.shape != integers.shape[:1]:
+        return np.ones((1, 1))
+    return factor.astype(np.float64)[:, None]
 
 
 def _stored(made: Mapping[str, ir.Node], result: ir.Model) -> dict[ir.Value, Array]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from axformer_onnx.runtime.hardware import describe_hardware, has_integer_products, versions
 from axformer_onnx.runtime.latency import LatencyRow, compare_latency, make_feeds
-from axformer_onnx.runtime.placement import placement
+from axformer_onnx.runtime.profiled import placement
 from axformer_onnx.runtime.providers import is_cpu_alone, provider_name
 from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once, run_session
 from axformer_onnx.runtime.spill import Shelf

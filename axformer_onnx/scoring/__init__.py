@@ -5,6 +5,7 @@ Takes sessions and encoded rows; gives `Scores` and comparisons of them.
 
 from __future__ import annotations
 
+from axformer_onnx.scoring.activation_reach import outliers
 from axformer_onnx.scoring.comparison import Comparison, compare
 from axformer_onnx.scoring.evaluation import (
     Machine,
@@ -46,6 +47,7 @@ __all__ = [
     "judged_noise",
     "latency_of",
     "latency_warnings",
+    "outliers",
     "placement_of",
     "provider_warnings",
     "reading_of",

@@ -16,7 +16,7 @@ from axformer_passes.cut import Harden, Prune, Weights, require_hardenable, rewe
 from axformer_passes.errors import AxformerError, PlanError, VerifyError
 from axformer_passes.graph import PART_OF, Cleanup
 from axformer_passes.halves import TYPES, halve
-from axformer_passes.integers import quantise
+from axformer_passes.integers import products_of, quantise
 from axformer_passes.io import detached, first_line
 from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, take_decided
@@ -59,6 +59,7 @@ def apply_plan(
     reweight(examined, weights_of or plan, weights or {})
     plan = expanded(plan, examined.anatomy)
     work = examined.labelling.model
+    products = products_of(examined, plan, plan.int8) if plan.int8 else {}
     Prune(examined, plan)(work)
     Harden(examined.anatomy, plan, softmax_dtypes(examined))(work)
     chosen = [rewrite for rewrite in REWRITES.values() if getattr(plan, rewrite.name) == rewrite.on]
@@ -74,7 +75,7 @@ def apply_plan(
             rewrite.lifted(work, runner)
             Cleanup()(work)
     if plan.int8:
-        quantise(work, examined, plan.int8)
+        quantise(work, products, plan.int8)
         Cleanup()(work)
     if plan.half:
         halve(work, TYPES[plan.half.type], plan.half.float32, runner)

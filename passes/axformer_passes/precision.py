@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from axformer_passes.errors import PlanError
@@ -13,6 +14,9 @@ MOST_BITS, FEWEST_BITS, DEFAULT_BITS = 8, 4, 7
 TABLE_BITS = (8, 4)
 STORED_BITS = 8
 """Of weights that are multiplied in float32: no product of integers reads them."""
+MOST_POWER = 30
+"""Of two, by which a channel is moved."""
+Smooth = Mapping[str, Mapping[int, Mapping[int, int]]]
 Kind = Literal["attention", "feed_forward"]
 HalfType = Literal["fp16", "bf16"]
 _BLOCKS: tuple[Kind, ...] = ("attention", "feed_forward")
@@ -26,6 +30,9 @@ class Int8:
     tables                    bits of embeddings: 8, a scale a row; 4, a scale a block of columns; 0: they stay float32
     bits                      of weights of products: 7 gives the same answers on every CPU, 8 needs VNNI, AMX or ARM
     stored                    are the weights of all other products stored in 8 bits, and multiplied in float32?
+    smooth                    {"attention", "feed_forward": {layer: {channel of the block's input: k}},
+                              "neurons": {layer: {neuron: k}}}: activations are divided by 2^k before they are rounded, and the
+                              weights that read them multiplied
     """
 
     attention: frozenset[int] = frozenset()
@@ -33,6 +40,7 @@ class Int8:
     tables: int = 0
     bits: int = DEFAULT_BITS
     stored: bool = False
+    smooth: Smooth = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.attention or self.feed_forward or self.tables or self.stored)
@@ -51,6 +59,16 @@ class Int8:
         attention, feed_forward = (frozenset(i for i, kind in blocks if kind == one) for one in _BLOCKS)
         return dataclasses.replace(self, attention=attention, feed_forward=feed_forward)
 
+    def without_neurons(self, gone: Mapping[int, Iterable[int]]) -> Int8:
+        """The same for a model that lacks these neurons, by layer: those behind them move up."""
+        neurons = dict[int, dict[int, int]]()
+        for layer, moved in self.smooth.get("neurons", {}).items():
+            without = sorted(gone.get(layer, ()))
+            kept = {i - bisect.bisect_left(without, i): k for i, k in moved.items() if i not in without}
+            neurons |= {layer: kept} if kept else {}
+        others = {name: layers for name, layers in self.smooth.items() if name != "neurons"}
+        return dataclasses.replace(self, smooth={**others, **({"neurons": neurons} if neurons else {})})
+
     def products_alone(self) -> Int8:
         """The same with embeddings and the weights of all other products in float32."""
         return dataclasses.replace(self, tables=0, stored=False)
@@ -61,6 +79,7 @@ class Int8:
         return {
             "bits": self.bits, "attention": attention, "feed_forward": feed_forward,
             "tables": self.tables, "stored": self.stored,
+            **({"smooth": smooth_as_text(self.smooth)} if self.smooth else {}),
         }  # fmt: skip
 
 
@@ -101,7 +120,7 @@ def read(data: Any, origin: str) -> Int8 | None:
     if data is None:
         return None
     where = f'{origin}: "int8"'
-    if not isinstance(data, dict) or not set(data) <= {"bits", "tables", "stored", *_BLOCKS}:
+    if not isinstance(data, dict) or not set(data) <= {"bits", "tables", "stored", "smooth", *_BLOCKS}:
         example = '{"bits": 7, "attention": [layers], "feed_forward": [layers], "tables": 8, "stored": true}'
         raise PlanError(f"{where} is {example}")
     bits, tables, stored = data.get("bits", DEFAULT_BITS), data.get("tables", 0), data.get("stored", False)
@@ -112,7 +131,32 @@ def read(data: Any, origin: str) -> Int8 | None:
     if not isinstance(stored, bool):
         raise PlanError(f"{where}: stored is {json.dumps(stored)[:80]}, expected true or false")
     attention, feed_forward = (_layers(data.get(name, []), f"{where}: {name}") for name in _BLOCKS)
-    return Int8(attention, feed_forward, tables, bits, stored)
+    return Int8(attention, feed_forward, tables, bits, stored, read_smooth(data.get("smooth", {}), f"{where}: smooth"))
+
+
+def smooth_as_text(smooth: Smooth) -> dict[str, dict[str, dict[str, int]]]:
+    """As `read_smooth` takes it."""
+    return {
+        name: {str(layer): {str(i): moved[i] for i in sorted(moved)} for layer, moved in sorted(layers.items())}
+        for name, layers in sorted(smooth.items())
+    }
+
+
+def read_smooth(value: Any, where: str) -> dict[str, dict[int, dict[int, int]]]:
+    """The part "smooth" of a plan's JSON. Raises: PlanError."""
+    example = f'{where} is {json.dumps(value)[:80]}, expected {{"attention": {{"0": {{"99": 2}}}}}}: layer, channel, power of 2'
+    if not isinstance(value, dict) or not set(value) <= {*_BLOCKS, "neurons"}:
+        raise PlanError(example)
+    found = dict[str, dict[int, dict[int, int]]]()
+    for name, layers in value.items():
+        if not isinstance(layers, dict) or not all(isinstance(moved, dict) for moved in layers.values()):
+            raise PlanError(example)
+        numbers = [*layers, *(i for moved in layers.values() for i in moved)]
+        powers = [k for moved in layers.values() for k in moved.values()]
+        if not all(i.isdecimal() for i in numbers) or not all(type(k) is int and 0 < k <= MOST_POWER for k in powers):
+            raise PlanError(example)
+        found[name] = {int(layer): {int(i): k for i, k in moved.items()} for layer, moved in layers.items()}
+    return found
 
 
 def _layers(value: Any, where: str) -> frozenset[int]:
@@ -145,5 +189,7 @@ __all__ = [
     "Int8",
     "read",
     "read_half",
+    "read_smooth",
     "require_blocks",
+    "smooth_as_text",
 ]

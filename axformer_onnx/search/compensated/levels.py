@@ -23,7 +23,7 @@ from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.runtime import Shelf
 from axformer_passes.blocks import BlockKind, shared_groups
 from axformer_passes.cut import weight_key
-from axformer_passes.integers import LEAST_OPSET, nearest, simulated
+from axformer_passes.integers import LEAST_OPSET, inner_shifts, nearest, simulated
 from axformer_passes.plan import Hard, Plan, SharedWeights
 from axformer_passes.precision import Int8
 from axformer_passes.stages import writable
@@ -140,7 +140,8 @@ class Levels:
         full = np.zeros((len(place.order), weight.shape[1]), np.float32)
         full[rows] = weight
         if self.int8 is not None and self.units[unit].rungs[rung].int8:
-            full = nearest(full, self.int8.bits).astype(np.float32)
+            shifts = inner_shifts(self.int8, self.units[unit].layers[0], self.units[unit].kind, place)
+            full = nearest(full, self.int8.bits, shifts).astype(np.float32)
         return full, bias
 
     def plan(self, choice: Choice, start: Plan) -> tuple[Plan, dict[str, Array]]:

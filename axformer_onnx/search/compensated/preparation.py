@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from axformer_onnx.compensate import Sample, text_samples
 from axformer_onnx.data import TokenisedOnce, calibration_rows
 from axformer_onnx.errors import UsageError
 from axformer_onnx.records import FloatArray
+from axformer_onnx.scoring import outliers
 from axformer_onnx.search.compensated.divergence import Divergence, scorer_of
 from axformer_onnx.search.compensated.evaluator import Evaluator
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
@@ -39,12 +40,14 @@ from axformer_onnx.search.compensated.workers import InProcess, Pool, Scoring, s
 from axformer_onnx.search.elements import TOPK_OPSET
 from axformer_passes.blocks import parameters_by_layer
 from axformer_passes.plan import Plan
+from axformer_passes.precision import read_smooth, smooth_as_text
 
 if TYPE_CHECKING:
     from axformer_onnx.inputs import Given, OptimizeOptions
     from axformer_onnx.runtime import Shelf
     from axformer_onnx.scoring import StageSessions
     from axformer_onnx.search.journal import Journal
+    from axformer_passes.precision import Int8
 
 Watch = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -137,7 +140,7 @@ def prepare(inputs: SearchInputs, shelf: Shelf, spool: Path) -> Prepared:
     levels = _levels(inputs, calibration, shelf)
     if levels.int8 is not None:
         round_stages(inputs.sessions, levels)
-    table = _table(inputs, levels.units)
+    table = _table(inputs, levels)
     scored = _scored(inputs, levels, spool)
     evaluator = Evaluator(scored.scoring, inputs.journal)
     costs = _sweep(inputs, levels.units, scored, evaluator)
@@ -174,7 +177,7 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
     done = iter(range(blocks))
     levels = build_levels(
         inputs.sessions, calibration.moments, shelf, shared=inputs.start.shared_weights,
-        int8=inputs.options.int8, whole=inputs.options.structure == "whole",
+        int8=_int8(inputs), whole=inputs.options.structure == "whole",
         progress=lambda where: inputs.watch(f"levels of {where}", next(done, blocks), blocks),
     )  # fmt: skip
     if not levels.units:
@@ -183,6 +186,21 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
             "model, or use --search robust"
         )
     return levels
+
+
+def _int8(inputs: SearchInputs) -> Int8 | None:
+    """What plans say about integers, the blocks left open; outliers as search rows show them."""
+    int8 = inputs.options.int8
+    if int8 is None:
+        return None
+    examined, rows = inputs.sessions.staged.examined, inputs.given.encoded["search"]
+
+    def found() -> dict[str, Any]:
+        return smooth_as_text(
+            outliers(examined, int8, rows, lambda done, of: inputs.watch("outliers", done, of)).smooth
+        )
+
+    return dataclasses.replace(int8, smooth=read_smooth(inputs.journal.fact("outliers", found), "the journal"))
 
 
 def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
@@ -224,14 +242,15 @@ def _sampled(inputs: SearchInputs, count: int) -> SampledRows:
     return SampledRows(rows, weights, stages_run)
 
 
-def _table(inputs: SearchInputs, units: Sequence[Unit]) -> LatencyTable:
+def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
+    units, int8 = levels.units, levels.int8
     given, start, machine = inputs.given, inputs.start, inputs.options.machine
     shape, hard = shape_of(inputs.options, given), _ks(inputs)
 
     def measure() -> LatencyTable:
         return measure_table(
             inputs.sessions.model, inputs.sessions.examined, units, machine, shape,
-            tokens=given.reading.tokens, hard=hard, int8=inputs.options.int8,
+            tokens=given.reading.tokens, hard=hard, int8=int8,
             constants=start.constants, keys_values=start.keys_values, seed=inputs.options.seed,
             progress=lambda done, of: inputs.watch("measuring latencies", done, of),
         )  # fmt: skip
@@ -241,7 +260,7 @@ def _table(inputs: SearchInputs, units: Sequence[Unit]) -> LatencyTable:
         "constants": start.constants, "keys_values": start.keys_values,
         "shape": shape, "provider": given.runs_on or machine.provider,
         "threads": machine.threads, "hard": hard,
-        **({"int8": inputs.options.int8.bits} if inputs.options.int8 else {}),
+        **({"int8": int8.bits, "smooth": int8.to_json().get("smooth")} if int8 else {}),
     }  # fmt: skip
     return from_json(inputs.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
 

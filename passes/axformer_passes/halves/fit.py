@@ -22,7 +22,7 @@ def largest_of(kind: ir.DataType) -> float:
     """The largest finite number of a half-precision type."""
     from ml_dtypes import finfo
 
-    return float(finfo(kind.numpy()).max)
+    return float(finfo(kind.numpy()).max)  # type: ignore[no-untyped-call]
 
 
 def outgrown(model: ir.Model, largest: Mapping[str, float], kind: ir.DataType) -> frozenset[str]:

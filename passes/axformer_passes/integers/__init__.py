@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from axformer_passes.integers.rounding import nearest, rounded_columns
 from axformer_passes.integers.simulation import simulated
+from axformer_passes.integers.smoothing import Reach, inner_shifts, input_shifts, read_by_products, smoothed
 from axformer_passes.integers.storage import stored_weights
 from axformer_passes.integers.tables import BYTES_OF_TABLES, tables_of
-from axformer_passes.integers.writing import LEAST_OPSET, quantise
+from axformer_passes.integers.writing import LEAST_OPSET, products_of, quantise
 
 __all__ = [
     "BYTES_OF_TABLES",
     "LEAST_OPSET",
+    "Reach",
+    "inner_shifts",
+    "input_shifts",
     "nearest",
+    "products_of",
     "quantise",
+    "read_by_products",
     "rounded_columns",
     "simulated",
+    "smoothed",
     "stored_weights",
     "tables_of",
 ]

@@ -8,21 +8,29 @@ A Gemm becomes the same, with its bias behind it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, fresh, initializer, origin, whole_of
 from axformer_passes.integers.rounding import Array, rounded_columns
 
+Quantised = dict[tuple[ir.Value, tuple[int, ...]], list[ir.Value]]
+"""(integers, scale, zero) of activations, by them and the powers of two that their channels are divided by."""
 
-def quantise_products(model: ir.Model, wanted: Collection[str], bits: int) -> None:
-    """Edit `model` in place: products that are written plainly, by their outputs in the source."""
-    graph, quantised = model.graph, dict[ir.Value, list[ir.Value]]()
+
+def quantise_products(model: ir.Model, wanted: Mapping[str, npt.NDArray[np.int64] | None], bits: int) -> None:
+    """Edit `model` in place: products that are written plainly.
+
+    wanted   by their outputs in the source: the powers of two, int64[R], by which the channels of what they read are divided
+             (`smoothing`); None: by none
+    """
+    graph, quantised = model.graph, Quantised()
     for node in list(graph):
         if node.outputs and whole_of(node) in wanted and written_plainly(node):
-            _quantise(graph, node, bits, quantised)
+            _quantise(graph, node, bits, quantised, wanted[whole_of(node)])
 
 
 def written_plainly(node: ir.Node) -> bool:
@@ -56,7 +64,9 @@ def _matrix(node: ir.Node) -> Array | None:
     return array
 
 
-def _quantise(graph: ir.Graph, node: ir.Node, bits: int, quantised: dict[ir.Value, list[ir.Value]]) -> None:
+def _quantise(
+    graph: ir.Graph, node: ir.Node, bits: int, quantised: Quantised, shifts: npt.NDArray[np.int64] | None
+) -> None:
     value, matrix, name = node.inputs[0], _matrix(node), str(node.outputs[0].name)
     assert value is not None and matrix is not None
     new = list[ir.Node]()
@@ -69,9 +79,18 @@ def _quantise(graph: ir.Graph, node: ir.Node, bits: int, quantised: dict[ir.Valu
         new.append(made)
         return list(made.outputs)
 
-    if value not in quantised:
-        quantised[value] = put("DynamicQuantizeLinear", [value], f"{value.name}_integers", 3)
-    integers, scale, zero = quantised[value]
+    key = value, () if shifts is None else tuple(shifts.tolist())
+    if key not in quantised:
+        given = value
+        if shifts is not None:
+            factor = initializer(
+                graph, f"{value.name}_smooth_factor", np.exp2(-shifts.astype(np.float64)).astype(np.float32)
+            )
+            (given,) = put("Mul", [value, factor], f"{value.name}_smooth")
+        quantised[key] = put("DynamicQuantizeLinear", [given], f"{value.name}_integers", 3)
+    integers, scale, zero = quantised[key]
+    if shifts is not None:
+        matrix = (matrix * np.exp2(shifts.astype(np.float64))[:, None]).astype(np.float32)
     weight, by_column = rounded_columns(matrix, bits)
     stored = initializer(graph, f"{name}_weight", weight)
     none = initializer(graph, f"{name}_weight_zero", np.zeros((), np.int8))

@@ -29,10 +29,13 @@ def rounded_columns(weight: Array, bits: int = DEFAULT_BITS) -> tuple[npt.NDArra
     return np.clip(np.rint(exact), -top, top).astype(np.int8), scale
 
 
-def nearest(weight: Array, bits: int = DEFAULT_BITS) -> npt.NDArray[np.float64]:
-    """float64[R, C]: what the integers of a matrix stand for."""
-    integers, scale = rounded_columns(weight, bits)
-    return integers.astype(np.float64) * scale.astype(np.float64)
+def nearest(
+    weight: Array, bits: int = DEFAULT_BITS, shifts: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float64]:
+    """float64[R, C]: what the integers of a matrix stand for. shifts[R]: its rows are rounded 2^k times as large (`smoothing`)."""
+    factor = np.ones((1, 1)) if shifts is None else np.exp2(shifts.astype(np.float64))[:, None]
+    integers, scale = rounded_columns((weight * factor).astype(weight.dtype), bits)
+    return integers.astype(np.float64) * scale.astype(np.float64) / factor
 
 
 def rounded_table(table: Array, bits: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
