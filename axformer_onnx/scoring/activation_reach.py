@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from axformer_onnx.data import Encoded, batches
 from axformer_onnx.runtime import run_once
-from axformer_passes.blocks import kind_of
 from axformer_passes.integers import Reach, read_by_products, smoothed
 from axformer_passes.probe import trace
 
@@ -20,13 +19,11 @@ ROWS = 32
 
 
 def outliers(examined: Examined, int8: Int8, encoded: Encoded, watch: Callable[[int, int], None]) -> Int8:
-    """`int8` with "smooth" for every block, as the first `ROWS` rows show it. watch: (rows done, rows).
+    """`int8` with "smooth" for every feed-forward block, as the first `ROWS` rows show it. watch: (rows done, rows).
 
     Raises: RuntimeFailure where the model does not run on a row.
     """
-    every = int8.with_blocks(
-        (layer.index, kind_of(block)) for layer in examined.anatomy.layers for block in layer.blocks
-    )
+    every = int8.with_blocks((layer.index, "feed_forward") for layer in examined.anatomy.layers if layer.feed_forward)
     names, reach = read_by_products(examined, every), dict[str, Reach]()
     model, count = examined.labelling.model, min(ROWS, len(encoded))
     inputs = [str(value.name) for value in model.graph.inputs]
