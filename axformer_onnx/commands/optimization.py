@@ -114,6 +114,7 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         readout="narrow" if given.narrow else "whole",
         constants=options.constants,
         keys_values="projected" if options.quantize else options.keys_values,
+        padding=options.padding,
     )
 
 

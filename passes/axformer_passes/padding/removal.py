@@ -1,0 +1,169 @@
+"""Remove padding where that is exact; refuse with the reason where it is not.
+
+Which operators work on each token alone follows from their records (`region`). That a mask hides padded tokens, and that no output
+has one of its own for them, is measured: the source must answer the same whatever ids lie under the mask, and the result the same
+as the source, on rows of every length.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from axformer_passes.errors import AxformerError, PlanError
+from axformer_passes.graph import anchor, constant, find
+from axformer_passes.io import detached, first_line
+from axformer_passes.operators import Probes, Stop, probes_of
+from axformer_passes.padding.packing import LEAST_OPSET, pack
+from axformer_passes.padding.region import Region, Tokens, is_product, region
+from axformer_passes.probe import Array, Runner, Step, mask_inputs, probe_feeds, ragged, usual_tokens, widening
+from axformer_passes.readout import picked, upstream
+
+logger = logging.getLogger(__name__)
+_STEPS = (Step(0, 0, 0), Step(1, 1, 0), Step(3, 3, 0))
+_ROWS, _LONGER = 5, 4
+"""Of the batches that are compared, and tokens beside the probe's."""
+_EXACT, _ROUNDED = 1e-6, 1e-3
+"""Largest differences relative to the largest value: under other ids, and between two orders of the same sums."""
+
+
+def remove_padding(model: ir.Model, runner: Runner) -> tuple[str, ...]:
+    """Edit `model` in place, so that what works on each token alone does so for real tokens only; the caller cleans up.
+
+    First outputs of the products that do so now; nothing is edited where there are none.
+    Raises: PlanError where that would not be exact, or cannot be told.
+    """
+    tokens = _tokens(model, runner)
+    found = region(tokens)
+    products = tuple(anchor(node) for node in found if is_product(node))
+    if not products:
+        return ()
+    always = list(dict.fromkeys(_read(tokens, found)))
+    trials = [ragged(model, probe_feeds(model, _ROWS, usual_tokens(model) + _LONGER, seed=7), behind=b) for b in (0, 1)]
+    before = [_answers(model, runner, feeds) for feeds in trials]
+    _require_hidden(model, runner, tokens, trials[1], before[1], always)
+    pack(tokens, found, always)
+    for feeds, expected in zip(trials, before, strict=True):
+        _require_same(_answers(model, runner, feeds), expected)
+    logger.info("padding: %d of %d nodes work on real tokens alone", len(found), len(model.graph))
+    return products
+
+
+def _tokens(model: ir.Model, runner: Runner) -> Tokens:
+    opset = model.opset_imports.get("", 0)
+    if opset < LEAST_OPSET:
+        raise _refused(f"it needs operator set {LEAST_OPSET} or later, the model has {opset}; export it anew")
+    masks = mask_inputs(model)
+    if len(masks) != 1:
+        names = ", ".join(str(value.name) for value in masks) or "none"
+        raise _refused(f"expected one input with a mask of two axes that says which tokens are real, found {names}")
+    probes = probes_of(model, runner, _STEPS)
+    tokens = None if probes is None else Tokens(probes, masks[0])
+    if tokens is None or any(
+        len(set(sizes)) < len(_STEPS) for sizes in zip(*tokens.probes.shape(masks[0]), strict=True)
+    ):
+        raise _refused("the graph runs at one size alone, so that its tokens cannot be told from other axes")
+    return tokens
+
+
+# -- what outputs read whatever the mask says ----------------------------------------------------------------------------
+
+
+def _read(tokens: Tokens, found: Region) -> Iterator[int | ir.Value]:
+    """Positions of single tokens that are read of what real tokens make; int[B]: one for each row."""
+    made = {value for node in found for value in node.outputs}
+    inside = set(found)
+    for node in tokens.probes.model.graph:
+        if node in found or not node.inputs or node.inputs[0] not in made:
+            continue
+        for one in _picked(tokens.probes, node):
+            if isinstance(one, int):
+                yield one
+            elif not inside.intersection(upstream([one.producer()])):  # type: ignore[list-item]
+                yield one
+
+
+def _picked(probes: Probes, node: ir.Node) -> Iterator[int | ir.Value]:
+    index = constant(node.inputs[1]) if node.op_type == "Gather" else None
+    if index is not None and index.dtype.kind in "iu" and node.attributes.get_int("axis", 0) == 1:
+        yield from (int(i) for i in index.reshape(-1))
+        return
+    if node.op_type == "GatherND" and node.attributes.get_int("batch_dims", 0) == 1 and node.inputs[1] is not None:
+        if all(len(s) > 1 and np.prod(s[1:]) == 1 for s in probes.shape(node.inputs[1])):
+            yield node.inputs[1]
+        return
+    try:
+        rows = picked(probes, node)
+    except Stop:
+        return
+    if rows is not None:
+        yield from [find(probes.model.graph, rows.tokens)] if isinstance(rows.tokens, str) else rows.tokens
+
+
+# -- is it exact? ---------------------------------------------------------------------------------------------------------
+
+
+def _answers(model: ir.Model, runner: Runner, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    try:
+        found = widening(runner)(detached(model), feeds)
+    except AxformerError as error:
+        raise _refused(f"the graph does not run on rows of different length: {first_line(error)}") from None
+    return {str(value.name): np.asarray(found[str(value.name)]) for value in model.graph.outputs}
+
+
+def _require_hidden(
+    model: ir.Model,
+    runner: Runner,
+    tokens: Tokens,
+    feeds: Mapping[str, Array],
+    answers: Mapping[str, Array],
+    always: list[int | ir.Value],
+) -> None:
+    """Ids under the mask change no answer."""
+    others, mask = dict(feeds), feeds[str(tokens.mask.name)].astype(bool)
+    hidden = ~mask
+    hidden[:, [i for i in always if isinstance(i, int)]] = False
+    fresh = probe_feeds(model, *mask.shape, seed=8)
+    for name, array in feeds.items():
+        if array.shape == mask.shape and array.dtype.kind in "iu" and "mask" not in name.lower():
+            others[name] = np.where(hidden, fresh[name], array).astype(array.dtype)
+    for name, found in _answers(model, runner, others).items():
+        if _difference(answers[name], found) <= _EXACT:
+            continue
+        if found.shape[:2] == mask.shape and _difference(answers[name][mask], found[mask]) <= _EXACT:
+            raise _refused(
+                f"output {name!r} has entries for padded tokens, which would hold those of others; "
+                "end the graph in what is read of it (a pooled embedding, an answer for each row)"
+            )
+        raise _refused(f"output {name!r} depends on the ids of tokens that {tokens.mask.name!r} masks")
+
+
+def _require_same(found: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    for name, array in expected.items():
+        difference = _difference(array, found[name])
+        if difference > _ROUNDED:
+            raise _refused(
+                f"output {name!r} changes by {difference:.1e} of its largest value on rows of different length: "
+                "something that mixes tokens reads padded ones"
+            )
+
+
+def _difference(expected: Array, found: Array) -> float:
+    """Relative to the largest value; infinite where shapes differ, or one alone is no number."""
+    if expected.shape != found.shape:
+        return float("inf")
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    a, b = np.where(np.isfinite(a), a, 0), np.where(np.isfinite(b), b, 0)
+    return float(np.abs(a - b).max(initial=0.0) / max(float(np.abs(a).max(initial=0.0)), 1e-6))
+
+
+def _refused(reason: str) -> PlanError:
+    return PlanError(f'"padding": "removed" is not possible: {reason}')
+
+
+__all__ = ["remove_padding"]
