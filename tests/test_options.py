@@ -42,7 +42,7 @@ def command(verb: str) -> click.Command:
     return found
 
 
-EXACT = {"readout": "narrow", "constants": "folded", "keys_values": "absorbed"}
+EXACT = {"readout": "narrow", "constants": "folded", "keys_values": "absorbed", "padding": "kept"}
 COMPENSATED_HEADER = {"search": "compensated", "goal": "--max-drop 0", "effort": "medium", "shapes": None, **EXACT}
 
 

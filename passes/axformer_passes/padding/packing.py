@@ -1,14 +1,15 @@
-"""Put real tokens side by side, and back, in place.
+"""Put the tokens that are computed side by side, and back, in place.
 
 Shapes: B rows, S tokens of the longest, N that are computed, D and `rest` what a token has.
 
-    places[1,N]   = NonZero(mask as [B*S])            of the tokens that are computed
-    slot[B,S]     = CumSum(mask as [B*S]) - 1         where they lie among the N; of others that of one before them (of the last)
+    computed[B,S] = place < number of ones            in rows whose mask is 1 .. 1 0 .. 0; all in others
+    places[1,N]   = NonZero(computed as [B*S])
+    slot[B,S]     = CumSum(computed as [B*S]) - 1     where they lie among the N; of padding that of the token before it
     x[1,N,D]      = Gather(x as [B*S,D], places)      before the first operator that works on each token alone
-    x[B,S,D]      = Gather(x as [N,D], slot)          before one that does not: padded tokens hold what another one holds
+    x[B,S,D]      = Gather(x as [N,D], slot)          before one that does not: padding holds what the token before it holds
 
-What is read of positions (an output reads the first token) is computed whether or not the mask has it, and a row without any
-real token is computed as a whole. So the answer is the source's under every mask of zeros and ones.
+So only padding behind the text is removed: a row that is padded in front, has holes, or has no token at all is computed as a whole,
+and the answer is the source's under every mask. A single position that is read (the last one) is computed whatever the mask says.
 """
 
 from __future__ import annotations
@@ -63,11 +64,8 @@ class _Packing:
         whole, mask = self._whole, self.tokens.mask
         self.sizes = self("Shape", mask)
         self.length = self("Gather", self.sizes, whole(1))
-        given = self("Cast", mask, kind=_FLAGS, to=int(ir.DataType.BOOL))
-        counted = self("CumSum", self("Cast", given, to=int(ir.DataType.INT64)), whole(1))
-        empty = self("Equal", self("Gather", counted, whole([-1]), axis=1), whole(0), kind=_FLAGS)
-        kept = self("Or", given, empty, kind=_FLAGS)
         places = self("Range", whole(0), self.length, whole(1))
+        kept = self("Less", places, self._limit(), kind=_FLAGS)
         for one in always:
             kept = self("Or", kept, self("Equal", places, self._position(one), kind=_FLAGS), kind=_FLAGS)
         flags = self("Reshape", self("Cast", kept, to=int(ir.DataType.INT64)), whole([-1]))
@@ -75,6 +73,19 @@ class _Packing:
         self.columns = self("Mod", self.places, self.length)
         self.slots = self("Sub", self("CumSum", flags, whole(0)), whole(1))
         self.slot = self("Reshape", self.slots, self.sizes)
+
+    def _limit(self) -> ir.Value:
+        """[B,1]: how many tokens of a row are computed. Where the mask is 1 .. 1 0 .. 0, its ones; else all."""
+        whole = self._whole
+        given = self("Cast", self.tokens.mask, kind=_FLAGS, to=int(ir.DataType.BOOL))
+        counted = self("CumSum", self("Cast", given, to=int(ir.DataType.INT64)), whole(1))
+        total = self("Gather", counted, whole([-1]), axis=1)
+        number = self("Cast", given, kind=ir.TensorType(ir.DataType.FLOAT), to=int(ir.DataType.FLOAT))
+        zero = self("ArgMin", number, axis=1, keepdims=1)  # the first; 0 where there is none
+        text = self(
+            "And", self("Equal", zero, total, kind=_FLAGS), self("Greater", zero, whole(0), kind=_FLAGS), kind=_FLAGS
+        )
+        return self("Where", text, total, self.length)
 
     def _position(self, one: int | ir.Value) -> ir.Value:
         """From the start."""

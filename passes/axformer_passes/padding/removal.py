@@ -1,8 +1,8 @@
 """Remove padding where that is exact; refuse with the reason where it is not.
 
-Which operators work on each token alone follows from their records (`region`). That a mask hides padded tokens, and that no output
-has one of its own for them, is measured: the source must answer the same whatever ids lie under the mask, and the result the same
-as the source, on rows of every length.
+Which operators work on each token alone follows from their records (`region`). That the mask hides padded tokens, and that no
+output has entries of its own for them, is measured: the result must answer what the source answers, on rows of different length
+whose masked ids are random.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from axformer_passes.readout import picked, upstream
 
 logger = logging.getLogger(__name__)
 _STEPS = (Step(0, 0, 0), Step(1, 1, 0), Step(3, 3, 0))
-_ROWS, _LONGER = 5, 4
-"""Of the batches that are compared, and tokens beside the probe's."""
-_EXACT, _ROUNDED = 1e-6, 1e-3
-"""Largest differences relative to the largest value: under other ids, and between two orders of the same sums."""
+_ROWS, _LONGER = 5, (1, 4)
+"""Of the batches that are compared, and their tokens beside the probe's."""
+_ROUNDED = 1e-4
+"""Largest difference relative to the largest value: between two orders of the same float32 sums it stays below 1e-5."""
 
 
 def remove_padding(model: ir.Model, runner: Runner) -> tuple[str, ...]:
@@ -41,13 +41,12 @@ def remove_padding(model: ir.Model, runner: Runner) -> tuple[str, ...]:
     products = tuple(anchor(node) for node in found if is_product(node))
     if not products:
         return ()
-    always = list(dict.fromkeys(_read(tokens, found)))
-    trials = [ragged(model, probe_feeds(model, _ROWS, usual_tokens(model) + _LONGER, seed=7), behind=b) for b in (0, 1)]
+    always = [one for one in dict.fromkeys(_read(tokens, found)) if one != 0]  # where only ones count, the first is one
+    trials = [ragged(model, probe_feeds(model, _ROWS, usual_tokens(model) + longer, seed=7)) for longer in _LONGER]
     before = [_answers(model, runner, feeds) for feeds in trials]
-    _require_hidden(model, runner, tokens, trials[1], before[1], always)
     pack(tokens, found, always)
     for feeds, expected in zip(trials, before, strict=True):
-        _require_same(_answers(model, runner, feeds), expected)
+        _require_same(_answers(model, runner, feeds), expected, feeds[str(tokens.mask.name)].astype(bool))
     logger.info("padding: %d of %d nodes work on real tokens alone", len(found), len(model.graph))
     return products
 
@@ -80,9 +79,7 @@ def _read(tokens: Tokens, found: Region) -> Iterator[int | ir.Value]:
         if node in found or not node.inputs or node.inputs[0] not in made:
             continue
         for one in _picked(tokens.probes, node):
-            if isinstance(one, int):
-                yield one
-            elif not inside.intersection(upstream([one.producer()])):  # type: ignore[list-item]
+            if isinstance(one, int) or not inside.intersection(upstream([one.producer()])):  # type: ignore[list-item]
                 yield one
 
 
@@ -114,41 +111,20 @@ def _answers(model: ir.Model, runner: Runner, feeds: Mapping[str, Array]) -> dic
     return {str(value.name): np.asarray(found[str(value.name)]) for value in model.graph.outputs}
 
 
-def _require_hidden(
-    model: ir.Model,
-    runner: Runner,
-    tokens: Tokens,
-    feeds: Mapping[str, Array],
-    answers: Mapping[str, Array],
-    always: list[int | ir.Value],
-) -> None:
-    """Ids under the mask change no answer."""
-    others, mask = dict(feeds), feeds[str(tokens.mask.name)].astype(bool)
-    hidden = ~mask
-    hidden[:, [i for i in always if isinstance(i, int)]] = False
-    fresh = probe_feeds(model, *mask.shape, seed=8)
-    for name, array in feeds.items():
-        if array.shape == mask.shape and array.dtype.kind in "iu" and "mask" not in name.lower():
-            others[name] = np.where(hidden, fresh[name], array).astype(array.dtype)
-    for name, found in _answers(model, runner, others).items():
-        if _difference(answers[name], found) <= _EXACT:
+def _require_same(found: Mapping[str, Array], expected: Mapping[str, Array], mask: Array) -> None:
+    for name, array in expected.items():
+        difference = _difference(array, found[name])
+        if difference <= _ROUNDED:
             continue
-        if found.shape[:2] == mask.shape and _difference(answers[name][mask], found[mask]) <= _EXACT:
+        if array.shape[:2] == mask.shape and _difference(array[mask], found[name][mask]) <= _ROUNDED:
             raise _refused(
                 f"output {name!r} has entries for padded tokens, which would hold those of others; "
                 "end the graph in what is read of it (a pooled embedding, an answer for each row)"
             )
-        raise _refused(f"output {name!r} depends on the ids of tokens that {tokens.mask.name!r} masks")
-
-
-def _require_same(found: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
-    for name, array in expected.items():
-        difference = _difference(array, found[name])
-        if difference > _ROUNDED:
-            raise _refused(
-                f"output {name!r} changes by {difference:.1e} of its largest value on rows of different length: "
-                "something that mixes tokens reads padded ones"
-            )
+        raise _refused(
+            f"output {name!r} changes by {difference:.1e} of its largest value on rows of different length: "
+            "padded tokens are read there, or the mask does not hide them"
+        )
 
 
 def _difference(expected: Array, found: Array) -> float:

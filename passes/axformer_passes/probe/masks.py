@@ -18,14 +18,13 @@ def mask_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
     return tuple(value for value in named if value.shape is not None and len(value.shape) == 2)
 
 
-def ragged(model: ir.Model, feeds: Mapping[str, Array], *, behind: bool = False) -> dict[str, Array]:
-    """`feeds` with other masks: in turn a whole row, text of half the length, a single token, and (unless all padding shall
-    lie `behind` the text) text behind padding and text with holes. Everything else stays: ids under the mask are anything.
-    """
+def ragged(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """`feeds` with masks of rows that differ: in turn a whole row, a text of half the length, a single token, a text behind
+    padding, one with holes. Everything else stays, so that ids under the mask are anything."""
     found = dict(feeds)
     for value in mask_inputs(model):
         array = feeds[str(value.name)]
-        rows = np.array([_row(i % (3 if behind else 5), array.shape[1]) for i in range(array.shape[0])])
+        rows = np.array([_row(i % 5, array.shape[1]) for i in range(array.shape[0])])
         found[str(value.name)] = rows.reshape(array.shape).astype(array.dtype)
     return found
 

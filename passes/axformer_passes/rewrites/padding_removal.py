@@ -22,7 +22,7 @@ REMOVE_PADDING = Rewrite(
     name="padding",
     on="removed",
     off="kept",
-    help="removed: outside attention only the real tokens of a batch are computed; exact up to rounding. For rows of unlike length.",
+    help="removed: outside attention only real tokens of a batch are computed, exact up to rounding; for rows of unlike length.",
     usual=False,
     lifted=_remove,
 )
