@@ -101,15 +101,9 @@ def test_outputs_equal_the_source_behind_all_other_exact_rewrites(family: str, e
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "how",
-    [
-        "torchscript-eager-11",
-        "torchscript-eager-17+ort",
-        "dynamo-20+ortfusions",
-        "torchscript-eager-17+qdq",
-        "torchscript-eager-17+fp16",
-    ],
+    ["torchscript-eager-11", "torchscript-eager-17+ort", "dynamo-20+ortfusions", "torchscript-eager-17+fp16"],
 )
-def test_outputs_equal_the_source_in_older_fused_and_quantised_files(how: str) -> None:
+def test_outputs_equal_the_source_in_older_fused_and_half_precision_files(how: str) -> None:
     zoo = build("bert", how)
     source = zoo.opened()
     result = apply_plan(source, EVERYTHING, run_once)
@@ -117,7 +111,7 @@ def test_outputs_equal_the_source_in_older_fused_and_quantised_files(how: str) -
     for name in ("behind the text", "none"):
         feeds = masked(zoo, MASKS[name])
         expected, found = before(feeds)["logits"], after(feeds)["logits"]
-        rounded = 5e-2 if "qdq" in how or "fp16" in how else 1e-5  # a last bit tips an integer
+        rounded = 2e-2 if "fp16" in how else 1e-5
         assert np.abs(found - expected).max() <= rounded * np.abs(expected).max()
 
 
@@ -265,7 +259,9 @@ def test_a_plan_says_so_where_it_is_not_kept() -> None:
             "torchscript-eager-17",
             "expected one input with a mask of two axes that says which tokens are real, found none",
         ),
-        ("bart", "torchscript-eager-17", "found attention_mask, decoder_attention_mask"),
+        ("bart-classifier", "torchscript-eager-17", "padded tokens are read there, or the mask does not hide them"),
+        ("bert", "torchscript-eager-17+qdq", "rounds activations"),
+        ("bert", "torchscript-eager-17+int8", "rounds activations"),
         ("gpt2-tokens", "torchscript-eager-17", "output 'logits' has entries for padded tokens"),
     ],
 )

@@ -109,16 +109,24 @@ def is_product(node: ir.Node) -> bool:
 
 
 def _is_edge(node: ir.Node, found: Region) -> bool:
-    """Is it better left outside: a mere move before the first or behind the last operator, or what meets a tensor there that
-    no operator inside makes? (hidden * mask sums up what padded tokens hold, too: it must see a mask with zeros.)"""
-    last = not any(user in found for value in node.outputs for user, _ in value.uses())
+    """Is it better left outside?
+
+    * a mere move before the first or behind the last operator
+    * a lookup before the first product whose rows others read, too: those next to a token may count, as in a convolution
+    * what meets a tensor behind the last product that no operator inside makes: hidden * mask sums up what padded tokens
+      hold, too, so that it must see a mask with zeros
+    """
+    users = {user for value in node.outputs for user, _ in value.uses()}
     makers = [value.producer() for slot in found[node] if (value := node.inputs[slot]) is not None]
-    first = not any(maker in found for maker in makers)
+    first, last = not any(maker in found for maker in makers), not any(user in found for user in users)
     if record_of(node).orderly:
         return first or last
+    if record_of(node).cost is not None:
+        return False
+    if first and any(user not in found and user.op_type != "Shape" for user in users):
+        return True
     of_batch = [slot for slot, rows in found[node].items() if not of_positions(rows)]
-    outside = [slot for slot in of_batch if not _is_made(node.inputs[slot], found)]
-    return last and record_of(node).cost is None and len(of_batch) > 1 and bool(outside)
+    return last and len(of_batch) > 1 and not all(_is_made(node.inputs[slot], found) for slot in of_batch)
 
 
 def _is_made(value: ir.Value | None, found: Region) -> bool:

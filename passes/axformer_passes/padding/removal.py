@@ -16,7 +16,7 @@ import onnx_ir as ir
 from axformer_passes.errors import AxformerError, PlanError
 from axformer_passes.graph import anchor, constant, find
 from axformer_passes.io import detached, first_line
-from axformer_passes.operators import Probes, Stop, probes_of
+from axformer_passes.operators import QUANTISE, Probes, Stop, probes_of, record_of
 from axformer_passes.padding.packing import LEAST_OPSET, pack
 from axformer_passes.padding.region import Region, Tokens, is_product, region
 from axformer_passes.probe import Array, Runner, Step, mask_inputs, probe_feeds, ragged, usual_tokens, widening
@@ -55,6 +55,11 @@ def _tokens(model: ir.Model, runner: Runner) -> Tokens:
     opset = model.opset_imports.get("", 0)
     if opset < LEAST_OPSET:
         raise _refused(f"it needs operator set {LEAST_OPSET} or later, the model has {opset}; export it anew")
+    if rounding := next((node for node in model.graph if node.op_type in QUANTISE), None):
+        raise _refused(
+            f"{rounding.op_type} {anchor(rounding)!r} rounds activations, with a range that padded tokens have a part in or that "
+            "a last bit tips; start from the float model"
+        )
     masks = mask_inputs(model)
     if len(masks) != 1:
         names = ", ".join(str(value.name) for value in masks) or "none"
@@ -78,6 +83,8 @@ def _read(tokens: Tokens, found: Region) -> Iterator[int | ir.Value]:
     for node in tokens.probes.model.graph:
         if node in found or not node.inputs or node.inputs[0] not in made:
             continue
+        if record_of(node).orderly:
+            made.update(node.outputs)  # another shape, and then the pick
         for one in _picked(tokens.probes, node):
             if isinstance(one, int) or not inside.intersection(upstream([one.producer()])):  # type: ignore[list-item]
                 yield one
