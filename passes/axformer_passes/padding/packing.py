@@ -104,10 +104,10 @@ class _Packing:
             if value not in self.made:
                 node.replace_input_with(slot, self._real(node, value, rows))
         if record_of(node).told:
-            rows = self.tokens.rows(node.outputs[0])
-            assert rows is not None
-            rest = self.tokens.rest(node.outputs[0], rows)
-            node.replace_input_with(1, self._whole([*self._open(rows), *rest]))
+            made = self.tokens.rows(node.outputs[0])
+            assert made is not None
+            rest = self.tokens.rest(node.outputs[0], made)
+            node.replace_input_with(1, self._whole([*self._open(made), *rest]))
             node.attributes.pop("allowzero", None)
 
     def _real(self, node: ir.Node, value: ir.Value, rows: TokenRows) -> ir.Value:
