@@ -26,6 +26,7 @@ from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_passes.apply import apply_plan, of_real_tokens
 from axformer_passes.blocks.cost import macs
 from axformer_passes.io.files import load_model, save_model, serialized
+from axformer_passes.padding import remove_padding
 from axformer_passes.plan import Plan
 from axformer_passes.precision import Int8
 from axformer_passes.recognise import recognise
@@ -295,8 +296,6 @@ def drawn(mix: str, opset: int = 17, batch: Any = "batch") -> ir.Model:
 def test_a_sum_of_masked_tokens_sees_zeros_where_they_are_masked() -> None:
     model, x = drawn("masked mean"), np.random.default_rng(0).normal(size=(4, LENGTH, D)).astype(np.float32)
     graph = ir.from_proto(ir.to_proto(model))
-    from axformer_passes.padding import remove_padding
-
     assert len(remove_padding(graph, run_once)) == 1
     mask = np.array(MASKS["behind the text"], np.float32)
     found = run_session(make_session(serialized(graph), threads=1, optimize=False), {"x": x, "attention_mask": mask})
@@ -313,7 +312,5 @@ def test_a_sum_of_masked_tokens_sees_zeros_where_they_are_masked() -> None:
     ids=["a mean of all tokens", "one batch size"],
 )
 def test_what_mixes_padded_tokens_is_refused(model: Callable[[], ir.Model], reason: str) -> None:
-    from axformer_passes.padding import remove_padding
-
     with pytest.raises(PlanError, match=reason):
         remove_padding(model(), run_once)
