@@ -152,6 +152,16 @@ def test_rows_padded_otherwise_are_computed_as_a_whole() -> None:
     assert set(rows) == {2 * LENGTH + 2, 3}
 
 
+def test_a_row_without_any_token_is_computed_as_a_whole() -> None:
+    zoo = build("bert", "torchscript-eager-17")
+    source = load_model(zoo.path)
+    result, feeds = removed(source, EVERYTHING), masked(zoo, [[1] * 5 + [0] * 4, [0] * LENGTH])
+    expected = runner(source)(feeds)["logits"]
+    assert np.isfinite(expected).all()
+    assert_close(runner(result)(feeds)["logits"], expected, "logits")
+    assert 5 + LENGTH in product_rows(result, feeds)
+
+
 def test_products_that_it_is_about_are_named_before_anything_is_built() -> None:
     zoo = build("bert", "torchscript-eager-17")
     assert len(of_real_tokens(load_model(zoo.path), run_once)) == 3 * 6
