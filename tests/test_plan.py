@@ -39,6 +39,7 @@ PLANS = st.builds(
     readout=st.sampled_from(["whole", "narrow"]),
     constants=st.sampled_from(["kept", "folded"]),
     keys_values=st.sampled_from(["projected", "absorbed"]),
+    padding=st.sampled_from(["kept", "removed"]),
 )
 
 
@@ -121,6 +122,7 @@ def test_what_is_no_plan_is_refused(text: str, message: str) -> None:
     [
         ({"head": {}}, ["unknown key 'head'", "heads"]),
         ({"heads": [1]}, ['"heads" maps layer numbers']),
+        ({"padding": "gone"}, ["\"padding\" is 'gone'", "expected kept or removed"]),
         ({"keys_values": "gone"}, ["\"keys_values\" is 'gone'", "expected projected or absorbed"]),
         ({"keys_values": ["absorbed"]}, ['"keys_values" is [', "expected projected or absorbed"]),
         ({"heads": {"0": 3}}, ['"heads" of layer 0', "3"]),

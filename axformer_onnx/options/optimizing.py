@@ -13,7 +13,7 @@ from axformer_onnx.options.base import Location, fields_of, flag, mark, option
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import ANY_MODEL, RunOptions, SampleOptions, TaskOptions
-from axformer_passes.plan import Constants, KeysValues, Readout, SharedWeights
+from axformer_passes.plan import Constants, KeysValues, Padding, Readout, SharedWeights
 from axformer_passes.precision import DEFAULT_BITS, FEWEST_BITS, MOST_BITS, HalfType, Int8
 from axformer_passes.rewrites import REWRITES
 
@@ -28,7 +28,7 @@ Backend = Literal["local", "ray"]
 
 def _rewrite(name: str) -> Any:
     rewrite = REWRITES[name]
-    return option(rewrite.on, rewrite.help, decisive=True)
+    return option(rewrite.on if rewrite.usual else rewrite.off, rewrite.help, decisive=True)
 
 
 class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
@@ -90,6 +90,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     readout: Readout = _rewrite("readout")
     constants: Constants = _rewrite("constants")
     keys_values: KeysValues = _rewrite("keys_values")
+    padding: Padding = _rewrite("padding")
     jobs: int = option(1, "Processes that score candidates (compensated).", ge=1)
     backend: Backend = option(
         "local",

@@ -24,7 +24,7 @@ from axformer_passes.cut import Weights
 from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, unrounded
-from axformer_passes.probe import HALVES, describe, holds, probe_feeds, probed, recipe_of, usual_tokens, widened
+from axformer_passes.probe import HALVES, describe, holds, probe_feeds, probed, ragged, recipe_of, usual_tokens, widened
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -34,6 +34,8 @@ below 1e-5."""
 _ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 _SHAPES = ((1, -2), (2, 4), (3, 0))
 """Rows, and tokens beside the probe's."""
+_RAGGED = ((5, 3), (3, 6))
+"""The same of batches whose rows differ in length, where padding was removed."""
 
 
 def verify(
@@ -75,7 +77,7 @@ def verify(
         logger.info("%s: compared with the source in float32 arithmetic, activations not rounded", candidate)
         _runs(model, session)
         session = make_session(detached(finer), provider=provider, optimize=False, prepack=False)
-    trials, found = _answered(session, fine)
+    trials, found = _answered(session, fine, plan)
     del session  # before the source's sessions are made: each maps all of its weights
     return _compare(_Oracle(fine, plan, optimize=fine is model), trials, found)
 
@@ -115,7 +117,7 @@ def _verify_rounded(
     if finer is result and any(node.op_type in _ROUNDING for node in result.graph):
         raise VerifyError(f"{candidate}: an operator computes with its integers that has no float form to compare with")
     session = make_session(detached(finer), provider=provider, optimize=False, prepack=False)
-    trials, found = _answered(session, floats)
+    trials, found = _answered(session, floats, plan)
     return max(worst, _compare(lambda feeds: run_once(detached(floats), feeds), trials, found))
 
 
@@ -172,7 +174,7 @@ def _same_face(source: ir.Model, result: ir.Model) -> None:
             raise VerifyError(f"{what} changed from {value} to {after[what]}")
 
 
-def _answered(session: Any, source: ir.Model) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+def _answered(session: Any, source: ir.Model, plan: Plan) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """(feeds, what the candidate answers): of several sizes, those that the source does not take left out.
 
     Raises: RuntimeFailure where the candidate does not run and the source does.
@@ -181,7 +183,7 @@ def _answered(session: Any, source: ir.Model) -> tuple[list[dict[str, Array]], l
 
     kept, found = list[dict[str, Array]](), list[dict[str, Array]]()
     feeds, _ = probed(source, run_once)
-    for trial in (*_trials(source), feeds):
+    for trial in (*_trials(source), *_ragged_trials(source, plan), feeds):
         if trial is feeds and kept:
             break
         try:
@@ -213,6 +215,12 @@ def _trials(model: ir.Model) -> list[dict[str, Array]]:
     numbers = any(v.dtype is not None and v.dtype.is_floating_point() for v in model.graph.inputs)  # images, sound
     usual = usual_tokens(model)
     return [] if numbers or not open_length else [probe_feeds(model, b, usual + s, seed=5 + s) for b, s in _SHAPES]
+
+
+def _ragged_trials(model: ir.Model, plan: Plan) -> list[dict[str, Array]]:
+    if plan.padding == "kept":
+        return []
+    return [ragged(model, probe_feeds(model, b, usual_tokens(model) + s, seed=11 + s)) for b, s in _RAGGED]
 
 
 def _compare(

@@ -18,6 +18,7 @@ from axformer_passes.graph import PART_OF, Cleanup
 from axformer_passes.halves import TYPES, halve
 from axformer_passes.integers import products_of, quantise
 from axformer_passes.io import detached, first_line
+from axformer_passes.padding import remove_padding
 from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, take_decided
 from axformer_passes.prepare.fused import lift
@@ -118,6 +119,18 @@ def narrowed(model: ir.Model, runner: Runner) -> tuple[ir.Model, NarrowedReadout
     Cleanup()(work)
     _forget_passes(work)
     return work, found
+
+
+def of_real_tokens(model: ir.Model, runner: Runner) -> tuple[str, ...]:
+    """The products of `model` that `"padding": "removed"` would compute for real tokens alone, by their first outputs.
+
+    Raises: PlanError where that would not be exact, with the reason; ModelError.
+    """
+    work = prepared(model)
+    take_decided(work, runner)
+    lift(work)
+    Cleanup()(work)
+    return remove_padding(work, runner)
 
 
 def with_biases(model: ir.Model, runner: Runner, *, examined: Examined | None = None) -> ir.Model:

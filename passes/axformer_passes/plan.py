@@ -28,7 +28,8 @@ the names, because layers that share an initializer may each be given weights of
 "readout": "narrow" computes what only a picked token needs for that token alone, exactly (`readout.py`), where that is legal; it is
 left out where the read-out stays whole. "constants": "folded" computes the same with fewer operators (`constants/`), exact up to
 the rounding of sums; it is left out where they are kept. "keys_values": "absorbed" projects neither keys nor values where a narrow
-read-out leaves one query (`absorb.py`), exact up to rounding; it is left out where they are projected.
+read-out leaves one query (`absorb.py`), exact up to rounding; it is left out where they are projected. "padding": "removed"
+computes what works on each token alone for the real tokens of a batch (`padding/`); it is left out where padding is kept.
 
 "int8": {"bits": 7, "attention": [0, 1], "feed_forward": [1], "tables": 8, "stored": true} makes the projections of these blocks
 products of integers, with weights of so many bits, embeddings rows of 8 (4) bits, and stores all other weights in 8 bits
@@ -62,11 +63,14 @@ Constants = Literal["kept", "folded"]
 """Do factors, biases and sizes stay as they are, or go where they cost least?"""
 KeysValues = Literal["projected", "absorbed"]
 """Where there is one query: are keys and values computed for all tokens, or their weights multiplied with it instead?"""
+Padding = Literal["kept", "removed"]
+"""Is what works on each token alone computed for padded tokens, too?"""
 _CHOICES: dict[str, tuple[str, ...]] = {
     "shared_weights": get_args(SharedWeights),
     "readout": get_args(Readout),
     "constants": get_args(Constants),
     "keys_values": get_args(KeysValues),
+    "padding": get_args(Padding),
 }
 """Keys that choose; the first value is what a plan without the key means."""
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
@@ -104,6 +108,7 @@ class Plan:
     readout: Readout = "whole"
     constants: Constants = "kept"
     keys_values: KeysValues = "projected"
+    padding: Padding = "kept"
     int8: Int8 | None = None
     half: Half | None = None
 
@@ -141,6 +146,10 @@ class Plan:
         """This plan with hard attention in `layer`."""
         return dataclasses.replace(self, hard_attention={**self.hard_attention, layer: Hard(k, mode)})
 
+    def with_nothing_rewritten(self) -> Plan:
+        """This plan without exact rewrites: the read-out whole, constants and padding kept, keys and values projected."""
+        return dataclasses.replace(self, readout="whole", constants="kept", keys_values="projected", padding="kept")
+
     def _without(self, ids: Mapping[int, frozenset[int]], layer: int) -> Mapping[int, frozenset[int]]:
         return ids if self.shared_weights == "together" else {i: v for i, v in ids.items() if i != layer}
 
@@ -148,8 +157,8 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing removed, hardened or rounded, no weights, the read-out whole, constants kept, keys and values projected."""
-        return self.is_exact and (self.readout, self.constants, self.keys_values) == ("whole", "kept", "projected")
+        """Nothing removed, hardened or rounded, no weights, no exact rewrite."""
+        return self.is_exact and self.with_nothing_rewritten() == self
 
     @property
     def is_exact(self) -> bool:

@@ -163,9 +163,7 @@ class Builder:
         """Plan and weights into the folder; the graph."""
         written, weights = self._plan(choice)
         # as the search sees it: narrowed already, nothing folded or absorbed
-        plan = dataclasses.replace(
-            written, readout="whole", constants="kept", keys_values="projected", weights=None, half=None
-        )
+        plan = dataclasses.replace(written.with_nothing_rewritten(), weights=None, half=None)
         if weights:
             weights = refit_from(self._teacher, plan, weights, threads=self._options.machine.threads)
         weights = self._with_classifier(plan, weights) if self._options.refit_classifier else weights

@@ -33,6 +33,7 @@ from axformer_passes.registry import (
     Walk,
     distinct,
     labels_in,
+    probes_of,
     record_of,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "labels_in",
     "letters_of",
     "operands",
+    "probes_of",
     "record_of",
     "rescaled",
     "retargeted",

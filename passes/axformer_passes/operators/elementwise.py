@@ -64,7 +64,7 @@ def _nary(walk: Walk, node: ir.Node) -> None:
 # -- tokens ----------------------------------------------------------------------------------------------------------
 
 
-@tokens(*(name for name in UNARY if name != "Trilu"))
+@tokens(*(name for name in UNARY if name != "Trilu"), "com.microsoft::BiasGelu")
 def _unary_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
     return {0: rows}
 

@@ -14,6 +14,7 @@ from axformer_passes.registry import (
     Stuck,
     TokenRows,
     Walk,
+    aligned,
     any_along,
     channels,
     cut_edit,
@@ -128,6 +129,15 @@ def _norm_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, To
     rank = probes.rank(node.inputs[0])
     apart(rows, list(range(node.attributes.get_int("axis", -1) % rank, rank)))
     return {0: rows}
+
+
+@tokens("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
+def _skip_norm_tokens(probes: Probes, node: ir.Node, rows: TokenRows) -> dict[int, TokenRows]:
+    """x and what is added to it first; gain, shift and bias are of channels."""
+    rank = probes.rank(node.inputs[0])
+    apart(rows, [rank - 1])
+    skip = aligned(probes, node.inputs[1], rows, rank)
+    return {0: rows} if skip is None else {0: rows, 1: skip}
 
 
 @tokens("ArgMax", "ArgMin", "Hardmax", "LpNormalization", "TopK")

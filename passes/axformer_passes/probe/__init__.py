@@ -10,6 +10,7 @@ from axformer_passes.probe.facts import Array, Facts, Shape, facts_of
 from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened, widened_model, widening
 from axformer_passes.probe.inputs import BATCH, convolved, probe_feeds, usual_tokens
 from axformer_passes.probe.known_sizes import known
+from axformer_passes.probe.masks import mask_inputs, ragged
 from axformer_passes.probe.recipe import Recipe, TokenSequence, describe, recipe_of
 from axformer_passes.probe.tracing import Runner, Step, probed, trace, traced
 
@@ -29,8 +30,10 @@ __all__ = [
     "facts_of",
     "holds",
     "known",
+    "mask_inputs",
     "probe_feeds",
     "probed",
+    "ragged",
     "recipe_of",
     "trace",
     "traced",

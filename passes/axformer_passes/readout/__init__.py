@@ -6,5 +6,6 @@ Takes a model and a runner, finds where outputs pick tokens and how far up the p
 from __future__ import annotations
 
 from axformer_passes.readout.narrowing import NarrowedReadout, narrow_readout
+from axformer_passes.readout.picks import picked, upstream
 
-__all__ = ["NarrowedReadout", "narrow_readout"]
+__all__ = ["NarrowedReadout", "narrow_readout", "picked", "upstream"]

@@ -11,15 +11,13 @@ tensor go along. Sizes that the graph reads off a narrowed tensor stay those of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from axformer_passes.graph import anchor
-from axformer_passes.operators import Probes, record_of
-from axformer_passes.probe import Array, Runner, Step, probed, traced
+from axformer_passes.operators import Probes, probes_of, record_of
+from axformer_passes.probe import Runner, Step, probed
 from axformer_passes.readout.edit import narrow_tokens
 from axformer_passes.readout.picks import picks
 from axformer_passes.readout.unpack import unpack
@@ -76,9 +74,6 @@ def _tokens(tokens: tuple[int, ...] | str) -> tuple[int | str, ...]:
     return (tokens,) if isinstance(tokens, str) else tokens
 
 
-# -- probes -----------------------------------------------------------------------------------------------------------
-
-
 _STEPS = (Step(0, 0, 0), Step(1, 1, 0))
 
 
@@ -87,16 +82,7 @@ def _probes(model: ir.Model, runner: Runner) -> Probes | None:
 
     Raises: ModelError where it does not run on the first.
     """
-    values = traced(model, runner, _STEPS)
-    if values is None:
+    found = probes_of(model, runner, _STEPS)
+    if found is None:
         probed(model, runner)
-        return None
-    return Probes(model, tuple(map(_shapes, values)), tuple(map(_integers, values)))
-
-
-def _shapes(values: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(np.shape(array)) for name, array in values.items()}
-
-
-def _integers(values: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: np.asarray(array) for name, array in values.items() if np.asarray(array).dtype.kind in "iu"}
+    return found

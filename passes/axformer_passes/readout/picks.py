@@ -43,7 +43,7 @@ def picks(probes: Probes) -> tuple[list[Pick], str]:
     for node in graph:
         if node not in behind and node.inputs and node.inputs[0] is not None and origin(node.inputs[0]) is None:
             try:
-                rows = _picked(probes, node)
+                rows = picked(probes, node)
             except Stop as stop:
                 why = why or f"{node.op_type} {anchor(node)!r}: {stop}"
                 continue
@@ -74,7 +74,8 @@ def upstream(nodes: list[ir.Node]) -> Iterator[ir.Node]:
         queue.extend(new)
 
 
-def _picked(probes: Probes, node: ir.Node) -> TokenRows | None:
+def picked(probes: Probes, node: ir.Node) -> TokenRows | None:
+    """The tokens that a node picks out of its first input; None where it picks none. Raises: Stop."""
     if node.op_type == "Gather":
         return _of_gather(probes, node)
     if node.op_type == "GatherND":

@@ -27,7 +27,7 @@ from axformer_passes.registry.record import (
     unrounded,
 )
 from axformer_passes.registry.scaling import Edit, Scaling
-from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned
+from axformer_passes.registry.token_rows import Probes, Shapes, Stop, TokenRows, aligned, probes_of
 from axformer_passes.registry.unrounding import Unrounding
 from axformer_passes.registry.walk import Carrier, Product, Walk, any_along
 
@@ -65,6 +65,7 @@ __all__ = [
     "labels_in",
     "least",
     "moves",
+    "probes_of",
     "raises",
     "record_of",
     "record_of_proto",

@@ -8,12 +8,13 @@ x[B*S,D]     axis 0, batch 0             batch and tokens in one axis, the token
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, origin
-from axformer_passes.probe import Array
+from axformer_passes.probe import Array, Runner, Step, traced
 
 Shapes = tuple[tuple[int, ...], ...]
 """The shape of one tensor in each probe."""
@@ -103,6 +104,20 @@ class Probes:
         if value is None or any(value.name not in integers for integers in self.integers):
             raise Stop("it reads integers that are not known")
         return tuple(integers[str(value.name)] for integers in self.integers)
+
+
+def probes_of(model: ir.Model, runner: Runner, steps: Sequence[Step]) -> Probes | None:
+    """One probe a step; None where the graph does not run on all of them."""
+    values = traced(model, runner, steps)
+    return None if values is None else Probes(model, tuple(map(_shapes, values)), tuple(map(_integers, values)))
+
+
+def _shapes(values: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(np.shape(array)) for name, array in values.items()}
+
+
+def _integers(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.asarray(array) for name, array in values.items() if np.asarray(array).dtype.kind in "iu"}
 
 
 def aligned(probes: Probes, value: ir.Value | None, rows: TokenRows, rank: int) -> TokenRows | None:

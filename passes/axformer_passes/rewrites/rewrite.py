@@ -21,6 +21,7 @@ class Rewrite:
     name     key of the plan, and name of the option
     on, off  the plan's two values; `off` is what a plan without the key means
     help     what `on` does, as one sentence for the command line
+    usual    optimize does it unless told otherwise; else only where it is asked for
     walked   runs in the form in which the graph is walked, behind the cut: fused nodes are still lowered
     lifted   runs behind the lifting of fused nodes
     """
@@ -29,5 +30,6 @@ class Rewrite:
     on: str
     off: str
     help: str
+    usual: bool = True
     walked: Pass | None = None
     lifted: Pass | None = None
