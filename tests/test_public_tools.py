@@ -89,7 +89,7 @@ class DequantizeLinear(OpRun):
 # -- quantize_dynamic --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("exporter", [TORCHSCRIPT, DYNAMO])
 @pytest.mark.parametrize("what", RESULTS)
@@ -169,7 +169,7 @@ TWO_UNKNOWN = pytest.mark.xfail(
 )
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("what", "exporter"),
     [
@@ -193,7 +193,7 @@ def test_a_fused_result_answers_the_same(what: str, exporter: str, tmp_path: Pat
 # -- our own -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("exporter", [TORCHSCRIPT, DYNAMO])
 @pytest.mark.parametrize("what", RESULTS)
 def test_a_result_is_recognised_and_cut_once_more(what: str, exporter: str) -> None:
