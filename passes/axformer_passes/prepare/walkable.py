@@ -12,6 +12,7 @@ Each step is exact and changes no arithmetic:
     integers that are cast and scaled     -> what they stand for
     equal matrices of several projections -> one (`copies`)
     fused node that has a rule            -> its primitive steps (`fused`)
+    product under a mask of blocks        -> products by heads (`block_masks`; exact but for the rounding of sums)
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from axformer_passes.graph import (
     origin,
     source_name,
 )
+from axformer_passes.prepare.block_masks import by_heads
 from axformer_passes.prepare.fused import lower
 
 MOST_NODES, MOST_STEPS = 10**6, 3 * 10**7
@@ -75,6 +77,8 @@ def _prepared(model: ir.Model) -> ir.Model:
     _fold(clone.graph)
     merge_copies(clone.graph)
     lower(clone)
+    if by_heads(clone):
+        common.RemoveUnusedNodesPass()(clone)
     isolate(clone)
     return clone
 

@@ -1,12 +1,15 @@
 """Absorb keys and values: where a row has one query, its tokens need no projection (docs/method.md 3). Exact but for rounding.
 
-Shapes: B batch, H heads of queries, S tokens, D model width, d width of a head; x[B,S,D].
+Shapes: B batch, H heads of queries, S tokens, D model width, d width of a head; x[B,S,D], Wk[D,H d], Wv[D,H d]; M[H,H d] is 1 where
+the column is of the head and 0 elsewhere.
 
-    scores   q[B,H,1,d] @ (x Wk + bk)[B,H,d,S]   ->  (q Wk^T)[B,H,D] @ x^T[B,D,S] + q bk    q bk goes where a softmax forgets it
-    context  p[B,H,1,S] @ (x Wv + bv)[B,H,S,d]   ->  (p x)[B,H,D] Wv[H,D,d] + sum(p) bv     sum(p) is 1 behind a softmax
+    scores   q[B,H,1,d] @ (x Wk + bk)[B,H,d,S]  ->  ((q M)[B,H,H d] Wk^T) x^T[B,D,S] + q bk    q bk goes where a softmax forgets it
+    context  p[B,H,1,S] @ (x Wv + bv)[B,H,S,d]  ->  sum over heads of (p x)[B,H,D] Wv M + sum(p) bv    sum(p) is 1 behind a softmax
 
-Instead of S D H d multiply-accumulates H (S D + D d). Wk and Wv are cut to heads by where their numbers go, whatever moves lie
-between (`keys_values_find`); a query head of a group gets the columns of its key head. The narrow read-out makes such queries.
+Instead of S D H d multiply-accumulates H (S D + D H d). The weights stay matrices: what quantises or fuses a graph takes them for
+projections, which they are, and H rows at once are faster than H products of one row. Where the numbers of Wk and Wv go is followed
+whatever moves lie between (`keys_values_find`); a query head of a group gets the columns of its key head. The narrow read-out makes
+such queries. `prepare` reads the form as attention again (`block_masks`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from axformer_passes.blocks import Matrix
 from axformer_passes.graph import anchor, fresh, initializer, origin
 from axformer_passes.operators import adds_up
 from axformer_passes.prepare.fused import MEMBER
@@ -116,28 +118,33 @@ class _Absorption:
         self.one.node.outputs[0].replace_all_uses_with(out)
 
     def _keys(self) -> ir.Value:
-        one, heads, width = self.one, self.one.heads, self.one.width
-        query = self._apart(one.node.inputs[0], [-1, heads, 1, one.columns.shape[1]])
-        through = self("MatMul", query, self._weight((1, 2, 0)))
-        scores = self("MatMul", self._reshaped(through, [-1, heads, width]), self._tokens(one.channel, one.token))
+        one, inner = self.one, self.one.columns.size
+        query = one.node.inputs[0]
+        assert query is not None
+        apart = self("Mul", self._reshaped(query, [-1, 1, inner]), self._mask())
+        scores = self("MatMul", self("MatMul", apart, self._weight(turned=True)), self._tokens(one.channel, one.token))
         if one.offset.any() and not forgotten(one.node.outputs[0], self.facts, self.opset):
-            shift = self("MatMul", query, self._constant("bias", one.offset[:, :, None]))
-            scores = self("Add", scores, self._reshaped(shift, [-1, heads, 1]))
+            shift = self("MatMul", apart, self._constant("bias", one.offset.reshape(inner, 1)))
+            scores = self("Add", scores, shift)
         return self._reshaped(scores, one.row_of_tokens)
 
     def _values(self) -> ir.Value:
-        one, heads = self.one, self.one.heads
+        one = self.one
         weights = one.node.inputs[0]
         assert weights is not None
         rows = self._reshaped(weights, one.rows_of_tokens)
         taken = self("MatMul", rows, self._tokens(one.token, one.channel))
-        context = self("MatMul", self._reshaped(taken, [-1, heads, 1, one.width]), self._weight((1, 0, 2)))
-        if one.offset.any():
-            bias = self._constant("bias", one.offset[:, None, :])
-            if not adds_up(weights, self.opset):
-                bias = self("Mul", self._reshaped(self._sum(rows), [-1, heads, 1, 1]), bias)
+        context, bias = (
+            self("MatMul", taken, self._weight(turned=False)),
+            self._constant("bias", one.offset.reshape(-1)),
+        )
+        truncated = one.offset.any() and not adds_up(weights, self.opset)
+        if truncated:
+            context = self("Add", context, self("Mul", self._sum(rows, 2), bias))
+        context = self._sum(self("Mul", context, self._mask()), 1)
+        if one.offset.any() and not truncated:
             context = self("Add", context, bias)
-        return context if one.is_plain else self._reshaped(context, one.row_of_channels)
+        return self._reshaped(context, one.row_of_channels)
 
     # -- pieces --------------------------------------------------------------------------------------------------
 
@@ -153,44 +160,48 @@ class _Absorption:
     def _reshaped(self, value: ir.Value, target: list[int]) -> ir.Value:
         return self("Reshape", value, initializer(self.graph, f"{self.base}_to", np.array(target, np.int64)))
 
-    def _apart(self, query: ir.Value | None, target: list[int]) -> ir.Value:
-        assert query is not None
-        return query if self.one.is_plain else self._reshaped(query, target)
-
     def _tokens(self, second: int, third: int) -> ir.Value:
         """x with the axis of the batch first, then these."""
         perm = [self.one.batch, second, third]
         return self.one.x if perm == [0, 1, 2] else self("Transpose", self.one.x, perm=perm)
 
-    def _sum(self, rows: ir.Value) -> ir.Value:
-        """[B,H,1] of [B,H,S]."""
+    def _sum(self, value: ir.Value, axis: int) -> ir.Value:
+        """Along `axis`, which stays, of size 1."""
         if self.opset < _AXES_ARE_INPUTS:
-            return self("ReduceSum", rows, axes=[2], keepdims=1)
-        return self(
-            "ReduceSum", rows, initializer(self.graph, f"{self.base}_axes", np.array([2], np.int64)), keepdims=1
-        )
+            return self("ReduceSum", value, axes=[axis], keepdims=1)
+        axes = initializer(self.graph, f"{self.base}_axes", np.array([axis], np.int64))
+        return self("ReduceSum", value, axes, keepdims=1)
 
-    def _weight(self, perm: tuple[int, int, int]) -> ir.Value:
-        """The columns of the heads, times their factors: [D,H,d], its axes in this order."""
+    def _mask(self) -> ir.Value:
+        """[H,H d]: 1 where the column is of the head (what is not yet in the weight of its factors), 0 elsewhere."""
+        one = self.one
+        factor = np.ones(one.columns.shape) if self._scales_weight else one.factor
+        return self._constant("heads", _block_mask(factor))
+
+    @property
+    def _scales_weight(self) -> bool:
+        """Is a weight written for this product alone, so that it can take the factors?"""
+        return not self.one.shared and self.one.matrix.cast is None
+
+    def _weight(self, turned: bool) -> ir.Value:
+        """The columns of all heads, one head after the other: [D,H d], or [H d,D]."""
         one, matrix = self.one, self.one.matrix
-        scaled = bool((one.factor != 1).any())
-        if one.shared:
-            found = self._view(matrix, perm)
+        if one.shared:  # other layers read it, too: moved in the graph, so that the file holds it once
+            found = matrix.value if matrix.turned == turned else self("Transpose", matrix.value, perm=[1, 0])
         else:
             array = matrix.tensor.numpy()
-            array = np.asarray(array.T if matrix.turned else array)[:, one.columns]
-            if scaled and matrix.cast is None:
-                array, scaled = (array.astype(np.float64) * one.factor).astype(array.dtype), False
+            array = np.asarray(array.T if matrix.turned else array)[:, one.columns.reshape(-1)]
+            if self._scales_weight and (one.factor != 1).any():
+                array = (array.astype(np.float64) * one.factor.reshape(-1)).astype(array.dtype)
             name = f"{matrix.value.name}_{one.kind}"
-            found = initializer(self.graph, name, np.ascontiguousarray(array.transpose(perm)))
-        if matrix.cast is not None:
-            found = self("Cast", found, to=matrix.cast)
-        return self("Mul", found, self._constant("factor", one.factor[None].transpose(perm))) if scaled else found
+            found = initializer(self.graph, name, np.ascontiguousarray(array.T if turned else array))
+        return found if matrix.cast is None else self("Cast", found, to=matrix.cast)
 
-    def _view(self, matrix: Matrix, perm: tuple[int, int, int]) -> ir.Value:
-        """The same of a weight that other layers read, too: moved in the graph, so that the file holds it once."""
-        rows = self("Transpose", matrix.value, perm=[1, 0]) if matrix.turned else matrix.value
-        return self("Transpose", self._reshaped(rows, [self.one.width, *self.one.columns.shape]), perm=list(perm))
+
+def _block_mask(factor: FloatArray) -> FloatArray:
+    """[H,H d] of the factors [H,d]: those of head h in row h, at its columns; 0 elsewhere."""
+    heads = len(factor)
+    return np.asarray((np.eye(heads)[:, :, None] * factor).reshape(heads, -1))
 
 
 __all__ = ["Absorbed", "absorb", "keep_apart"]
