@@ -242,6 +242,7 @@ def _table(inputs: SearchInputs, units: Sequence[Unit]) -> LatencyTable:
         "shape": shape, "provider": given.runs_on or machine.provider,
         "threads": machine.threads, "hard": hard,
         **({"int8": inputs.options.int8.bits} if inputs.options.int8 else {}),
+        **({"source": start.source} if start.source != "given" else {}),
     }  # fmt: skip
     return from_json(inputs.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
 
