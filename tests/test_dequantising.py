@@ -45,11 +45,11 @@ def _source() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-class _Reader(CalibrationDataReader):
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         self._left = iter([{"input_ids": np.arange(_ROWS, dtype=np.int64).reshape(2, -1)}])
 
-    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[type-arg]
+    def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._left, None)
 
 
@@ -63,7 +63,7 @@ def _quantised(kind: str, folder: Path) -> onnx.ModelProto:
     return onnx.load(after)
 
 
-def _step(array: np.ndarray) -> float:  # type: ignore[type-arg]
+def _step(array: np.ndarray) -> float:
     """Of eight bits with one scale for the array, its range symmetric around 0: the coarsest that the quantiser chooses."""
     return float(np.abs(array).max()) / 127
 
