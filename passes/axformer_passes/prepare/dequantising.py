@@ -33,7 +33,7 @@ _SIGNED = frozenset({"Add", "BatchNormalization", "Conv", "Gemm", "MatMul"})
 _BY_ROW = frozenset({"Cast", "Concat", "DequantizeLinear", "Div", "Floor", "Mul", "Reshape", "Sub"})
 """What may stand between integers that are gathered and the row that they stand for."""
 _OF_CONSTANTS = frozenset(
-    {"Cast", "DequantizeLinear", "Identity", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+    {"Cast", "DequantizeLinear", "Identity", "Mul", "QuantizeLinear", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
 _LEAST_OPSET = 21
 """Of the evaluation of single nodes: DequantizeLinear takes all kinds of integers and axes."""
@@ -76,7 +76,7 @@ def with_clipping(model: ir.Model) -> ir.Model:
 
     Raises: ModelError as `prepared`.
     """
-    work = prepared(model)
+    work = prepared(_with_float_embeddings(model))
     for node in [node for node in work.graph if node.op_type == "QuantizeLinear" and _begins_at_zero(node)]:
         value = node.inputs[0]
         maker = value.producer() if value is not None else None
@@ -87,6 +87,44 @@ def with_clipping(model: ir.Model) -> ir.Model:
         work.graph.insert_before(node, relu)
         node.replace_input_with(0, relu.outputs[0])
     return work
+
+
+def _with_float_embeddings(model: ir.Model) -> ir.Model:
+    """QEmbedLayerNormalization(ids, segments, 5 weights, mask, 5 scales, 5 zero points) as EmbedLayerNormalization of floats."""
+    if not any(node.op_type == "QEmbedLayerNormalization" for node in model.graph):
+        return model
+    work = model.clone()
+    for node in [node for node in work.graph if node.op_type == "QEmbedLayerNormalization"]:
+        inputs = [*node.inputs, *[None] * (18 - len(node.inputs))]
+        arrays = [_restored(*(constant(v) for v in (inputs[slot], inputs[slot + 6], inputs[slot + 11]))) for slot in range(2, 7)]
+        if any(value is not None and array is None for value, array in zip(inputs[2:7], arrays, strict=True)):
+            continue
+        floats = [
+            None if array is None else initializer(work.graph, f"{value.name}_float", array)  # type: ignore[union-attr]
+            for value, array in zip(inputs[2:7], arrays, strict=True)
+        ]
+        plain = ir.Node(
+            node.domain,
+            "EmbedLayerNormalization",
+            [*inputs[:2], *floats, inputs[7]],
+            node.attributes.values(),
+            outputs=[ir.Value(name=fresh(work.graph, f"{v.name}_float"), shape=v.shape, type=v.type) for v in node.outputs],
+            name=node.name,
+        )
+        work.graph.insert_before(node, plain)
+        for old, new in zip(node.outputs, plain.outputs, strict=True):
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        work.graph.remove(node, safe=True)
+        for old, new in zip(node.outputs, plain.outputs, strict=True):
+            old.name, new.name = None, old.name
+    return work
+
+
+def _restored(integers: Array | None, scale: Array | None, zero: Array | None) -> Array | None:
+    """float32: what the integers stand for; None where something is no constant."""
+    if integers is None or scale is None or zero is None:
+        return None
+    return np.asarray((integers.astype(np.int32) - zero.astype(np.int32)) * scale, np.float32)
 
 
 def _begins_at_zero(node: ir.Node) -> bool:
