@@ -157,7 +157,9 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Nothing removed, hardened or rounded, no weights, and every choice left at what a plan without its key means."""
-        return self.is_exact and all(getattr(self, key) == values[0] for key, values in _CHOICES.items() if key != _SHARED)
+        return self.is_exact and all(
+            getattr(self, key) == values[0] for key, values in _CHOICES.items() if key != _SHARED
+        )
 
     @property
     def is_exact(self) -> bool:

@@ -62,11 +62,13 @@ def dequantised(model: ir.Model) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(floats)
     common.IdentityEliminationPass()(floats)
     _fold_constants(graph)
+    _fold_pairs(graph)
     _fold_factors(graph)
     _fold_rows(graph)
     Cleanup()(floats)
     if is_quantised(floats):
         return model
+    graph.meta.clear()  # names that were given would be counted on by all clones
     describe(floats, recipe_of(model))
     return floats
 
@@ -96,7 +98,10 @@ def _with_float_embeddings(model: ir.Model) -> ir.Model:
     work = model.clone()
     for node in [node for node in work.graph if node.op_type == "QEmbedLayerNormalization"]:
         inputs = [*node.inputs, *[None] * (18 - len(node.inputs))]
-        arrays = [_restored(*(constant(v) for v in (inputs[slot], inputs[slot + 6], inputs[slot + 11]))) for slot in range(2, 7)]
+        arrays = [
+            _restored(*(constant(v) for v in (inputs[slot], inputs[slot + 6], inputs[slot + 11])))
+            for slot in range(2, 7)
+        ]
         if any(value is not None and array is None for value, array in zip(inputs[2:7], arrays, strict=True)):
             continue
         floats = [
@@ -108,7 +113,9 @@ def _with_float_embeddings(model: ir.Model) -> ir.Model:
             "EmbedLayerNormalization",
             [*inputs[:2], *floats, inputs[7]],
             node.attributes.values(),
-            outputs=[ir.Value(name=fresh(work.graph, f"{v.name}_float"), shape=v.shape, type=v.type) for v in node.outputs],
+            outputs=[
+                ir.Value(name=fresh(work.graph, f"{v.name}_float"), shape=v.shape, type=v.type) for v in node.outputs
+            ],
             name=node.name,
         )
         work.graph.insert_before(node, plain)
@@ -150,6 +157,16 @@ def _fold_constants(graph: ir.Graph) -> None:
         known[node.outputs[0]] = array
         if node.op_type in ("DequantizeLinear", "Mul") and array.dtype == np.float32:
             _replace(graph, node.outputs[0], initializer(graph, f"{node.outputs[0].name}_float", array))
+
+
+def _fold_pairs(graph: ir.Graph) -> None:
+    """Numbers that are computed of constants alone, to integers and back: what `unrounded` leaves as it is."""
+    for node in list(graph):
+        quantise = (
+            node.inputs[0].producer() if node.op_type == "DequantizeLinear" and node.inputs[0] is not None else None
+        )
+        if quantise is not None and quantise.op_type == "QuantizeLinear" and quantise.inputs[0] is not None:
+            _replace(graph, node.outputs[0], quantise.inputs[0])
 
 
 def _known(value: ir.Value, known: dict[ir.Value, Array]) -> Array | None:
