@@ -110,7 +110,7 @@ def _form_note(graph: ir.Model) -> str:
     if not is_quantised(graph):
         return ""
     if dequantised(graph) is graph:
-        return "the model is quantised, with operators that have no form in float32: it is cut as it is, by optimize --search robust"
+        return "the model is quantised, with operators that have no form in float32: optimize --search robust cuts it as it is"
     return (
         "the model is quantised: optimize dequantises it, cuts and refits it in float32, and quantises the result again"
     )

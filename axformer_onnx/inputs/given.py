@@ -143,7 +143,8 @@ def _form_note(options: OptimizeOptions, source: Source) -> str:
         True: "quantised again (--quantize int8; --quantize none leaves it in float32)",
         False: f"written in {options.half or 'float32'}",
     }[options.int8 is not None]
-    return f"the model comes quantised: it is dequantised, cut and refitted in float32, and {done}; it is compared with the model as given"
+    worked = f"the model comes quantised: it is dequantised, cut and refitted in float32, and {done}"
+    return f"{worked}; the result is compared with the model as given"
 
 
 def shared_weights(options: OptimizeOptions, anatomy: Anatomy) -> SharedWeights:

@@ -34,8 +34,8 @@ read-out leaves one query (`absorb.py`), exact up to rounding; it is left out wh
 products of integers, with weights of so many bits, embeddings rows of 8 (4) bits, and stores all other weights in 8 bits
 (`integers/`); it is left out where all numbers stay as they are. The weights file holds what is rounded, in float32.
 
-"source": "dequantised" carries all of this out on the float32 form of a quantised source (`prepare/dequantising.py`): its weights are
-the numbers that its integers stand for, its activations are not rounded; it is left out where the source is worked on as it is.
+"source": "dequantised" carries all of this out on the float32 form of a quantised source (`prepare/dequantising.py`): its weights
+are the numbers that its integers stand for, its activations are not rounded; left out where the source is worked on as it is.
 
 "half": {"type": "fp16", "float32": ["/layer.3/Pow_output_0"]} writes the graph in half precision but for these nodes (`halves/`).
 """
