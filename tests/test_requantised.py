@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import tiny_folder
 from graph_oracle import masked_graph, run_as_declared
@@ -27,6 +28,8 @@ from axformer_onnx.result.verification import verify
 from axformer_onnx.runtime import run_once
 from axformer_onnx.tasks import get_task
 from axformer_passes.apply import apply_plan
+from axformer_passes.graph import Cleanup
+from axformer_passes.integers.tables import quantise_tables
 from axformer_passes.io.files import load_model, save_model, serialized
 from axformer_passes.plan import Plan
 from axformer_passes.precision import Int8
@@ -88,9 +91,7 @@ def test_a_plan_on_the_float32_form_equals_the_masked_source_without_rounding(ca
     assert not is_quantised(load_model_of(graph))
 
 
-def load_model_of(content: bytes) -> object:
-    import onnx_ir as ir
-
+def load_model_of(content: bytes) -> ir.Model:
     return ir.from_proto(onnx.ModelProto.FromString(content))
 
 
@@ -110,11 +111,6 @@ def test_our_own_tables_and_products_become_the_numbers_that_they_stand_for(bits
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "s", 32])],
         [numpy_helper.from_array(table, "table")],
     )
-    import onnx_ir as ir
-
-    from axformer_passes.graph import Cleanup
-    from axformer_passes.integers.tables import quantise_tables
-
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     quantise_tables(model, bits)
     Cleanup()(model)
@@ -146,8 +142,6 @@ def test_a_relu_that_a_quantiser_left_to_the_range_is_written_again() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in numbers.items()],
     )
-    import onnx_ir as ir
-
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     x = draws.standard_normal((4, 6)).astype(np.float32)
     found = run_as_declared(serialized(dequantised(model)), {"x": x})[0]
