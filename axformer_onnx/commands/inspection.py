@@ -87,7 +87,7 @@ def inspect_model(
     anatomy = at_its_sizes(graph, lambda graph: recognise(graph, run_once))
     parameters, size_bytes = parameters_and_size(path)
     most = min(_TOKENS, length_limit({}, read_json(settings_folder(path) / "config.json")))
-    tokens, note = text_sizes(graph)[1], size_note(graph)
+    tokens, notes = text_sizes(graph)[1], [note for note in (size_note(graph), _form_note(graph)) if note]
     lengths = [tokens] if tokens else [length] if length else _lengths(graph, most)
     length, work, macs = _work(graph, anatomy, path, lengths)
     return Inspection(
@@ -100,7 +100,19 @@ def inspect_model(
         macs=macs,
         layers=tuple(map(LayerCost, parameters_by_layer(anatomy), work.values())),
         shared_weights=shared_groups(anatomy),
-        notes=(*located.notes, *((note,) if note else ())),
+        notes=(*located.notes, *notes),
+    )
+
+
+def _form_note(graph: ir.Model) -> str:
+    from axformer_passes.prepare import dequantised, is_quantised
+
+    if not is_quantised(graph):
+        return ""
+    if dequantised(graph) is graph:
+        return "the model is quantised, with operators that have no form in float32: optimize --search robust cuts it as it is"
+    return (
+        "the model is quantised: optimize dequantises it, cuts and refits it in float32, and quantises the result again"
     )
 
 

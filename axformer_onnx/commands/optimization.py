@@ -127,9 +127,10 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         shared_weights=shared_weights(options, source.anatomy),
         readout="narrow" if given.narrow else "whole",
         constants=options.constants,
-        keys_values="projected" if options.quantize else options.keys_values,
+        keys_values="projected" if options.int8 else options.keys_values,
         half=_half(options, given),
         padding=options.padding,
+        source="dequantised" if source.dequantised else "given",
     )
 
 

@@ -10,7 +10,17 @@ from typing import Any
 
 from axformer_onnx.data import read_json
 from axformer_onnx.errors import AxformerError, DataError, MissingLabels
-from axformer_onnx.inputs import Given, Source, likely_tasks, locate, not_stated, open_source, read_rows, stated_task
+from axformer_onnx.inputs import (
+    Given,
+    Source,
+    likely_tasks,
+    locate,
+    not_stated,
+    open_source,
+    read_rows,
+    stated_task,
+    with_integers,
+)
 from axformer_onnx.options import OptimizeOptions, flag
 from axformer_onnx.searches import expected_seconds
 from axformer_onnx.tasks import AGREEMENT, is_kind, model_label_names
@@ -88,6 +98,7 @@ def preview(
     located = locate(options.model, options.output, name, step)
     options = options.model_copy(update={"model": located.path})
     source, notes = open_source(options), list(located.notes)
+    options = with_integers(options, source)
     if options.task is None:
         stated = stated_task(source.model.metadata_props, source.folder)
         if stated is None:

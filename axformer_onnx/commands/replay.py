@@ -61,7 +61,7 @@ def apply(
     with _staged(folder) as staging:
         path = staging / (output.name if single else MODEL)
         weights = weights_path(plan_path, plan.weights)
-        opened = Source.of(source, sample)
+        opened = Source.of(source, sample, dequantise=plan.source == "dequantised")
         if size_note(opened.model):
             logger.warning("%s: %s", source, size_note(opened.model))
         written = _write(opened, plan, path, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights
+from axformer_onnx.inputs.given import Given, Source, open_source, read_rows, shared_weights, with_integers
 from axformer_onnx.inputs.located import Located, left_beside, likely_tasks, locate, not_stated, stated_task
 from axformer_onnx.inputs.refusals import NOTHING, Placed, left_whole, placed
 from axformer_onnx.options import MAX_SEARCH_ROWS, Backend, Goal, OptimizeOptions
@@ -27,4 +27,5 @@ __all__ = [
     "read_rows",
     "shared_weights",
     "stated_task",
+    "with_integers",
 ]

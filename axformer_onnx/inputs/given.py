@@ -27,22 +27,31 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The model to optimize, examined once for all that is done with it. `sample`: an .npz file that it is probed on."""
+    """The model to optimize, examined once for all that is done with it. `sample`: an .npz file that it is probed on.
+
+    dequantised   `model` is the float32 form of a file that is quantised
+    """
 
     path: Path
     sha256: str
     model: ir.Model
     examined: Examined
     sample: Path | None = None
+    dequantised: bool = False
 
     @classmethod
-    def of(cls, path: Path, sample: Path | None = None) -> Source:
-        """Load and examine. Raises: ModelError, UsageError."""
+    def of(cls, path: Path, sample: Path | None = None, *, dequantise: bool = False) -> Source:
+        """Load and examine; in float32 if that is asked for, the file is quantised and has such a form.
+
+        Raises: ModelError, UsageError.
+        """
+        from axformer_passes.prepare import dequantised
         from axformer_passes.recognise import examine
 
-        model = open_model(path, sample)
+        given = open_model(path, sample)
+        model = dequantised(given) if dequantise else given
         examined = at_its_sizes(model, lambda model: examine(model, run_once))
-        return cls(path, sha256_of(path), model, examined, sample)
+        return cls(path, sha256_of(path), model, examined, sample, model is not given)
 
     @property
     def folder(self) -> Path:
@@ -75,7 +84,7 @@ class Given:
 
 def open_source(options: OptimizeOptions) -> Source:
     """Load and recognise. Raises: ModelError, RecogniseError."""
-    source = Source.of(model_path(options.model), options.sample)
+    source = Source.of(model_path(options.model), options.sample, dequantise=SEARCHES[options.search].dequantises)
     if not source.anatomy.layers:
         raise RecogniseError(f"{source.path}: {'; '.join(left_whole(source.anatomy)) or NOTHING}")
     return source
@@ -113,11 +122,29 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
         )
     scored = [reading.task.kind.note_on(role, rows[role].labels) for role in ("select", "report") if role in rows]
     unused += dict.fromkeys(note for note in scored if note)
-    fixed = [note for note in (size_note(source.model),) if note]
+    fixed = [note for note in (size_note(source.model), _form_note(options, source)) if note]
     left = [f"left as it is: {line}" for line in left_whole(source.anatomy)]
     notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *fixed, *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))
     return Given(source, reading, rows, encoded, notes, warnings, runs_on=session.get_providers()[0])
+
+
+def with_integers(options: OptimizeOptions, source: Source) -> OptimizeOptions:
+    """The options as they will be used: what comes quantised is quantised again, unless another form is asked for."""
+    if not source.dequantised or options.quantize is not None or options.half is not None:
+        return options
+    return options.model_copy(update={"quantize": "int8"})
+
+
+def _form_note(options: OptimizeOptions, source: Source) -> str:
+    if not source.dequantised:
+        return ""
+    done = {
+        True: "quantised again (--quantize int8; --quantize none leaves it in float32)",
+        False: f"written in {options.half or 'float32'}",
+    }[options.int8 is not None]
+    worked = f"the model comes quantised: it is dequantised, cut and refitted in float32, and {done}"
+    return f"{worked}; the result is compared with the model as given"
 
 
 def shared_weights(options: OptimizeOptions, anatomy: Anatomy) -> SharedWeights:

@@ -64,10 +64,10 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     refit_classifier: bool = option(
         False, "Also refit the last linear layer, with the labels of the search rows.", decisive="if set"
     )
-    quantize: Literal["int8"] | None = option(
+    quantize: Literal["int8", "none"] | None = option(
         None,
         "int8: products of 8-bit integers where they cost least, chosen together with what is removed; all other weights are "
-        "stored in 8 bits.",
+        "stored in 8 bits; none: float32. Default: int8 for a MODEL that comes quantised.",
         decisive="if set",
     )
     weight_bits: int = option(
@@ -118,10 +118,10 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         goals = self._goals()
         if len(goals) > 1:
             raise UsageError(f"{goals[0].words} and {goals[1].words} were given; name one goal")
-        for name in ("structure", "weight_bits", "embedding_bits") if self.quantize is None else ():
+        for name in ("structure", "weight_bits", "embedding_bits") if self.quantize != "int8" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise UsageError(f"{self._said(name)} goes with --quantize int8")
-        if self.quantize and self.half:
+        if self.quantize == "int8" and self.half:
             raise UsageError(f"--quantize {self.quantize} and --half {self.half} were given; name one")
         for name, reason in SEARCHES[self.search].refuses.items():
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -146,7 +146,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     @property
     def int8(self) -> Int8 | None:
         """What plans say about integers, the blocks left open."""
-        return Int8(tables=self.embedding_bits, bits=self.weight_bits, stored=True) if self.quantize else None
+        return Int8(tables=self.embedding_bits, bits=self.weight_bits, stored=True) if self.quantize == "int8" else None
 
     @property
     def goal(self) -> Goal:

@@ -20,6 +20,7 @@ class SearchKind:
     decisive    properties of the options that only this search depends on, in the order of the journal's header
     refuses     options that it cannot honour, with the reason as the end of the sentence "--search NAME ..."
     calibrates  unlabelled calibration rows are used
+    dequantises a source that comes quantised is worked on in float32: its weights are written anew
     """
 
     name: str
@@ -27,6 +28,7 @@ class SearchKind:
     decisive: tuple[str, ...] = ()
     refuses: Mapping[str, str] = MappingProxyType({})
     calibrates: bool = False
+    dequantises: bool = False
 
     def rows_by_role(self, roles: DataRoles) -> dict[str, Rows]:
         """The rows of each role that this search has, "report" among them."""

@@ -23,7 +23,7 @@ from axformer_onnx.probing import at_its_sizes, open_model
 from axformer_passes.cut import Weights
 from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared, unrounded
+from axformer_passes.prepare import prepared, unrounded, with_clipping
 from axformer_passes.probe import HALVES, describe, holds, probe_feeds, probed, ragged, recipe_of, usual_tokens, widened
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def verify(
             "%s: the ONNX checker refuses the source as it is (%s), so the result is held to ONNX Runtime and to the "
             "comparison with the source alone", source, complaint,
         )  # fmt: skip
-    model, result = open_model(source, sample), load_model(candidate)
+    model, result = _opened(source, plan, sample), load_model(candidate)
     if _axes(model) != _axes(result):  # the source may run at one size alone, and the candidate state it
         at_its_sizes(model, lambda model: probed(model, run_once))
     _same_face(model, result)
@@ -96,7 +96,7 @@ def _verify_rounded(
     if complaint is not None and _complaint(source) is None:
         raise VerifyError(f"{candidate}: the ONNX checker refuses it: {complaint}")
     model, result, bare = (
-        open_model(source, sample),
+        _opened(source, plan, sample),
         load_model(candidate),
         dataclasses.replace(plan, int8=None, half=None),
     )
@@ -119,6 +119,24 @@ def _verify_rounded(
     session = make_session(detached(finer), provider=provider, optimize=False, prepack=False)
     trials, found = _answered(session, floats, plan)
     return max(worst, _compare(lambda feeds: run_once(detached(floats), feeds), trials, found))
+
+
+def _opened(source: str | Path, plan: Plan, sample: Path | None) -> ir.Model:
+    """The source in the form that `plan` is carried out on; its float32 form must answer what its integers do, not rounded.
+
+    Raises: VerifyError.
+    """
+    from axformer_onnx.runtime import run_once
+    from axformer_passes.apply import as_planned
+
+    given = open_model(source, sample)
+    model = as_planned(given, plan)
+    if model is not given:
+        smooth = _smooth(with_clipping(given))
+        feeds, _ = probed(model, run_once)
+        for name, array in run_once(detached(smooth), feeds).items():
+            _difference(name, array, run_once(detached(model), feeds)[name])
+    return model
 
 
 def _complaint(path: str | Path) -> str | None:

@@ -37,6 +37,7 @@ class Compensated(Search):
         "structure",
     )
     calibrates = True
+    dequantises = True
 
     def rows_by_role(self, roles: DataRoles) -> dict[str, Rows]:
         """Calibration rows beside the others, where there are any."""

@@ -20,7 +20,7 @@ from axformer_passes.integers import products_of, quantise
 from axformer_passes.io import detached, first_line
 from axformer_passes.padding import remove_padding
 from axformer_passes.plan import Plan
-from axformer_passes.prepare import prepared, take_decided
+from axformer_passes.prepare import dequantised, is_quantised, prepared, take_decided
 from axformer_passes.prepare.fused import lift
 from axformer_passes.probe import Runner, widening
 from axformer_passes.readout import NarrowedReadout, narrow_readout
@@ -41,7 +41,7 @@ def apply_plan(
 ) -> ir.Model:
     """A new model: `model` with `plan` carried out. `model` is not touched; equal arguments give equal bytes.
 
-    `examined` saves a walk where the caller has examined `model` already; it stays as it is.
+    `examined` saves a walk where the caller has examined `model` already (`as_planned`, if the plan says so); it stays as it is.
     `fused` False leaves what came fused in primitive steps, as it is where a plan has integers.
     `weights` are those that the plan names (`plan.py` says what they may be), or those of `weights_of`, a plan that removes more.
 
@@ -54,7 +54,7 @@ def apply_plan(
         clone = model.clone()
         Cleanup()(clone)
         return clone
-    examined = examined.cloned() if examined else examine(model, runner)
+    examined = examined.cloned() if examined else examine(as_planned(model, plan), runner)
     plan.validate(examined.anatomy)  # here too: onnx-ir wraps what a pass's own `requires` raises
     require_hardenable(model, plan)
     reweight(examined, weights_of or plan, weights or {})
@@ -84,6 +84,22 @@ def apply_plan(
     _forget_passes(work)
     _check(work, examined, runner)
     return work
+
+
+def as_planned(model: ir.Model, plan: Plan) -> ir.Model:
+    """`model` in the form that `plan` is carried out on: its float32 form, where the plan says "source": "dequantised".
+
+    Raises: PlanError where it computes with integers in a way that has no form in floats.
+    """
+    if plan.source == "given" or not is_quantised(model):
+        return model
+    floats = dequantised(model)
+    if floats is model:
+        raise PlanError(
+            'the plan says "source": "dequantised", but an operator of the model computes with integers that has no form in '
+            "floats; give the model that the plan was made for"
+        )
+    return floats
 
 
 def reweighted(

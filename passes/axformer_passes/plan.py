@@ -35,6 +35,9 @@ computes what works on each token alone for the real tokens of a batch (`padding
 products of integers, with weights of so many bits, embeddings rows of 8 (4) bits, and stores all other weights in 8 bits
 (`integers/`); it is left out where all numbers stay as they are. The weights file holds what is rounded, in float32.
 
+"source": "dequantised" carries all of this out on the float32 form of a quantised source (`prepare/dequantising.py`): its weights
+are the numbers that its integers stand for, its activations are not rounded; left out where the source is worked on as it is.
+
 "half": {"type": "fp16", "float32": ["/layer.3/Pow_output_0"]} writes the graph in half precision but for these nodes (`halves/`).
 """
 
@@ -65,14 +68,18 @@ KeysValues = Literal["projected", "absorbed"]
 """Where there is one query: are keys and values computed for all tokens, or their weights multiplied with it instead?"""
 Padding = Literal["kept", "removed"]
 """Is what works on each token alone computed for padded tokens, too?"""
+SourceForm = Literal["given", "dequantised"]
+"""Is the source worked on as it is, or its float32 form?"""
 _CHOICES: dict[str, tuple[str, ...]] = {
     "shared_weights": get_args(SharedWeights),
     "readout": get_args(Readout),
     "constants": get_args(Constants),
     "keys_values": get_args(KeysValues),
     "padding": get_args(Padding),
+    "source": get_args(SourceForm),
 }
 """Keys that choose; the first value is what a plan without the key means."""
+_SHARED = "shared_weights"
 _WEIGHTS_NAME = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")
 _KEYS = {
     "format", "source_sha256", "heads", "neurons", "attention_blocks", "feed_forward_blocks", "hard_attention", "weights",
@@ -109,6 +116,7 @@ class Plan:
     constants: Constants = "kept"
     keys_values: KeysValues = "projected"
     padding: Padding = "kept"
+    source: SourceForm = "given"
     int8: Int8 | None = None
     half: Half | None = None
 
@@ -157,12 +165,15 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing removed, hardened or rounded, no weights, no exact rewrite."""
-        return self.is_exact and self.with_nothing_rewritten() == self
+        """Nothing removed, hardened or rounded, no weights, and every choice left at what a plan without its key means."""
+        return self.is_exact and all(
+            getattr(self, key) == values[0] for key, values in _CHOICES.items() if key != _SHARED
+        )
 
     @property
     def is_exact(self) -> bool:
-        """Nothing removed, hardened or rounded, no weights: the graph computes what the source computes."""
+        """Nothing removed, hardened or rounded, no weights: the graph computes what the source computes, in the form that is
+        worked on."""
         return not (
             any(self.heads.values())
             or any(self.neurons.values())

@@ -308,7 +308,8 @@ class _Choosing:
 
     def _at_size(self, part: float) -> tuple[Point, bool]:
         source, written = self.source_bytes, 0.5 if self.inputs.start.half else 1.0  # of the bytes of float32
-        rest = source - sum(s[0] for s in self.sizes) - self._saved_by_tables()
+        whole = self.exact.size_bytes if self.inputs.start.source == "dequantised" else source  # in float32
+        rest = whole - sum(s[0] for s in self.sizes) - self._saved_by_tables()
         tuned = self._tuned(self.sizes, part * source / written - rest, f"size {part:g}")
         if tuned is None:
             least = written * (rest + sum(float(s.min()) for s in self.sizes)) / source

@@ -227,8 +227,8 @@ def round_stages(sessions: StageSessions, levels: Levels) -> None:
     model = simulated(sessions.staged.examined.labelling.model, int8, run_once, examined=sessions.staged.examined)
     if not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph):
         raise UsageError(
-            "--quantize int8: no product of this model can be made of integers (is it in half precision, or are its weights "
-            "quantised already?); optimize the float32 model, or leave out --quantize"
+            "--quantize int8: no product of this model can be made of integers (is it in half precision, or quantised with "
+            "operators that have no form in float32?); optimize the float32 model, or leave out --quantize"
         )
     rounded = type(sessions)(model, provider=sessions.provider, threads=sessions.workers)
     if [stage.outputs for stage in rounded.stages] != [stage.outputs for stage in sessions.stages]:

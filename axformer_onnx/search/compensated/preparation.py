@@ -261,6 +261,7 @@ def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
         "shape": shape, "provider": given.runs_on or machine.provider,
         "threads": machine.threads, "hard": hard,
         **({"int8": int8.bits, "smooth": int8.to_json().get("smooth")} if int8 else {}),
+        **({"source": start.source} if start.source != "given" else {}),
     }  # fmt: skip
     return from_json(inputs.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
 

@@ -108,7 +108,7 @@ def expected_tokens(options: OptimizeOptions, given: Given, points: int) -> floa
     """Tokens through the whole model that the search will take, with so many operating points; a part counts as that part."""
     effort, tokens = EFFORTS[options.effort], given.encoded["search"]
     macs, mean = float(sum(parameters_by_layer(given.source.anatomy))), float(tokens.row_lengths.mean())
-    ladders = 2 if options.quantize else 1
+    ladders = 2 if options.int8 else 1
     rungs = ladders * effort.rungs * sum(len(layer.blocks) for layer in given.source.anatomy.layers)
     affordable = SWEEP_MACS / max(rungs * macs * mean / 2, 1.0)
     sweep = rungs * min(effort.sweep_rows, len(tokens), affordable) * mean / 2

@@ -6,7 +6,8 @@ Takes a model and gives a clone that shares its weights; `fused` states every fu
 from __future__ import annotations
 
 from axformer_passes.prepare.constant_branches import take_decided
+from axformer_passes.prepare.dequantising import dequantised, is_quantised, with_clipping
 from axformer_passes.prepare.unrounded_twin import unrounded
 from axformer_passes.prepare.walkable import isolate, prepared
 
-__all__ = ["isolate", "prepared", "take_decided", "unrounded"]
+__all__ = ["dequantised", "is_quantised", "isolate", "prepared", "take_decided", "unrounded", "with_clipping"]
