@@ -133,6 +133,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"\nOurs against the best of the dynamic forms at {shape} ({found['best']}): {x[0]:.2f}x [{x[1]:.2f}, {x[2]:.2f}]."
         )
+    if result.get("note"):
+        lines.append(f"\nNote: {result['note']}.")
     return "\n".join(lines) + "\n\n"
 
 
