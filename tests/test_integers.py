@@ -72,6 +72,7 @@ def test_rounding_what_is_rounded_changes_nothing_and_zeros_stay() -> None:
     assert np.abs(nearest(once) - once).max() <= 1e-6 and not once[:, 2].any()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("family", "exporter"), FILES)
 def test_integer_products_answer_what_the_simulation_answers(family: str, exporter: str) -> None:
     model = load_model(zoo.build(family, exporter).path)
@@ -87,6 +88,7 @@ def test_integer_products_answer_what_the_simulation_answers(family: str, export
         assert np.abs(array - expected[name]).max() <= 0.02 * rounding + 1e-5
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("family", "exporter"), FILES)
 def test_a_cut_graph_of_integers_is_verified(family: str, exporter: str, tmp_path: Path) -> None:
     path = zoo.build(family, exporter).path
@@ -187,6 +189,7 @@ def test_a_wrong_row_is_refused(bits: int, what: str, tmp_path: Path, monkeypatc
         verify(path, tmp_path / "model.onnx", plan)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("family", "exporter"), FILES)
 def test_weights_are_stored_in_integers_and_multiplied_in_float32(
     family: str, exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,6 +237,7 @@ SMOOTH = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("family", "exporter"), [*FILES, ("llama", "torchscript-eager-17")])
 def test_outliers_that_are_moved_into_weights_are_moved_in_graph_and_simulation_alike(
     family: str, exporter: str, tmp_path: Path
