@@ -214,6 +214,16 @@ def test_weights_are_stored_in_integers_and_multiplied_in_float32(
         verify(path, tmp_path / "model.onnx", plan)
 
 
+def test_products_of_real_tokens_alone_are_integers_too(tmp_path: Path) -> None:
+    path = zoo.build("bert", "torchscript-eager-17").path
+    model, plan = load_model(path), Plan(int8=ALL, padding="removed", readout="narrow", constants="folded")
+    result = apply_plan(model, plan, run_once)
+    kept = apply_plan(model, dataclasses.replace(plan, padding="kept"), run_once)
+    assert operators(result)["NonZero"] and operators(result)["MatMulInteger"] == operators(kept)["MatMulInteger"]
+    save_model(result, tmp_path / "model.onnx")
+    assert verify(path, tmp_path / "model.onnx", plan) < 1e-4
+
+
 def test_a_runtime_folds_what_restores_stored_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import onnxruntime
 
