@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from axformer_passes.graph import constant, fresh, initializer, origin, whole_of
-from axformer_passes.integers.rounding import Array, rounded_columns
+from axformer_passes.integers.rounding import Array, rounded_columns, scaled_down
 
 Quantised = dict[tuple[ir.Value, tuple[int, ...]], list[ir.Value]]
 """(integers, scale, zero) of activations, by them and the powers of two that their channels are divided by."""
@@ -83,9 +83,7 @@ def _quantise(
     if key not in quantised:
         given = value
         if shifts is not None:
-            factor = initializer(
-                graph, f"{value.name}_smooth_factor", np.exp2(-shifts.astype(np.float64)).astype(np.float32)
-            )
+            factor = initializer(graph, f"{value.name}_smooth_factor", scaled_down(shifts))
             (given,) = put("Mul", [value, factor], f"{value.name}_smooth")
         quantised[key] = put("DynamicQuantizeLinear", [given], f"{value.name}_integers", 3)
     integers, scale, zero = quantised[key]

@@ -38,6 +38,11 @@ def nearest(
     return integers.astype(np.float64) * scale.astype(np.float64) / factor
 
 
+def scaled_down(shifts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """float32[R]: what an activation is multiplied with before it is rounded; shifts: int64[R], powers of two (`smoothing`)."""
+    return np.exp2(-shifts.astype(np.float64)).astype(np.float32)
+
+
 def rounded_table(table: Array, bits: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """(integers [V, D], scale [V, N]) of a table [V, D]: N = 1 in 8 bits; in fewer a scale a block, N = D / `BLOCK`."""
     rows, width = table.shape
@@ -51,4 +56,4 @@ def nearest_table(table: Array, bits: int) -> npt.NDArray[np.float64]:
     return integers.astype(np.float64) * np.repeat(scale.astype(np.float64), table.shape[1] // scale.shape[1], axis=1)
 
 
-__all__ = ["BLOCK", "Array", "nearest", "nearest_table", "rounded_columns", "rounded_table"]
+__all__ = ["BLOCK", "Array", "nearest", "nearest_table", "rounded_columns", "rounded_table", "scaled_down"]

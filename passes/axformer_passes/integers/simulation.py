@@ -18,8 +18,8 @@ from axformer_passes.blocks import BlockKind, kind_of, linears, projection_at
 from axformer_passes.errors import RecogniseError
 from axformer_passes.graph import Cleanup, constant, find, fresh, initializer
 from axformer_passes.integers.products import written_plainly
-from axformer_passes.integers.rounding import nearest, nearest_table
-from axformer_passes.integers.smoothing import IntArray, by_activation, inner_shifts, input_shifts, scaled_down
+from axformer_passes.integers.rounding import nearest, nearest_table, scaled_down
+from axformer_passes.integers.smoothing import IntArray, by_activation, inner_shifts, input_shifts
 from axformer_passes.integers.storage import stored_weights
 from axformer_passes.integers.tables import table_bits, tables_of
 from axformer_passes.precision import Int8

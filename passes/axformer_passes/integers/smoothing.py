@@ -172,18 +172,12 @@ def inner_shifts(int8: Int8, layer: int, kind: BlockKind, place: Projection) -> 
     return shifts
 
 
-def scaled_down(shifts: IntArray) -> npt.NDArray[np.float32]:
-    """float32[R]: what an activation is multiplied with."""
-    return np.exp2(-shifts.astype(np.float64)).astype(np.float32)
-
-
 __all__ = [
     "Reach",
     "by_activation",
     "inner_shifts",
     "input_shifts",
     "read_by_products",
-    "scaled_down",
     "shifts_of",
     "smoothed",
 ]
