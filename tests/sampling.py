@@ -8,7 +8,7 @@
 
 A test marked `matrix` has a case for each of many files of the zoo, named by its parameters `family` and `exporter`; one
 exporter of all its cases may stand in the mark. Files are drawn, not cases: what one test has exported the others find; each
-drawn file runs in a third of the tests that have it. Every family, every exporter (each operator set) and every rewrite of a file
+drawn file runs in a quarter of the tests that have it. Every family, every exporter (each operator set) and every rewrite of a file
 keeps at least one file, and every test a case. Tests without a mark always run, and so do cases that are asked for by name
 (`pytest FILE::TEST`, `-k`).
 """
@@ -68,8 +68,8 @@ def words_of(file: File) -> frozenset[str]:
 def drawn_cases(
     cases: Sequence[tuple[str, File]], seed: str, share: float = SHARE, exported: frozenset[File] = frozenset()
 ) -> list[bool]:
-    """For each (test, file): does it run? A drawn file in a third of the tests that have it, and of a test that is left without any
-    of these one file.
+    """For each (test, file): does it run? A drawn file in a quarter of the tests that have it, and of a test that is left
+    without any of these one file.
 
     That is one of those `exported` anyway, where it has any; else one that is soon written (dynamo takes thirty times as long).
     """
@@ -78,7 +78,7 @@ def drawn_cases(
     for test, file in cases:
         if file in drawn:
             tests.setdefault(file, set()).add(test)
-    runs = {(test, file) for file, some in tests.items() for test in _third(some, file, seed)}
+    runs = {(test, file) for file, some in tests.items() for test in _quarter(some, file, seed)}
     served, own = {test for test, _ in runs}, dict[str, File]()
     for test, file in sorted(cases, key=lambda case: _dearness(case[1], exported, seed)):
         if test not in served and (file in drawn or test not in own):
@@ -86,10 +86,10 @@ def drawn_cases(
     return [(test, file) in runs or own.get(test) == file for test, file in cases]
 
 
-def _third(tests: Iterable[str], file: File, seed: str) -> list[str]:
-    """A third of the tests of a file, rounded up: all of them on one file would prove less than the same on three."""
+def _quarter(tests: Iterable[str], file: File, seed: str) -> list[str]:
+    """A quarter of the tests of a file, rounded up: all of them on one file would prove less than the same on three."""
     order = sorted(tests, key=lambda test: _hash(seed, test, *file))
-    return order[: (len(order) + 2) // 3]
+    return order[: (len(order) + 3) // 4]
 
 
 def _dearness(file: File, exported: frozenset[File], seed: str) -> tuple[bool, bool, str]:

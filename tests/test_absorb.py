@@ -103,6 +103,7 @@ def test_keys_and_values_of_the_last_layer_are_gone(family: str, exporter: str) 
     assert gone(build(family, exporter)) == 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_keys_and_values_are_gone_out_of_a_packed_projection(exporter: str) -> None:
     """Behind GPT-2's Where of torchscript nobody sees that the bias of keys is forgotten: B H d more for it."""

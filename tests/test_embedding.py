@@ -264,7 +264,7 @@ def test_a_model_without_embeddings_and_a_pooling_that_is_not_known_are_refused(
     assert EMBEDDING.output([Only("last_hidden_state", "b", "s", 8)], None).positions == "mean"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("case", "search"), [("exported", "compensated"), ("tokens", "compensated"), ("tokens", "robust")]
 )

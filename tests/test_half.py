@@ -52,7 +52,7 @@ def in_float32(content: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("form", FORMS)
 def test_half_precision_removed_equals_gated_equals_masked(

@@ -43,7 +43,7 @@ def dtypes(model: ir.Model) -> set[ir.DataType]:
     return {t.dtype for t in tensors if t is not None and t.size > 1 and t.dtype.is_floating_point()}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("family", "exporter"), FILES)
 def test_a_graph_in_half_precision_answers_nearly_as_in_float32_and_is_verified(
     family: str, exporter: str, tmp_path: Path

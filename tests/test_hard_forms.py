@@ -86,7 +86,7 @@ def assert_expected(found: Array, x: Array, k: int, mode: Mode, tolerance: float
     np.testing.assert_allclose(found, oracle, rtol=tolerance, atol=0)
 
 
-@pytest.mark.sampled(40)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("mode", MODES)

@@ -189,7 +189,7 @@ def test_a_wrong_row_is_refused(bits: int, what: str, tmp_path: Path, monkeypatc
         verify(path, tmp_path / "model.onnx", plan)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("family", "exporter"), FILES)
 def test_weights_are_stored_in_integers_and_multiplied_in_float32(
     family: str, exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -247,7 +247,7 @@ SMOOTH = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("family", "exporter"), [*FILES, ("llama", "torchscript-eager-17")])
 def test_outliers_that_are_moved_into_weights_are_moved_in_graph_and_simulation_alike(
     family: str, exporter: str, tmp_path: Path

@@ -182,6 +182,7 @@ def test_head_of_sigmoids_is_refitted_as_scikit_learn_would() -> None:
     assert losses(x, y, weight, bias, loss="binary cross-entropy").mean() == pytest.approx(expected)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("search", ["compensated", "robust"])
 def test_optimize_ends_with_a_smaller_graph_and_a_report(tmp_path: Path, search: Any) -> None:
     from axformer_onnx.commands.optimization import OptimizeOptions, optimize

@@ -174,7 +174,7 @@ HARD = Plan().without_heads(0, [1, 2]).without_neurons(1, range(9)).without_feed
 HARD = HARD.with_hard_attention(1, 2).with_hard_attention(2, 3, "renormalised")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("exporter", ["torchscript-eager-17", "torchscript-sdpa-17", "dynamo-20", "optimum"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_a_pruned_and_hardened_graph_passes_the_gates(family: str, exporter: str, tmp_path: Path) -> None:

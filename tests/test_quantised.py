@@ -42,14 +42,14 @@ BASE = "torchscript-eager-17"
 FORMS = ("int8", "int8c", "qdq", "qdqc")
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("form", FORMS)
 def test_quantised_removed_equals_gated_equals_masked(form: str, plan: Callable[[ZooModel], Plan]) -> None:
     three_ways(build("bert", f"{BASE}+{form}"), plan)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("plan", [PLANS[1], PLANS[5], PLANS[-1]], ids=lambda plan: plan.__name__)
 @pytest.mark.parametrize("case", ["distilbert+int8c", "vit+int8", "vit+qdqc", "minilm+qdq", "gpt2+int8", "gpt2+qdqc"])
 def test_other_families_quantised(case: str, plan: Callable[[ZooModel], Plan]) -> None:

@@ -67,7 +67,7 @@ def test_every_block_can_be_taken_out_where_its_sum_is_residual_plus_branch(fami
             np.testing.assert_allclose(total, residual + branch, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_and_biases_are_the_checkpoints_own(family: str) -> None:
     """The named initializers hold the torch parameters, whatever way round."""

@@ -115,6 +115,7 @@ def test_refit_is_the_walk_that_torch_takes(exporter: str) -> None:
         np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-4 * np.abs(array).max(), err_msg=key)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "family", ["bert", "gpt2", "llama", "gemma2", "xlnet", "albert", "vit", "mobilebert", "deberta-v2"]
 )
