@@ -57,7 +57,7 @@ def test_a_test_runs_on_the_drawn_files_or_where_it_has_none_of_them_on_one_of_i
 
 
 def test_a_drawn_file_runs_in_a_quarter_of_the_tests_that_have_it_and_no_test_is_left_out() -> None:
-    names = [f"test {i}" for i in range(12)]
+    names = [f"test {i}" for i in range(15)]
     cases = [(name, file) for name in names for file in FILES]
     for seed in SEEDS[:10]:
         runs = [case for case, does in zip(cases, drawn_cases(cases, seed), strict=True) if does]
