@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated_machine import SimulatedMachine, World
 
-from axformer_onnx.runtime import rounds
+from axformer_onnx.runtime import latency, rounds
 from axformer_onnx.runtime.latency import LatencyRow, compare_latency
 
 COMPARISONS = 150
@@ -27,8 +27,9 @@ TRUE = 2.0
 
 
 @pytest.fixture(autouse=True)
-def _as_many_rounds_as_users_get(monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_many_rounds_and_as_much_patience_as_users_get(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "MOST_ROUNDS", 300)
+    monkeypatch.setattr(latency, "MOST_WAIT", 3600.0)
 
 
 def compared(world: World, seed: int, **choices: float) -> tuple[LatencyRow, SimulatedMachine]:

@@ -28,6 +28,8 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 Say = Callable[[str], None]
 INSTRUMENTS = Instruments()
 """Of this machine."""
+MOST_WAIT = 3600.0
+"""Seconds that a comparison waits for a free machine, whatever it is asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +84,10 @@ def compare_latency(
     Raises: RuntimeFailure where a session does not run.
     """
     instruments, rows = instruments or INSTRUMENTS, list[LatencyRow]()
-    budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), _threads(sessions)
-    left = wait_seconds
+    budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), threads_of(sessions)
+    left = min(wait_seconds, MOST_WAIT)
     for batch, length, feeds in feeds_by_shape:
-        runs = {name: _runner(name, session, feeds) for name, session in sessions.items()}
-        found, left = _measured(runs, budget, threads, seed, left, say, instruments)
+        found, left = _measured(runs_of(sessions, feeds), budget, threads, seed, left, say, instruments)
         rows += [dataclasses.replace(row, batch=batch, length=length) for row in found]
     return rows
 
@@ -109,7 +110,7 @@ def _measured(
             wait_seconds -= instruments.seconds() - begin
         begin = instruments.seconds()
         made = make_rounds(list(runs.values()), budget, np.random.default_rng(seed), instruments, is_enough)
-        rows = _rows(list(runs), made, threads, seed)
+        rows = judged(list(runs), made, threads, seed)
         if not best or sum(row.reliable for row in rows) > sum(row.reliable for row in best):
             best = rows
         doubts = [row.why for row in best if row.why]
@@ -119,7 +120,8 @@ def _measured(
         say(f"measuring latency again, {wait_seconds:.0f} s at most: {doubts[0]}")
 
 
-def _rows(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[LatencyRow]:
+def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[LatencyRow]:
+    """A row a model of what was measured, its shape left open. `threads`: that the models run on."""
     alone, rows = left_alone(made), list[LatencyRow]()
     for i, (name, wall) in enumerate(zip(names, made.wall_ms, strict=True)):
         kept = alone.pairs(i)
@@ -138,13 +140,18 @@ def _rows(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[L
     return rows
 
 
-def _threads(sessions: Mapping[str, Any]) -> int:
+def threads_of(sessions: Mapping[str, Any]) -> int:
     """Cores that the greediest of the sessions needs to itself."""
     most = 1
     for session in sessions.values():
         if session.get_providers()[0] == CPU:
             most = max(most, session.get_session_options().intra_op_num_threads or usable_cores())
     return min(most, usable_cores())
+
+
+def runs_of(sessions: Mapping[str, Any], feeds: Feeds) -> dict[str, Run]:
+    """What runs each session once on these feeds, which are where its provider wants them. Raises: RuntimeFailure."""
+    return {name: _runner(name, session, feeds) for name, session in sessions.items()}
 
 
 def make_feeds(
