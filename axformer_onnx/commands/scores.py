@@ -23,6 +23,7 @@ from axformer_onnx.result.report import (
     divergence,
     html_table,
     megabytes,
+    milliseconds,
     model_record,
     paired,
     speed,
@@ -89,8 +90,8 @@ class ScoreResult:
         for shape in dict.fromkeys((row.batch, row.length) for row in self.latency):
             rows = [row for row in self.latency if (row.batch, row.length) == shape]
             name = f"{shape[0]} x {shape[1]}"
-            figures.append((f"latency p50, {name}", *(f"{row.p50_ms:.2f} ms" for row in rows)))
-            figures.append((f"latency p95, {name}", *(f"{row.p95_ms:.2f} ms" for row in rows)))
+            figures.append((f"latency p50, {name}", *(milliseconds(row.p50_ms, reliable=row.reliable) for row in rows)))
+            figures.append((f"latency p95, {name}", *(milliseconds(row.p95_ms, reliable=row.reliable) for row in rows)))
             if len(rows) == 2 and rows[1].ratio is not None:
                 found = speed(rows[1].ratio) if rows[1].reliable else f"undecided: {rows[1].why}"
                 figures.append((f"speed, {name}", "1.00x", found))

@@ -142,17 +142,20 @@ def _loss(model: ModelRecord) -> str:
     return "not finite" if model.loss is None else f"{model.loss:.4f}"
 
 
+def milliseconds(value: float, *, reliable: bool) -> str:
+    """For example "1.49 ms"; of a machine that was disturbed it says so."""
+    return f"{value:.2f} ms" if reliable else f"{value:.2f} ms, disturbed"
+
+
 def _latency_rows(x: LatencyRecord) -> list[tuple[str, str, str, str]]:
     shape = f"{x.batch} x {x.length}"
-    p50, p95 = (x.source_p50_ms, x.candidate_p50_ms), (x.source_p95_ms, x.candidate_p95_ms)
+    p50, p95 = (
+        [milliseconds(ms, reliable=x.reliable) for ms in pair]
+        for pair in ((x.source_p50_ms, x.candidate_p50_ms), (x.source_p95_ms, x.candidate_p95_ms))
+    )
     return [
-        (
-            f"latency p50, {shape}",
-            f"{p50[0]:.2f} ms",
-            f"{p50[1]:.2f} ms",
-            speed(x.speedup) if x.reliable else NOT_MEASURED,
-        ),
-        (f"latency p95, {shape}", f"{p95[0]:.2f} ms", f"{p95[1]:.2f} ms", ""),
+        (f"latency p50, {shape}", p50[0], p50[1], speed(x.speedup) if x.reliable else NOT_MEASURED),
+        (f"latency p95, {shape}", p95[0], p95[1], ""),
     ]
 
 
