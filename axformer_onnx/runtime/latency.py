@@ -72,8 +72,8 @@ def compare_latency(
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
 
-    rounds        at least so many a shape, as many as fit into min_seconds, and more up to max_seconds as long as too few
-                  of them were undisturbed; 5 are made whatever max_seconds says
+    rounds        at least so many a shape, as many as fit into min_seconds, or into four times that as long as too few of
+                  them were undisturbed; 5 are made whatever max_seconds says
     warmup        runs of each session before the first round
     wait_seconds  how long to wait, over all shapes, for a machine that is free, and measure again where it was not; `say` is told
     instruments   what the machine is read by; None: INSTRUMENTS

@@ -20,6 +20,8 @@ Run = Callable[[], None]
 MOST_ROUNDS = 300
 """More say nothing new."""
 FEWEST_ROUNDS = 5
+LONGER = 4
+"""Times the usual seconds that rounds are made for, where too few of them were undisturbed."""
 _BETWEEN = 25
 """Rounds from one look at whether there are enough to the next."""
 _BEST = 0.1
@@ -57,7 +59,7 @@ class Budget:
 
     rounds        at least so many
     warmup        runs of each model before the first
-    min_seconds   and as many as fit in here, up to MOST_ROUNDS
+    min_seconds   and as many as fit in here, or in LONGER times that where too few were undisturbed, up to MOST_ROUNDS
     max_seconds   but not longer, except for FEWEST_ROUNDS
     """
 
@@ -67,12 +69,12 @@ class Budget:
     max_seconds: float
 
     def goes_on(self, done: int, seconds: float, *, enough: bool) -> bool:
-        """After `done` rounds in `seconds`; `enough`: of them were left alone."""
+        """Another one, after `done` in `seconds`? `enough`: of them were undisturbed."""
         if done < min(FEWEST_ROUNDS, self.rounds):
             return True
         if seconds >= self.max_seconds or done >= max(self.rounds, MOST_ROUNDS):
             return False
-        return done < self.rounds or seconds < self.min_seconds or not enough
+        return done < self.rounds or seconds < self.min_seconds * (1 if enough else LONGER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ def make_rounds(
                 wait[i] = delay() - before
             walls.append(wall)
             waits.append(wait)
-            if len(walls) >= budget.rounds and len(walls) % _BETWEEN == 0:
+            if len(walls) == budget.rounds or (len(walls) > budget.rounds and len(walls) % _BETWEEN == 0):
                 satisfied = enough(so_far())
         return so_far()
     finally:
