@@ -86,6 +86,7 @@ def optimize(
     threads: int | None = None,
     batch: Sequence[int] | int = ...,
     length: Sequence[int] | int = ...,
+    wait_for_quiet: float = 30.0,
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> OptimizeResult: ...
@@ -126,6 +127,7 @@ def preview(
     threads: int | None = None,
     batch: Sequence[int] | int = ...,
     length: Sequence[int] | int = ...,
+    wait_for_quiet: float = 30.0,
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> Preview: ...
@@ -144,6 +146,7 @@ def score(
     threads: int | None = None,
     batch: Sequence[int] | int = ...,
     length: Sequence[int] | int = ...,
+    wait_for_quiet: float = 30.0,
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> ScoreResult: ...

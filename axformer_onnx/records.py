@@ -17,12 +17,17 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A point estimate with a confidence interval at `level`."""
+    """A point estimate with a confidence interval at `level`.
+
+    reliable   False: it was measured, and does not hold; `why` says what disturbed it
+    """
 
     value: float
     low: float
     high: float
     level: float = 0.95
+    reliable: bool = True
+    why: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

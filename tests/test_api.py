@@ -15,8 +15,10 @@ from test_report import report as make_report
 import axformer_onnx as ax
 from axformer_onnx import cli
 from axformer_onnx.options import ApplyOptions, OptimizeOptions, make
+from axformer_onnx.records import Interval
 from axformer_onnx.result.report import Report, html, html_table, markdown
 from axformer_onnx.result.report.words import options_line
+from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = ("apply", "export", "inspect", "optimize", "score")
@@ -172,6 +174,28 @@ def test_scores_are_shown_as_a_table_in_a_notebook_and_as_one_line_elsewhere(bes
     (record,) = result.models.values()
     assert f'<td style="padding:2px 8px;text-align:left">{record.score:.2f}</td>' in result._repr_html_()
     assert "\n" not in repr(result) and f"{record.score:.2f}" in repr(result)
+
+
+def test_a_score_says_undecided_where_speed_could_not_be_measured(
+    beside_the_models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waited = []
+
+    def disturbed(models: Any, shapes: Any, *rest: Any, wait_seconds: float, say: Any) -> list[LatencyRow]:
+        waited.append(wait_seconds)
+        ratio = Interval(2.0, 1.0, 4.0, reliable=False, why="a neighbour")
+        return [
+            LatencyRow(name, 1, 8, 1.0, 2.0, ratio if i else None, 30, 2, reliable=False, why="a neighbour")
+            for i, name in enumerate(models)
+        ]
+
+    monkeypatch.setattr("axformer_onnx.commands.scores.latency_of", disturbed)
+    other = ax.apply(ax.Plan().without_heads(0, [1]), "models/nli-mini", tmp_path / "other.onnx")
+    result = ax.score("models/nli-mini", other, task="mnli", length=8, wait_for_quiet=7)
+    assert ("speed, 1 x 8", "1.00x", "undecided: a neighbour") in result.figures()
+    assert any("latency at 1 x 8 does not hold: a neighbour" in warning for warning in result.warnings)
+    assert [row["reliable"] for row in result.to_json()["latency"]] == [False, False]
+    assert waited == [7.0]
 
 
 def test_a_missing_option_is_named() -> None:

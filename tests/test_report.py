@@ -10,6 +10,9 @@ from rich.console import Console
 from search_fake import anatomy
 
 from axformer_onnx.errors import AxformerError
+from axformer_onnx.records import Interval
+from axformer_onnx.result.report.build import latency_records
+from axformer_onnx.result.report.html_form import html
 from axformer_onnx.result.report.layers import bar, head_picture, layer_records
 from axformer_onnx.result.report.markdown_form import markdown
 from axformer_onnx.result.report.record import (
@@ -25,6 +28,8 @@ from axformer_onnx.result.report.record import (
 )
 from axformer_onnx.result.report.terminal import print_report
 from axformer_onnx.result.report.words import change, count, headline
+from axformer_onnx.runtime import LatencyRow
+from axformer_onnx.runtime.foreign_load import Load
 from axformer_passes.plan import Hard, Plan
 
 PLAN = Plan(
@@ -249,3 +254,40 @@ def test_numbers_are_short() -> None:
 def test_headline_claims_only_the_speed_that_its_interval_bears_out(low: float, high: float, words: str) -> None:
     latency = report().latency[0].model_copy(update={"speedup": IntervalRecord(value=1.25, low=low, high=high)})
     assert words in headline(report(latency=[latency]))
+
+
+def lost(why: str, **changes: Any) -> Any:
+    """The report's latency, disturbed."""
+    return report().latency[0].model_copy(update={"reliable": False, "why": why, **changes})
+
+
+@pytest.mark.parametrize("form", [headline, markdown, shown, html])
+def test_a_speed_that_could_not_be_measured_is_said_in_the_place_of_the_number(form: Any) -> None:
+    text = " ".join(form(report(latency=[lost("other processes kept 1.9 of 2 cores busy")])).split())
+    assert "speed not measured: other processes kept 1.9 of 2 cores busy" in text
+    assert "1.25x" not in text
+    assert form is headline or "5.00 ms, disturbed" in text
+
+
+def test_shapes_that_were_measured_keep_their_speed_beside_one_that_was_not() -> None:
+    one = headline(report(latency=[report().latency[0], lost("a neighbour", batch=8)]))
+    assert "1.25x [1.20, 1.30] as fast at 1 x 32; speed at 8 x 32 not measured: a neighbour" in one
+
+
+def test_the_record_says_whether_a_latency_holds_and_why_not() -> None:
+    (found,) = json.loads(report(latency=[lost("a neighbour")]).dumps())["latency"]
+    assert (found["reliable"], found["why"]) == (False, "a neighbour")
+    (found,) = json.loads(report().dumps())["latency"]
+    assert (found["reliable"], found["why"]) == (True, "")
+
+
+def test_rows_become_records_with_what_was_seen_of_the_machine() -> None:
+    ratio = Interval(2.0, 1.9, 2.1, reliable=False, why="a neighbour")
+    load = Load(cores=2, others=0.512)
+    rows = [
+        LatencyRow("source", 1, 32, 10.0, 12.0, None, 50, 20, False, "a neighbour", load),
+        LatencyRow("result", 1, 32, 5.0, 6.0, ratio, 50, 9, False, "a neighbour", load),
+    ]
+    (found,) = latency_records(rows)
+    assert (found.reliable, found.why, found.rounds, found.rounds_kept) == (False, "a neighbour", 50, 9)
+    assert (found.others_cores, found.cores) == (0.51, 2)

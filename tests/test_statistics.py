@@ -25,7 +25,6 @@ from axformer_onnx.statistics.paired import (
     bootstrap_mean,
     bootstrap_numbers,
     mcnemar_exact,
-    ratio_of_medians,
 )
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.labels import LabelMap
@@ -132,15 +131,6 @@ def test_the_mean_has_the_interval_of_the_normal_distribution() -> None:
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - error, abs=0.1 * error)
     assert found.high == pytest.approx(values.mean() + error, abs=0.1 * error)
-
-
-def test_the_ratio_of_medians_is_how_many_times_as_fast() -> None:
-    noise = np.random.default_rng(9).normal(1, 0.1, size=60)
-    found = ratio_of_medians(10 * noise, 4 * noise)
-    assert found.value == pytest.approx(2.5)
-    assert found.low == pytest.approx(2.5)  # the noise is common to both and cancels in every paired draw
-    assert found.high == pytest.approx(2.5)
-    assert ratio_of_medians(np.array([6.0]), np.array([3.0])).low == 2
 
 
 def scores(outputs: Any, labels: Any, task: str = "mnli") -> Scores:

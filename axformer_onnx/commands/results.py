@@ -18,6 +18,7 @@ class OperatingPoint:
     """One point of the frontier of a compensated search, on the select rows.
 
     speedup   measured against the source, with its interval
+    reliable  False: that was on a disturbed machine, and does not hold
     score     of the main metric, in points; `drop` below the source's on the same rows
     plan      folder of its plan: `apply(point.plan, model, output)` builds the graph
     chosen    it is the result of the run
@@ -29,6 +30,7 @@ class OperatingPoint:
     size_bytes: int
     plan: Path
     chosen: bool
+    reliable: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ class OptimizeResult:
         """The operating points, the slowest first; none but in a compensated search."""
         points = self.report.compensation.frontier if self.report.compensation else []
         found = [
-            OperatingPoint(p.speedup, p.score, p.drop, p.size_bytes, self.output / p.folder, p.chosen) for p in points
+            OperatingPoint(p.speedup, p.score, p.drop, p.size_bytes, self.output / p.folder, p.chosen, p.reliable)
+            for p in points
         ]
         return tuple(sorted(found, key=lambda point: point.speedup.value))
 

@@ -23,6 +23,7 @@ from axformer_onnx.result.report import (
     divergence,
     html_table,
     megabytes,
+    milliseconds,
     model_record,
     paired,
     speed,
@@ -89,10 +90,11 @@ class ScoreResult:
         for shape in dict.fromkeys((row.batch, row.length) for row in self.latency):
             rows = [row for row in self.latency if (row.batch, row.length) == shape]
             name = f"{shape[0]} x {shape[1]}"
-            figures.append((f"latency p50, {name}", *(f"{row.p50_ms:.2f} ms" for row in rows)))
-            figures.append((f"latency p95, {name}", *(f"{row.p95_ms:.2f} ms" for row in rows)))
+            figures.append((f"latency p50, {name}", *(milliseconds(row.p50_ms, reliable=row.reliable) for row in rows)))
+            figures.append((f"latency p95, {name}", *(milliseconds(row.p95_ms, reliable=row.reliable) for row in rows)))
             if len(rows) == 2 and rows[1].ratio is not None:
-                figures.append((f"speed, {name}", "1.00x", speed(rows[1].ratio)))
+                found = speed(rows[1].ratio) if rows[1].reliable else f"undecided: {rows[1].why}"
+                figures.append((f"speed, {name}", "1.00x", found))
         figures.append(("file size", *(megabytes(record.size_bytes) for record in records)))
         figures.append(("parameters", *(count(record.parameters) for record in records)))
         figures.append((f"multiply-accumulates, {self.macs_shape}", *(count(record.macs) for record in records)))
@@ -151,8 +153,9 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     step("measuring latency")
     shapes = options.shapes or default_shapes(scored[0].encoded)
     latency = latency_of(
-        {model.name: model.path for model in models}, shapes, scored[0].reading.tokens, options.machine, options.seed
-    )
+        {model.name: model.path for model in models}, shapes, scored[0].reading.tokens, options.machine, options.seed,
+        wait_seconds=options.wait_for_quiet, say=step,
+    )  # fmt: skip
     return _result(options, rows, scored, latency)
 
 

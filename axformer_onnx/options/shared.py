@@ -115,6 +115,12 @@ class RunOptions(Options):
         (), "Tokens per row of the latency table, repeatable; default: median and 95th percentile of the data.",
         validate_default=True,
     )  # fmt: skip
+    wait_for_quiet: float = option(
+        30.0,
+        "Seconds to wait for a free machine before speed is measured, and to measure again on one that was not; a speed that was "
+        "disturbed in spite of it is not stated.",
+        ge=0,
+    )
     max_length: int | None = option(None, "Truncate inputs to this many tokens; default: the model's limit.", ge=3)
 
     @field_validator("batch", "length", mode="before")

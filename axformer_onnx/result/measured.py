@@ -85,7 +85,7 @@ def outcome(
     )
     control = _control(options, given, plan, source.scores, candidate.parent, step)
     step("measuring latency")
-    latency = _latency(options, given, candidate)
+    latency = _latency(options, given, candidate, step)
     assert judged.against_source is not None
     return Report(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -153,9 +153,12 @@ def _control(
         return _judge(options, given, path, model, source)
 
 
-def _latency(options: OptimizeOptions, given: Given, candidate: Path) -> list[LatencyRow]:
+def _latency(options: OptimizeOptions, given: Given, candidate: Path, step: OnStep) -> list[LatencyRow]:
     pair = {"source": given.source.path, "result": candidate}
-    return latency_of(pair, _shapes(options, given), given.reading.tokens, options.machine, options.seed)
+    return latency_of(
+        pair, _shapes(options, given), given.reading.tokens, options.machine, options.seed,
+        wait_seconds=options.wait_for_quiet, say=step,
+    )  # fmt: skip
 
 
 def _shapes(options: OptimizeOptions, given: Given) -> tuple[tuple[int, int], ...]:

@@ -1,13 +1,12 @@
 """Latency of several models, measured side by side in one process.
 
-In every round each model runs once, in an order drawn anew, so that what slows the machine down for a while
-slows all of them down; ratios come from medians over the same rounds (docs/method.md 4).
+Every model runs once in every round; a speed comes from rounds in which neither of a pair was disturbed (`undisturbed`), and where
+there are too few of them it is marked, and why (docs/method.md 4).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,23 +14,34 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.data import check_input
-from axformer_onnx.records import FloatArray, Interval
+from axformer_onnx.records import Interval
 from axformer_onnx.runtime.failures import told
+from axformer_onnx.runtime.foreign_load import Load, usable_cores
+from axformer_onnx.runtime.providers import CPU
+from axformer_onnx.runtime.rounds import Budget, Instruments, Rounds, Run, make_rounds, wait_for_quiet
 from axformer_onnx.runtime.sessions import fit_feeds
-from axformer_onnx.statistics import ratio_of_medians
+from axformer_onnx.runtime.undisturbed import doubt, is_enough, left_alone, unseen
+from axformer_onnx.statistics import paired_ratio
 from axformer_passes.probe import TokenSequence
 
 Feeds = Mapping[str, npt.NDArray[Any]]
-MOST_ROUNDS = 300
-"""More say nothing new, and the bootstrap of their medians takes longer than they do."""
+Say = Callable[[str], None]
+INSTRUMENTS = Instruments()
+"""Of this machine."""
+MOST_WAIT = 3600.0
+"""Seconds that a comparison waits for a free machine, whatever it is asked."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyRow:
     """One model at one shape.
 
-    p50_ms, p95_ms  median and 95th percentile of its rounds, in milliseconds
-    ratio           how many times as fast as the first model, with its interval; None for the first
+    p50_ms    median of its undisturbed rounds, in milliseconds; of all where there are too few of them
+    p95_ms    95th percentile of all its rounds
+    ratio     how many times as fast as the first model, with its interval; None for the first
+    rounds    that were made; `kept` of them were undisturbed for this model and the first
+    reliable  False: the figures are of a disturbed machine; `why` says by what
+    load      what else the machine did meanwhile; None where that was not read
     """
 
     model: str
@@ -41,6 +51,10 @@ class LatencyRow:
     p95_ms: float
     ratio: Interval | None
     rounds: int
+    kept: int = 0
+    reliable: bool = True
+    why: str = ""
+    load: Load | None = None
 
 
 def compare_latency(
@@ -52,26 +66,92 @@ def compare_latency(
     min_seconds: float = 1.0,
     max_seconds: float = 4.0,
     seed: int = 0,
+    wait_seconds: float = 0.0,
+    say: Say = lambda text: None,
+    instruments: Instruments | None = None,
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
 
-    rounds   at least so many a shape, and as many as fit into min_seconds, up to MOST_ROUNDS; 5 are made whatever max_seconds says
-    warmup   runs of each session before the first round
+    rounds        at least so many a shape, as many as fit into min_seconds, or into four times that as long as too few of
+                  them were undisturbed; 5 are made whatever max_seconds says
+    warmup        runs of each session before the first round
+    wait_seconds  how long to wait, over all shapes, for a machine that is free, and measure again where it was not; `say` is told
+    instruments   what the machine is read by; None: INSTRUMENTS
 
     On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when
     the device has finished.
 
     Raises: RuntimeFailure where a session does not run.
     """
-    rows = []
+    instruments, rows = instruments or INSTRUMENTS, list[LatencyRow]()
+    budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), threads_of(sessions)
+    left = min(wait_seconds, MOST_WAIT)
     for batch, length, feeds in feeds_by_shape:
-        runs = [_runner(name, session, feeds) for name, session in sessions.items()]
-        times = _interleaved(runs, rounds, warmup, min_seconds, max_seconds, np.random.default_rng(seed))
-        for i, name in enumerate(sessions):
-            ratio = ratio_of_medians(times[0], times[i], seed) if i else None
-            p50, p95 = np.percentile(times[i], [50, 95])
-            rows.append(LatencyRow(name, batch, length, float(p50), float(p95), ratio, len(times[i])))
+        found, left = _measured(runs_of(sessions, feeds), budget, threads, seed, left, say, instruments)
+        rows += [dataclasses.replace(row, batch=batch, length=length) for row in found]
     return rows
+
+
+def _measured(
+    runs: Mapping[str, Run],
+    budget: Budget,
+    threads: int,
+    seed: int,
+    wait_seconds: float,
+    say: Say,
+    instruments: Instruments,
+) -> tuple[list[LatencyRow], float]:
+    """Rows of one shape, the least doubtful of what was measured, and the seconds of waiting that are left."""
+    best: list[LatencyRow] = []
+    while True:
+        begin = instruments.seconds()
+        if wait_seconds > 0:
+            wait_for_quiet(wait_seconds, threads, instruments, say)
+            wait_seconds -= instruments.seconds() - begin
+        begin = instruments.seconds()
+        made = make_rounds(list(runs.values()), budget, np.random.default_rng(seed), instruments, is_enough)
+        rows = judged(list(runs), made, threads, seed)
+        if not best or sum(row.reliable for row in rows) > sum(row.reliable for row in best):
+            best = rows
+        doubts = [row.why for row in best if row.why]
+        wait_seconds -= instruments.seconds() - begin if doubts else 0.0
+        if not doubts or wait_seconds <= 0:
+            return best, max(0.0, wait_seconds)
+        say(f"measuring latency again, {wait_seconds:.0f} s at most: {doubts[0]}")
+
+
+def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[LatencyRow]:
+    """A row a model of what was measured, its shape left open. `threads`: that the models run on."""
+    alone, rows = left_alone(made), list[LatencyRow]()
+    for i, (name, wall) in enumerate(zip(names, made.wall_ms, strict=True)):
+        kept = alone.pairs(i)
+        some = kept if kept.sum() >= 2 else np.ones_like(kept)
+        ratio = paired_ratio(made.wall_ms[0, some], wall[some], seed, floor=unseen(made, some, i)) if i else None
+        why = doubt(made, alone, i, threads, ratio)
+        if ratio is not None:
+            ratio = dataclasses.replace(ratio, reliable=not why, why=why)
+        own = alone.runs[i] if alone.runs[i].any() else np.ones_like(kept)
+        p50, p95 = float(np.median(wall[own])), float(np.percentile(wall, 95))
+        rows.append(
+            LatencyRow(
+                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), reliable=not why, why=why, load=made.load
+            )
+        )
+    return rows
+
+
+def threads_of(sessions: Mapping[str, Any]) -> int:
+    """Cores that the greediest of the sessions needs to itself."""
+    most = 1
+    for session in sessions.values():
+        if session.get_providers()[0] == CPU:
+            most = max(most, session.get_session_options().intra_op_num_threads or usable_cores())
+    return min(most, usable_cores())
+
+
+def runs_of(sessions: Mapping[str, Any], feeds: Feeds) -> dict[str, Run]:
+    """What runs each session once on these feeds, which are where its provider wants them. Raises: RuntimeFailure."""
+    return {name: _runner(name, session, feeds) for name, session in sessions.items()}
 
 
 def make_feeds(
@@ -97,7 +177,7 @@ def make_feeds(
     return {name: known[check_input(name)] for name in input_names}
 
 
-def _runner(name: str, session: Any, feeds: Feeds) -> Callable[[], None]:
+def _runner(name: str, session: Any, feeds: Feeds) -> Run:
     """One run of a session on feeds that are already where the provider wants them."""
     fitted = fit_feeds(session, feeds)
     device = _DEVICES.get(session.get_providers()[0])
@@ -107,7 +187,7 @@ def _runner(name: str, session: Any, feeds: Feeds) -> Callable[[], None]:
         session.run(outputs, fitted)
 
     with told(name, fitted):
-        run: Callable[[], None] = on_cpu if device is None else Bound(session, fitted, outputs, device)
+        run: Run = on_cpu if device is None else Bound(session, fitted, outputs, device)
 
     def one_run() -> None:
         with told(name, fitted):
@@ -145,38 +225,3 @@ _DEVICES = {
     "ROCMExecutionProvider": "cuda",
     "DmlExecutionProvider": "dml",
 }
-
-
-def _interleaved(
-    runs: Sequence[Callable[[], None]],
-    rounds: int,
-    warmup: int,
-    min_seconds: float,
-    max_seconds: float,
-    generator: np.random.Generator,
-) -> FloatArray:
-    """float64[models, rounds]: milliseconds of each run."""
-    begin = time.perf_counter()
-    for i in range(max(1, warmup)):
-        if i and time.perf_counter() - begin > max_seconds / 2:
-            break
-        for run in runs:
-            run()
-    times: list[list[float]] = []
-    begin = time.perf_counter()
-    while _goes_on(len(times), time.perf_counter() - begin, rounds, min_seconds, max_seconds):
-        row = [0.0] * len(runs)
-        for i in generator.permutation(len(runs)).tolist():
-            start = time.perf_counter_ns()
-            runs[i]()
-            row[i] = (time.perf_counter_ns() - start) / 1e6
-        times.append(row)
-    return np.array(times).T
-
-
-def _goes_on(done: int, seconds: float, rounds: int, min_seconds: float, max_seconds: float) -> bool:
-    if done < min(5, rounds):
-        return True
-    if seconds >= max_seconds or done >= max(rounds, MOST_ROUNDS):
-        return False
-    return done < rounds or seconds < min_seconds

@@ -28,7 +28,6 @@ from axformer_passes.probe import TokenSequence
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_UNSTEADY = 2.0
 _VOCABULARY = 1000  # where config.json does not say; latency does not depend on which tokens there are
 
 
@@ -136,12 +135,18 @@ def latency_of(
     tokens: TokenSequence,
     machine: Machine,
     seed: int,
+    *,
+    wait_seconds: float = 0.0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[LatencyRow]:
-    """Latency of the graphs at these paths, interleaved, on rows as `tokens` has them; the first is the baseline."""
+    """Latency of the graphs at these paths, interleaved, on rows as `tokens` has them; the first is the baseline.
+
+    wait_seconds   for a free machine, at most; `say` is told what for
+    """
     sessions = {name: machine.session(path) for name, path in models.items()}
     names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
     feeds = [(batch, length, make_feeds(names, batch, length, tokens=tokens, seed=seed)) for batch, length in shapes]
-    return compare_latency(sessions, feeds, seed=seed)
+    return compare_latency(sessions, feeds, seed=seed, wait_seconds=wait_seconds, say=say)
 
 
 def placement_of(
@@ -156,14 +161,11 @@ def placement_of(
 
 
 def latency_warnings(rows: Iterable[LatencyRow]) -> list[str]:
-    """A sentence for each shape at which a model's 95th percentile lies far above its median: something else ran."""
-    unsteady = {
-        f"{row.batch} x {row.length}": row.p95_ms / row.p50_ms for row in rows if row.p95_ms > _UNSTEADY * row.p50_ms
-    }
+    """A sentence for each shape at which the machine was too disturbed for a figure."""
+    doubts = {f"{row.batch} x {row.length}": row.why for row in rows if not row.reliable}
     return [
-        f"latency at {shape} is unsteady (its 95th percentile is {times:.1f} times its median): was the machine busy? "
-        "Measure again on a free one (axformer-onnx score SOURCE RESULT ...)"
-        for shape, times in unsteady.items()
+        f"latency at {shape} does not hold: {why}. Measure again on a free machine (axformer-onnx score SOURCE RESULT ...)"
+        for shape, why in doubts.items()
     ]
 
 

@@ -14,8 +14,8 @@ from axformer_onnx.statistics.paired import (
     bootstrap_numbers,
     bootstrap_sums,
     mcnemar_exact,
-    ratio_of_medians,
 )
+from axformer_onnx.statistics.paired_times import paired_ratio
 from axformer_onnx.statistics.proportion import exact_proportion, most_unseen
 from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
 
@@ -33,7 +33,7 @@ __all__ = [
     "mcnemar_exact",
     "most_unseen",
     "number_metric",
-    "ratio_of_medians",
+    "paired_ratio",
     "recalibrated_losses",
     "set_counts",
     "set_metric",

@@ -4,7 +4,7 @@ The bootstrap draws rows with replacement. For class metrics it draws counts ins
 n rows is a multinomial draw of n over the observed (label, guess a, guess b) triples. The distribution is the
 same, and a draw is a few dozen numbers instead of thousands. For correlations it draws how often each row
 occurs and computes weighted correlations, Spearman's from the midranks that the repeated rows would have.
-scipy.stats.bootstrap serves where the statistic is a mean or a median; on the metrics of 10,000 rows it
+scipy.stats.bootstrap serves where the statistic is a mean; on the metrics of 10,000 rows it
 would take minutes.
 """
 
@@ -132,20 +132,6 @@ def bootstrap_sums(
 def bootstrap_mean(values: FloatArray, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
     """Mean of float[rows] with its percentile interval: for paired differences of losses."""
     return _scipy_bootstrap((values,), np.mean, draws, seed, level)
-
-
-def ratio_of_medians(
-    a_ms: FloatArray, b_ms: FloatArray, seed: int = 0, *, draws: int = DRAWS, level: float = 0.95
-) -> Interval:
-    """median(a) / median(b) of times measured in the same rounds: how many times as fast b is.
-
-    a_ms, b_ms  float[rounds]; rounds are drawn in pairs, so what slowed both down in a round cancels
-    """
-
-    def ratio(a: FloatArray, b: FloatArray, axis: int = -1) -> Any:
-        return np.median(a, axis=axis) / np.median(b, axis=axis)
-
-    return _scipy_bootstrap((np.asarray(a_ms), np.asarray(b_ms)), ratio, draws, seed, level)
 
 
 def _bootstrap(

@@ -24,7 +24,16 @@ from axformer_onnx.result.report.record import (
     SearchRecord,
 )
 from axformer_onnx.result.report.terminal import print_report
-from axformer_onnx.result.report.words import DIVERGENCE, count, divergence, headline, megabytes, paired, speed
+from axformer_onnx.result.report.words import (
+    DIVERGENCE,
+    count,
+    divergence,
+    headline,
+    megabytes,
+    milliseconds,
+    paired,
+    speed,
+)
 
 __all__ = [
     "DIVERGENCE",
@@ -48,6 +57,7 @@ __all__ = [
     "layer_records",
     "markdown",
     "megabytes",
+    "milliseconds",
     "model_record",
     "paired",
     "print_report",

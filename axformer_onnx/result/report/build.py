@@ -79,6 +79,12 @@ def latency_records(rows: Sequence[LatencyRow]) -> list[LatencyRecord]:
                 candidate_p50_ms=after.p50_ms,
                 candidate_p95_ms=after.p95_ms,
                 speedup=interval_record(after.ratio),
+                reliable=after.reliable,
+                why=after.why,
+                rounds=after.rounds,
+                rounds_kept=after.kept,
+                others_cores=None if after.load is None or after.load.others is None else round(after.load.others, 2),
+                cores=None if after.load is None else after.load.cores,
             )
         )
     return records
@@ -149,6 +155,8 @@ def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[P
                 divergence=point.divergence,
                 size_bytes=point.size_bytes,
                 chosen=point is found.chosen,
+                reliable=point.speedup.reliable,
+                why=point.speedup.why,
             )
             for point in found.points
         ],

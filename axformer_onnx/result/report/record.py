@@ -69,7 +69,12 @@ class ComparisonRecord(_Record):
 
 
 class LatencyRecord(_Record):
-    """Latency at one shape, both graphs interleaved. `speedup` = source / candidate: above 1 is faster."""
+    """Latency at one shape, both graphs interleaved. `speedup` = source / candidate: above 1 is faster.
+
+    reliable      False: the machine was disturbed, `why` says by what; `speedup` then is no figure to go by
+    rounds        that were made; `rounds_kept` of them were undisturbed, and count; 0 in reports that do not say
+    others_cores  how many of `cores` other processes kept busy meanwhile; None where the system does not tell
+    """
 
     batch: int
     length: int
@@ -78,6 +83,12 @@ class LatencyRecord(_Record):
     candidate_p50_ms: float
     candidate_p95_ms: float
     speedup: IntervalRecord
+    reliable: bool = True
+    why: str = ""
+    rounds: int = 0
+    rounds_kept: int = 0
+    others_cores: float | None = None
+    cores: int | None = None
 
 
 class LayerRecord(_Record):
@@ -142,6 +153,7 @@ class PointRecord(_Record):
 
     folder        under the output folder: its plan.json, which `apply` builds
     speedup       measured against the source at `CompensationRecord.shape`, with its interval
+    reliable      False: it was measured on a disturbed machine, `why` says by what
     score         in points; `drop` below the source's on the same rows, `noise` its standard error
     judged_drop   that together with the drop that the source's own probabilities let expect (`judgement.py`): what decides
     divergence    mean over the rows, from the source's outputs, as the task's kind defines it (classification: KL in nats)
@@ -158,6 +170,8 @@ class PointRecord(_Record):
     divergence: float
     size_bytes: int
     chosen: bool
+    reliable: bool = True
+    why: str = ""
 
 
 class CompensationRecord(_Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from axformer_onnx.options import flag
 from axformer_onnx.records import Interval
@@ -17,6 +17,8 @@ from axformer_onnx.result.report.record import (
 )
 
 DIVERGENCE = "divergence from the source"
+NOT_MEASURED = "not measured"
+"""In the place of a speed that does not hold."""
 
 
 def headline(report: Report) -> str:
@@ -35,9 +37,18 @@ def headline(report: Report) -> str:
 
 
 def _speed(report: Report) -> str:
-    """Only what the intervals bear out."""
-    faster = [x for x in report.latency if x.speedup.low > 1]
-    slower = [x for x in report.latency if x.speedup.high < 1]
+    """Only what was measured, and of that what the intervals bear out."""
+    measured = [x for x in report.latency if x.reliable]
+    lost = [x for x in report.latency if not x.reliable]
+    if lost and not measured:
+        return f"speed not measured: {lost[0].why}"
+    missing = "".join(f"; speed at {x.batch} x {x.length} not measured: {x.why}" for x in lost)
+    return _difference(measured) + missing
+
+
+def _difference(measured: Sequence[LatencyRecord]) -> str:
+    faster = [x for x in measured if x.speedup.low > 1]
+    slower = [x for x in measured if x.speedup.high < 1]
     if slower:
         worst = min(slower, key=lambda x: x.speedup.value)
         return f"slower: {speed(worst.speedup)} at {worst.batch} x {worst.length}"
@@ -131,12 +142,20 @@ def _loss(model: ModelRecord) -> str:
     return "not finite" if model.loss is None else f"{model.loss:.4f}"
 
 
+def milliseconds(value: float, *, reliable: bool) -> str:
+    """For example "1.49 ms"; of a machine that was disturbed it says so."""
+    return f"{value:.2f} ms" if reliable else f"{value:.2f} ms, disturbed"
+
+
 def _latency_rows(x: LatencyRecord) -> list[tuple[str, str, str, str]]:
     shape = f"{x.batch} x {x.length}"
-    p50, p95 = (x.source_p50_ms, x.candidate_p50_ms), (x.source_p95_ms, x.candidate_p95_ms)
+    p50, p95 = (
+        [milliseconds(ms, reliable=x.reliable) for ms in pair]
+        for pair in ((x.source_p50_ms, x.candidate_p50_ms), (x.source_p95_ms, x.candidate_p95_ms))
+    )
     return [
-        (f"latency p50, {shape}", f"{p50[0]:.2f} ms", f"{p50[1]:.2f} ms", speed(x.speedup)),
-        (f"latency p95, {shape}", f"{p95[0]:.2f} ms", f"{p95[1]:.2f} ms", ""),
+        (f"latency p50, {shape}", p50[0], p50[1], speed(x.speedup) if x.reliable else NOT_MEASURED),
+        (f"latency p95, {shape}", p95[0], p95[1], ""),
     ]
 
 
@@ -217,7 +236,7 @@ def frontier_rows(report: Report) -> list[tuple[str, ...]]:
 
 def _point_row(point: PointRecord) -> tuple[str, ...]:
     return (
-        speed(point.speedup),
+        speed(point.speedup) if point.reliable else NOT_MEASURED,
         f"{point.score:.2f}",
         f"{point.drop:+.2f} (SE {point.noise:.2f})",
         f"{point.judged_drop:+.2f}",
