@@ -11,9 +11,11 @@ is the parabola through both ends, its one coefficient fitted to the timed plans
 
     g(x) = x + a x (1 - x),  -1 <= a <= 1, so that it rises
 
-(A broken line through the same few plans follows their noise. On SST-2, MiniLM, at 1 x 19, the speeds of six choices of a search were
-10 % too high by the sum, in the median; 4 % off with one factor on all savings, 1.3 % with the parabola.) It is a function of the sum alone, so the prices still add up under
-a budget: it is the budget that is translated. The error is what a plan's speed is off by, with a fitted to the others.
+It is a function of the sum alone, so the prices still add up under a budget: it is the budget that is translated. The error is what
+a plan's speed is off by, with a fitted to the others.
+
+(A broken line through the same few plans follows their noise. MiniLM on SST-2 at 1 x 19, six choices of a search: the speeds by the
+sum were 10 % too high in the median; with one factor on all savings they were 4 % off, with the parabola 1.3 %.)
 """
 
 from __future__ import annotations
