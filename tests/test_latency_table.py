@@ -18,7 +18,7 @@ from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_
 from axformer_onnx.search.compensated.levels import Rung, Unit
 from axformer_onnx.search.compensated.table_error import Mixed
 from axformer_passes.plan import Plan
-from axformer_passes.precision import Int8
+from axformer_passes.precision import Half, Int8
 from axformer_passes.probe import TokenSequence
 
 REST, HEAD, NEURON, EMPTY = 2.0, 0.25, 0.01, 0.5
@@ -132,6 +132,21 @@ def test_table_gives_back_what_blocks_cost(clock: None) -> None:
         assert prices == pytest.approx(each * np.array(u.counts)), u
     assert table.rest_ms == pytest.approx(REST + EMPTY * len(UNITS))
     assert table.hard_ms == {4: pytest.approx(0.3)}
+
+
+def test_what_is_timed_is_in_the_form_that_is_written(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = list[Plan]()
+
+    def carried_out(model: Any, plan: Plan, runner: Any, examined: Any) -> Plan:
+        timed.append(plan)
+        return plan
+
+    monkeypatch.setattr(latency_table, "apply_plan", carried_out)
+    half = Half("fp16")
+    measured(hard=(4,), rewrites=Plan(constants="folded", keys_values="absorbed", padding="removed", half=half))
+    said = {(plan.constants, plan.keys_values, plan.padding, plan.half) for plan in timed}
+    assert said == {("folded", "absorbed", "removed", half)} and len(timed) > 20
+    assert any(plan.heads and plan.neurons and len(plan.heads) == 3 for plan in timed), "plans of all units among them"
 
 
 def test_a_table_whose_sums_hold_has_neither_bias_nor_error(clock: None) -> None:

@@ -4,8 +4,8 @@
 
     --max-drop D   the fastest point whose score on the select rows is at most D points below the source's; two more points
                    are built between the last that passes and the first that does not
-    --speedup S    the point of least divergence that is measured at least S times as fast; a few are built from S by the latency
-                   table to what that is S with all of the table's error
+    --speedup S    the point of least divergence that is measured at least S times as fast; three are built for it, the latency
+                   table promising S, S and all of its error, and what lies between
     --size F       the same for the file: at most F times the source's
 
 What is tried, and in which order, is a function of the seed, the latency table and the losses. How fast the points are is measured,

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from axformer_onnx.records import FloatArray
-from axformer_onnx.search.compensated.allocation import allocate
+from axformer_onnx.search.compensated.allocation import allocate, price_of
 from axformer_onnx.search.compensated.levels import Unit
 
 PARTS = (0.75, 0.5, 0.25)
@@ -133,7 +133,7 @@ def mixed_rungs(units: Sequence[Unit], prices: Sequence[FloatArray], seed: int) 
         costs = [np.exp(generator.normal(0.0, _SPREAD)) * _made_up(unit) for unit in units]
         drawn = allocate(costs, prices, part * whole)
         found += [drawn] if drawn is not None else []
-    return list(dict.fromkeys(found))
+    return [rungs for rungs in dict.fromkeys(found) if 0 < price_of(prices, rungs) < whole]
 
 
 def _at_part(ladder: range, price: FloatArray, part: float) -> int:
