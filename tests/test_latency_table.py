@@ -170,7 +170,7 @@ def test_sums_that_promise_too_much_or_too_little_are_corrected(clock: None, mon
         wrong.append(plain.speedup(units_ms) / true - 1)
         left.append(abs(table.speedup(units_ms) / true - 1))
     assert np.median(left) < np.median(np.abs(wrong)) / 2
-    assert table.error.median < abs(table.error.bias) and table.error.worst < 0.05
+    assert np.quantile(left, 0.9) < table.error.worst < 0.06, "what is stated holds for other plans"
     assert np.sign(table.error.bias) == np.sign(np.median(wrong))
 
 
