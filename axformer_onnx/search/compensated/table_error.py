@@ -36,8 +36,6 @@ _MOST_BENT = 0.999
 """Of a: every saving has one inverse."""
 _SPREAD = 1.0
 """Standard deviation of the logarithm of a unit's weight where parts are drawn."""
-_RISE = 1.2
-"""Exponent of made-up costs in what is removed: with it some units are emptied and others left whole, as in choices of a search."""
 _INTEGERS = 0.03
 """Cost of a whole unit in integers beside that of an empty one in float32, in plans that are drawn: both occur."""
 
@@ -145,7 +143,7 @@ def _made_up(unit: Unit) -> FloatArray:
     """float64[rungs]: costs that rise as divergences do."""
     kept = np.array(unit.counts) / unit.size
     integers = np.array([rung.int8 for rung in unit.rungs])
-    return np.asarray((1 - kept) ** _RISE + _INTEGERS * integers * kept)
+    return np.asarray((1 - kept) ** 2 + _INTEGERS * integers * kept)
 
 
 __all__ = ["PARTS", "Correction", "Mixed", "TableError", "correction", "error_of", "mixed_rungs"]
