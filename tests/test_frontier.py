@@ -12,16 +12,36 @@ from axformer_onnx.records import Interval, Scores
 from axformer_onnx.scoring.judgement import Drop, drop_of, judged_drop, judged_noise
 from axformer_onnx.scoring.outputs import evaluate
 from axformer_onnx.search.compensated.levels import Choice
-from axformer_onnx.search.compensated.operating_points import Point, within_drop
+from axformer_onnx.search.compensated.operating_points import (
+    Point,
+    best_at_speed,
+    fastest,
+    nearly_as_fast,
+    within_drop,
+)
 from axformer_onnx.tasks import CLASSIFICATION
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.labels import LabelMap
 from axformer_passes.plan import Plan
 
 
-def point(predicted: float, drop: float, noise: float = 0.5, expected: float | None = None) -> Point:
-    speed = Interval(predicted, predicted, predicted)
-    return Point(Choice(()), Plan(), Path(), predicted, speed, 90 - drop, Drop(drop, noise, expected), 0.0, 1)
+def point(
+    predicted: float,
+    drop: float,
+    noise: float = 0.5,
+    expected: float | None = None,
+    *,
+    measured: float | None = None,
+    divergence: float = 0.0,
+    reliable: bool = True,
+) -> Point:
+    value = predicted if measured is None else measured
+    speed, judged = Interval(value, value, value), Drop(drop, noise, expected)
+    return Point(Choice(()), Plan(), Path(), predicted, speed, reliable, 90 - drop, judged, divergence, 1)
+
+
+def timed(predicted: float, measured: float, divergence: float = 0.0, *, reliable: bool = True) -> Point:
+    return point(predicted, 0.0, measured=measured, divergence=divergence, reliable=reliable)
 
 
 def passing(drop: float, *points: Point) -> list[float]:
@@ -91,3 +111,34 @@ def test_regression_is_judged_by_what_was_measured() -> None:
 def test_noise_lets_a_point_pass_by_no_more_than_the_margin() -> None:
     assert passing(0.8, point(2.0, -3.0, 2.5, expected=2.9)) == []
     assert passing(0.8, point(2.0, 0.0, 2.5, expected=1.4)) == [2.0]
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopwatch_decides_among_points_that_the_table_calls_equal_and_no_others() -> None:
+    points = [timed(1.5, 9.0), timed(1.96, 2.3), timed(2.0, 1.9)]
+    assert fastest(points, 0.03) is points[1]
+    assert fastest(points, 0.01) is points[2], "1.96 is not 2.0 within 1 %"
+    assert nearly_as_fast(points, 0.03) == points[1:] and nearly_as_fast(points, 0.4) == points
+
+
+def test_where_a_speed_is_not_reliable_the_table_decides() -> None:
+    points = [timed(1.96, 2.3), timed(2.0, 1.9, reliable=False)]
+    assert fastest(points, 0.03) is points[1]
+    assert best_at_speed(points[1:], 2.0, 0.03) == (points[1], True), "measured 1.9, but that says nothing"
+    assert best_at_speed([timed(1.96, 2.3, reliable=False)], 2.0, 0.03)[1] is False
+
+
+def test_a_speedup_is_met_by_the_least_divergent_point_that_is_measured_so_fast() -> None:
+    slow, enough, faster = timed(2.0, 1.98, 0.1), timed(2.05, 2.01, 0.2), timed(2.1, 2.2, 0.3)
+    assert best_at_speed([slow, enough, faster], 2.0, 0.05) == (enough, True)
+    lucky = timed(1.5, 7.0, 0.01)
+    assert best_at_speed([lucky, slow, enough], 2.0, 0.05) == (enough, True), "the table's error does not allow it"
+    below = timed(1.97, 2.02, 0.05)
+    assert best_at_speed([below, slow, enough], 2.0, 0.05) == (below, True), "here it does"
+
+
+def test_what_is_measured_nowhere_is_not_reached_whatever_the_table_says() -> None:
+    points = [timed(1.5, 1.4), timed(2.0, 1.7), timed(2.05, 1.8)]
+    assert best_at_speed(points, 2.0, 0.05) == (points[2], False)

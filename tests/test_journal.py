@@ -79,7 +79,7 @@ def test_header_torn_by_the_kill_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"format": "axfor')
     assert not run(path, mask_scorer(MODEL)).interrupted
-    assert json.loads(path.read_text().splitlines()[0]) == {"format": "axformer-journal/1", **HEADER}
+    assert json.loads(path.read_text().splitlines()[0]) == {"format": "axformer-journal/2", **HEADER}
 
 
 def test_other_header_is_refused_by_name_and_value(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_killed_run_does_not_lock_the_journal(tmp_path: Path) -> None:
 
 
 KEPT = (
-    b'{"format": "axformer-journal/1", "source_sha256": "abc", "options": {"seed": 0, "k": 30}}\n'
+    b'{"format": "axformer-journal/2", "source_sha256": "abc", "options": {"seed": 0, "k": 30}}\n'
     b'{"trial": 0, "stage": 0, "element": "layer 0 head 1", "plan": "49c3c2db5c0ccb9b", "loss": null, "best": 0.25, '
     b'"accepted": false, "reason": "no number", "seconds": 0.125, "details": {"rise": 1, "why": ["a", null]}}\n'
     b'{"select": 0, "plan": "49c3c2db5c0ccb9b", "score": 84.2, "score_noise": 0.4, "rise": -0.01, "noise": null}\n'

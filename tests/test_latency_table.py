@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,19 @@ import pytest
 
 from axformer_onnx.scoring.evaluation import Machine
 from axformer_onnx.search.compensated import latency_table
+from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.search.compensated.levels import Rung, Unit
+from axformer_onnx.search.compensated.table_error import Mixed
 from axformer_passes.plan import Plan
-from axformer_passes.precision import Int8
+from axformer_passes.precision import Half, Int8
 from axformer_passes.probe import TokenSequence
 
 REST, HEAD, NEURON, EMPTY = 2.0, 0.25, 0.01, 0.5
+SOURCE = Path("source.onnx")
+SOURCE_MS = 17.0
+TOKENS = TokenSequence(words=range(5, 50))
+MIXED = (Mixed(3.0, 2.5), Mixed(5.0, 4.0))
 
 
 def unit(kind: Any, layer: int, size: int, step: int) -> Unit:
@@ -50,8 +57,11 @@ def examined(picked: bool) -> Any:
     return SimpleNamespace(anatomy=SimpleNamespace(layers=layers), labelling=SimpleNamespace(values=values))
 
 
-def true_ms(plan: Plan) -> float:
-    """A model whose blocks cost something fixed and something a head (neuron), the last layer a tenth of it."""
+def true_ms(plan: Plan | Path) -> float:
+    """A model whose blocks cost something fixed and something a head (neuron), the last layer a tenth of it; or the source."""
+    if isinstance(plan, Path):
+        assert plan == SOURCE
+        return SOURCE_MS
     total = REST
     for u in UNITS:
         gone = len((plan.heads if u.kind == "attention" else plan.neurons).get(u.layers[0], ()))
@@ -68,7 +78,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_table, "make_session", lambda one, **rest: _Session(one))
 
     def timed(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
-        return [SimpleNamespace(p50_ms=true_ms(session.plan)) for session in sessions.values()]
+        ms = [true_ms(session.plan) for session in sessions.values()]
+        return [
+            SimpleNamespace(p50_ms=x, ratio=SimpleNamespace(value=ms[0] / x) if i else None) for i, x in enumerate(ms)
+        ]
 
     monkeypatch.setattr(latency_table, "compare_latency", timed)
 
@@ -81,17 +94,38 @@ class _Session:
         return [SimpleNamespace(name="input_ids")]
 
 
+def measured(**more: Any) -> LatencyTable:
+    return measure_table(Plan(), examined(picked=True), UNITS, Machine(), (1, 8), source=SOURCE, tokens=TOKENS, **more)  # type: ignore[arg-type]
+
+
+def bent(plan: Plan | Path) -> float:
+    """The same where the first to go save most: three tenths of what a model without any unit saves bend with the cube."""
+    if isinstance(plan, Path):
+        return straight(plan)
+    whole, empty = straight(Plan()), REST + EMPTY * len(UNITS)
+    part = (straight(plan) - empty) / (whole - empty)
+    return empty + (whole - empty) * (0.7 * part + 0.3 * part**3)
+
+
+straight = true_ms
+
+
+def drawn_plans(count: int) -> list[tuple[list[int], Plan]]:
+    """(a rung for every unit, the plan of them), with more or less of everything removed."""
+    rng, found = np.random.default_rng(1), list[tuple[list[int], Plan]]()
+    for _ in range(count):
+        plan, least = Plan(), rng.uniform()
+        rungs = [int(rng.integers(int(least * len(u.rungs)), len(u.rungs))) for u in UNITS]
+        for u, rung in zip(UNITS, rungs, strict=True):
+            without = plan.without_heads if u.kind == "attention" else plan.without_neurons
+            plan = without(u.layers[0], range(u.counts[rung], u.size))
+        found.append((rungs, plan))
+    return found
+
+
 def test_table_gives_back_what_blocks_cost(clock: None) -> None:
-    table = measure_table(
-        Plan(),
-        examined(picked=True),
-        UNITS,
-        Machine(),
-        (1, 8),
-        tokens=TokenSequence(words=range(5, 50)),
-        hard=(4,),  # type: ignore[arg-type]
-    )
-    assert table.model_ms == pytest.approx(true_ms(Plan()))
+    table = measured(hard=(4,))
+    assert (table.model_ms, table.source_ms) == (pytest.approx(true_ms(Plan())), pytest.approx(SOURCE_MS))
     for u, prices in zip(UNITS, table.prices, strict=True):
         scale = 0.1 if u.layers[0] == 2 else 1.0
         each = scale * (HEAD if u.kind == "attention" else NEURON)
@@ -100,22 +134,59 @@ def test_table_gives_back_what_blocks_cost(clock: None) -> None:
     assert table.hard_ms == {4: pytest.approx(0.3)}
 
 
-def test_savings_that_do_not_add_up_are_scaled_to_what_the_empty_model_saves(
-    clock: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight = true_ms
-    whole, empty = straight(Plan()), REST + EMPTY * len(UNITS)
+def test_what_is_timed_is_in_the_form_that_is_written(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = list[Plan]()
 
-    def bent(plan: Plan) -> float:
-        part = (straight(plan) - empty) / (whole - empty)
-        return empty + (whole - empty) * (0.7 * part + 0.3 * part**3)  # the first to go save most
+    def carried_out(model: Any, plan: Plan, runner: Any, examined: Any) -> Plan:
+        timed.append(plan)
+        return plan
 
+    monkeypatch.setattr(latency_table, "apply_plan", carried_out)
+    half = Half("fp16")
+    measured(hard=(4,), rewrites=Plan(constants="folded", keys_values="absorbed", padding="removed", half=half))
+    said = {(plan.constants, plan.keys_values, plan.padding, plan.half) for plan in timed}
+    assert said == {("folded", "absorbed", "removed", half)} and len(timed) > 20
+    assert any(plan.heads and plan.neurons and len(plan.heads) == 3 for plan in timed), "plans of all units among them"
+
+
+def test_a_table_whose_sums_hold_has_neither_bias_nor_error(clock: None) -> None:
+    table = measured()
+    assert table.error.plans >= 5
+    assert (table.error.bias, table.error.median, table.error.worst) == pytest.approx((0, 0, 0), abs=2e-3)
+    for rungs, plan in drawn_plans(20):
+        assert table.speedup(price_of(table.prices, rungs)) == pytest.approx(SOURCE_MS / true_ms(plan), rel=2e-3)
+
+
+def test_sums_that_promise_too_much_or_too_little_are_corrected(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "true_ms", bent)
-    table = measure_table(
-        Plan(), examined(picked=True), UNITS, Machine(), (1, 8), tokens=TokenSequence(words=range(5, 50))
-    )  # type: ignore[arg-type]
-    assert table.model_ms == pytest.approx(whole) and table.rest_ms == pytest.approx(empty)
-    assert sum(ms[0] for ms in table.unit_ms) == pytest.approx(whole - empty)
+    table = measured()
+    assert table.model_ms == pytest.approx(straight(Plan())) and table.rest_ms == pytest.approx(
+        REST + EMPTY * len(UNITS)
+    )
+    assert sum(ms[0] for ms in table.unit_ms) == pytest.approx(table.model_ms - table.rest_ms)
+    plain, wrong, left = dataclasses.replace(table, mixed=()), list[float](), list[float]()
+    for rungs, plan in drawn_plans(30):
+        units_ms, true = price_of(table.prices, rungs), SOURCE_MS / true_ms(plan)
+        wrong.append(plain.speedup(units_ms) / true - 1)
+        left.append(abs(table.speedup(units_ms) / true - 1))
+    assert np.median(left) < np.median(np.abs(wrong)) / 2
+    assert np.quantile(left, 0.9) < table.error.worst < 0.06, "what is stated holds for other plans"
+    assert np.sign(table.error.bias) == np.sign(np.median(wrong))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_budget_and_the_speedup_that_it_buys_are_each_others_inverse(seed: int) -> None:
+    rng, ms = np.random.default_rng(seed), tuple(tuple(float(n) for n in u.counts) for u in UNITS)
+    whole = sum(x[0] for x in ms)
+    mixed = tuple(Mixed(*rng.uniform(0, 1.1 * whole, 2)) for _ in range(seed))
+    table = LatencyTable(1, 8, whole + 12, whole + 10, ms, mixed=mixed)
+    assert table.speedup(whole) == pytest.approx((whole + 12) / (whole + 10)), "nothing is removed"
+    assert table.speedup(0.0) == pytest.approx((whole + 12) / 10), "no unit is left"
+    speeds = np.linspace((whole + 12) / (whole + 15), (whole + 12) / 10, 50)
+    budgets = [table.budget_ms(speed) for speed in speeds]
+    assert (np.diff(budgets) < 0).all()
+    assert [table.speedup(budget) for budget in budgets] == pytest.approx(speeds)
+    assert table.budget_ms(1.01 * speeds[-1]) < 0, "out of reach"
 
 
 def test_units_of_other_tokens_are_another_class() -> None:
@@ -137,23 +208,24 @@ def test_integers_have_prices_of_their_own_against_the_same_full_unit() -> None:
     saved = {(0, False): 4.0, (2, False): 2.0, (2, True): 3.0, (4, True): 1.0}
     steps = latency_table._by_rung(both, saved)
     assert steps == pytest.approx([4.0, 3.0, 2.0, 1.0, 0.0, 3.0, 2.0, 1.0, 0.5, 0.0])
-    assert latency_table._plan([both], [0], 2, Int8(tables=8, stored=True)).int8 == Int8(attention=frozenset({0}))
+    assert latency_table._plan([(both, 2, True)], Int8(tables=8, stored=True)).int8 == Int8(attention=frozenset({0}))
 
 
 def test_table_survives_json_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path)
     ms = tuple(tuple(float(n) for n in u.counts) for u in UNITS)
-    table, asked = LatencyTable(1, 8, 9.5, ms, {4: 0.25}), list[int]()
+    table, asked = LatencyTable(1, 8, 11.0, 9.5, ms, {4: 0.25}, MIXED), list[int]()
 
     def measure() -> LatencyTable:
         asked.append(1)
         return table
 
-    assert from_json(to_json(table)) == table
+    assert from_json(json.loads(json.dumps(to_json(table)))) == table
+    assert to_json(table)["error"] == dataclasses.asdict(table.error) and table.error.plans == 2
     assert cached_table({"model": "a"}, UNITS, measure) == table == cached_table({"model": "a"}, UNITS, measure)
     assert len(asked) == 1
     cached_table({"model": "b"}, UNITS, measure)
-    cached_table({"model": "a"}, UNITS[:2], lambda: LatencyTable(1, 8, 9.5, ms[:2]))
+    cached_table({"model": "a"}, UNITS[:2], lambda: LatencyTable(1, 8, 11.0, 9.5, ms[:2]))
     assert len(asked) == 2 and len(list(tmp_path.iterdir())) == 3
     for path in tmp_path.iterdir():
         path.write_text("{torn")
@@ -167,7 +239,7 @@ def test_cache_that_cannot_be_written_costs_nothing_but_the_cache(
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setattr(latency_table, "_cache_folder", lambda: blocked / "latency")
-    table = LatencyTable(1, 8, 1.0, tuple(tuple(map(float, u.counts)) for u in UNITS))
+    table = LatencyTable(1, 8, 1.0, 1.0, tuple(tuple(map(float, u.counts)) for u in UNITS))
     assert cached_table({}, UNITS, lambda: table) == table
 
 
@@ -178,5 +250,5 @@ def test_table_of_one_gpu_is_not_taken_for_that_of_another(tmp_path: Path, monke
     for number, gpu in enumerate([None, "a", "b", "a"]):
         told = {**plain, **({"gpu": gpu} if gpu else {})}
         monkeypatch.setattr(latency_table, "describe_hardware", lambda told=told: told)
-        found = cached_table({}, UNITS, lambda number=number: LatencyTable(1, 8, float(number + 1), ms))  # type: ignore[misc]
+        found = cached_table({}, UNITS, lambda number=number: LatencyTable(1, 8, 9.0, float(number + 1), ms))  # type: ignore[misc]
         assert found.model_ms == (2.0 if number == 3 else number + 1)

@@ -129,7 +129,10 @@ def test_plan_replays_to_the_same_bytes(folder: Path, whole: OptimizeResult, tmp
 def test_graphs_lie_on_the_disk_while_they_may_win_and_the_winner_is_not_built_again(
     observed: Observed,
 ) -> None:
-    assert len(observed.graphs) >= 3 and set(observed.graphs) == {1}
+    assert len(observed.graphs) >= 3 and min(observed.graphs) >= 1
+    assert max(observed.graphs) < len(observed.result.frontier), (
+        "those that the table calls as fast as the fastest, no others"
+    )
     assert len(observed.late) == 1 and observed.late[0].weights is None, "the random plan of equal size alone"
     assert observed.result.plan.weights is not None
     assert not [*observed.result.output.glob("frontier/*/model.onnx*")]

@@ -19,6 +19,7 @@ from axformer_onnx.search.compensated import workers
 from axformer_onnx.search.compensated.divergence import Divergence, Race, scorer_of
 from axformer_onnx.search.compensated.levels import Choice, build_levels
 from axformer_onnx.search.compensated.workers import (
+    Cluster,
     InProcess,
     Pool,
     Question,
@@ -160,10 +161,21 @@ def test_local_ray_cluster_gives_the_same_bits(case: tuple[Divergence, Path], mo
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     divergence, spool = case
     questions = questions_of(divergence)
-    assert start_ray(2) in (1, 2)
+    cluster = start_ray(2)
+    assert (cluster.jobs, cluster.ours, cluster.local) == (2, True, True) and cluster.seconds > 0
     try:
         pool = Pool(divergence, spool, jobs=2, backend="ray")
         pool._spool = dataclasses.replace(pool._spool, folder="/nowhere")  # as on a machine that lacks it
-        assert same(pool(questions), InProcess(divergence)(questions))
+        assert same(pool(questions), InProcess(divergence)(questions)) and pool.seconds > 0
+        again = start_ray(2)
+        again.close()
+        assert ray.is_initialized() and not again.ours, "who finds it running leaves it running"
     finally:
-        ray.shutdown()
+        cluster.close()
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(("start", "work", "pays"), [(4.0, 3.0, False), (4.0, 5.0, True), (4.0, 0.0, True)])
+def test_a_start_that_took_longer_than_the_work_is_said(start: float, work: float, pays: bool) -> None:
+    said = Cluster(2, start, ours=True, local=True).note(work)
+    assert "took 4.0 s to start" in said and ("--jobs without Ray is faster" in said) != pays

@@ -157,6 +157,7 @@ def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Pat
     if decided.weights is not None:
         shutil.copyfile(decided.weights, folder / WEIGHTS)
     copy_companions(given.source.folder, folder)
+    given = dataclasses.replace(given, notes=(*given.notes, *decided.notes))
     report = outcome(options, given, decided.plan, model, decided.search, decided.compensation, step=watcher.step)
     (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")

@@ -1,6 +1,6 @@
 """journal.jsonl: every candidate that a search evaluated, one line an answer, so that a killed run can go on.
 
-    {"format": "axformer-journal/1", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
+    {"format": "axformer-journal/2", "source_sha256": ..., "data": ..., "options": ..., "versions": ...}
     {"trial": 0, "stage": 0, "element": "layer 5 head 1", "plan": "<digest>", "loss": ..., "accepted": ...}
     {"select": 3, "plan": "<digest>", "score": 84.2, "score_noise": 0.4, "rise": -0.01, "noise": 0.02}
     {"fact": "sweep 3 part 0", "value": ...}       what a compensated search measured, by a name that says what
@@ -28,7 +28,7 @@ from axformer_onnx.errors import RuntimeFailure, UsageError
 from axformer_onnx.records import StageScore, Trial, plan_digest
 from axformer_passes.plan import Plan
 
-FORMAT = "axformer-journal/1"
+FORMAT = "axformer-journal/2"
 
 
 class HeaderLine(BaseModel):

@@ -70,7 +70,7 @@ class Compensated(Search):
         weights = kept / WEIGHTS if found.chosen.plan.weights else None
         graph = kept / found.chosen.graph.name
         built = graph if graph.is_file() else None
-        return Decided(found.chosen.plan, weights, record, compensation, found.interrupted, built)
+        return Decided(found.chosen.plan, weights, record, compensation, found.interrupted, built, found.notes)
 
 
 def _keep_plans(found: Found) -> dict[Path, str]:

@@ -88,7 +88,7 @@ class SearchRun:
 
 @dataclasses.dataclass(frozen=True)
 class Decided:
-    """What a search decided: the plan, where its weights lie, its graph if it is built, and records for the report."""
+    """What a search decided: the plan, where its weights lie, its graph if it is built, and records and notes for the report."""
 
     plan: Plan
     weights: Path | None
@@ -96,6 +96,7 @@ class Decided:
     compensation: CompensationRecord | None = None
     interrupted: bool = False
     built: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Search(SearchKind):

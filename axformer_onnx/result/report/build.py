@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from axformer_onnx.result.report.record import (
     PointRecord,
     SearchRecord,
     StageRecord,
+    TableRecord,
     TrialRecord,
 )
 from axformer_onnx.runtime import LatencyRow
@@ -144,9 +146,11 @@ def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[P
         hard_asked=found.hard_asked,
         work=found.stages_run,
         plain_work=found.stages_plain,
+        table=TableRecord(**dataclasses.asdict(found.table.error)),
         frontier=[
             PointRecord(
                 folder=folders[point.folder],
+                predicted=point.predicted,
                 speedup=interval_record(point.speedup),
                 score=point.score,
                 drop=point.drop.measured,

@@ -16,6 +16,7 @@ from axformer_onnx.result.report.words import (
     options_line,
     placement_words,
     search_sentence,
+    table_sentence,
 )
 
 
@@ -27,7 +28,7 @@ def markdown(report: Report) -> str:
         ["## Before and after", "Measured on the report rows, which no decision used.", _figures(report)],
         [text for text in (control_sentence(report), majority_sentence(report)) if text],
         ["## What was removed", _layers(report.layers)],
-        ["## Search", search_sentence(report), _frontier(report), _stages(report)],
+        ["## Search", search_sentence(report), _frontier(report), table_sentence(report) or "", _stages(report)],
         ["## Data", report.labels, _data(report)],
         ["## Notes", _bullets(report.notes)] if report.notes else [],
         ["## Conditions", _conditions(report)],

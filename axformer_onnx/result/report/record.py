@@ -152,6 +152,7 @@ class PointRecord(_Record):
     """One operating point of a compensated search, on the select rows.
 
     folder        under the output folder: its plan.json, which `apply` builds
+    predicted     speedup against the source by the latency table; None in reports of before it was written
     speedup       measured against the source at `CompensationRecord.shape`, with its interval
     reliable      False: it was measured on a disturbed machine, `why` says by what
     score         in points; `drop` below the source's on the same rows, `noise` its standard error
@@ -162,6 +163,7 @@ class PointRecord(_Record):
     """
 
     folder: str
+    predicted: float | None = None
     speedup: IntervalRecord
     score: float
     drop: float
@@ -174,6 +176,20 @@ class PointRecord(_Record):
     why: str = ""
 
 
+class TableRecord(_Record):
+    """How wrong the latency table was about plans that change all blocks, as parts of their speed: 0.03 is 3 %.
+
+    plans          how many were timed for it
+    bias           median of what sums of prices promised too much (negative: too little), which is taken off
+    median, worst  of the size of what is left
+    """
+
+    plans: int
+    bias: float
+    median: float
+    worst: float
+
+
 class CompensationRecord(_Record):
     """How a compensated search went.
 
@@ -182,6 +198,7 @@ class CompensationRecord(_Record):
     rows          of calibration (`mixed` of them synthesised by recombination), sweep and races
     evaluations   candidates whose divergence was evaluated; `hard_asked` of them with hard attention
     work          rows x stages that they took; `plain_work`: of evaluating each of them whole, on all search rows
+    table         the error of the latency table; None in reports of before it was known
     """
 
     goal: str
@@ -193,6 +210,7 @@ class CompensationRecord(_Record):
     hard_asked: int
     work: int
     plain_work: int
+    table: TableRecord | None = None
     frontier: list[PointRecord]
 
 

@@ -228,6 +228,19 @@ def options_line(report: Report) -> str:
 FRONTIER_HEADER = ("speedup", "select rows", "below the source", "judged", "divergence", "file size", "plan")
 
 
+def table_sentence(report: Report) -> str | None:
+    """How far speeds by the latency table can be trusted, or None where no plan was timed for it."""
+    table = report.compensation.table if report.compensation else None
+    if table is None or not table.plans:
+        return None
+    much = "much" if table.bias >= 0 else "little"
+    return (
+        f"The latency table, tried on {table.plans} plans that change all blocks: sums of its prices promised "
+        f"{100 * abs(table.bias):.1f} % too {much} speed, which is taken off; what is left is {100 * table.median:.1f} % in the "
+        f"median, {100 * table.worst:.1f} % at worst."
+    )
+
+
 def frontier_rows(report: Report) -> list[tuple[str, ...]]:
     """A row for each operating point, slowest first; empty where there are none."""
     points = report.compensation.frontier if report.compensation else []

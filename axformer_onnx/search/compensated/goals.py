@@ -4,11 +4,14 @@
 
     --max-drop D   the fastest point whose score on the select rows is at most D points below the source's; two more points
                    are built between the last that passes and the first that does not
-    --speedup S    the point of least divergence that is measured at least S times as fast; what the table was wrong is taken
-                   off the budget (or put on it), before any weights are refitted
+    --speedup S    the point of least divergence that is measured at least S times as fast; three are built for it, the latency
+                   table promising S, S and all of its error, and what lies between
     --size F       the same for the file: at most F times the source's
 
-What is measured goes to the journal first (`Journal.fact`), so a killed run ends with the same plan.
+What is tried, and in which order, is a function of the seed, the latency table and the losses. How fast the points are is measured,
+too, but decides at the end alone, among those that the table calls equal within its own error (`operating_points.py`). So a busy
+machine, other processes or another backend change nothing about the frontier. What is measured goes to the journal first
+(`Journal.fact`), the table included, so a killed run ends with the same plan.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +31,15 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.allocation import allocate, price_of
 from axformer_onnx.search.compensated.latency_table import LatencyTable
 from axformer_onnx.search.compensated.levels import Choice, Unit
-from axformer_onnx.search.compensated.operating_points import Builder, Point, within_drop
+from axformer_onnx.search.compensated.operating_points import (
+    Builder,
+    Point,
+    best_at_speed,
+    fastest,
+    nearly_as_fast,
+    within_drop,
+)
 from axformer_onnx.search.compensated.preparation import Prepared, SearchInputs, Watch, prepare
-from axformer_onnx.search.compensated.promised_speed import CLOSE, MEASURED, as_promised, fast_enough
 from axformer_onnx.search.compensated.tuning import GENERATION, Tuned, chunks, tune
 from axformer_passes.blocks import linear_parameters, linears
 from axformer_passes.integers import BYTES_OF_TABLES, tables_of
@@ -52,6 +61,12 @@ FIRST_TUNED, INT8_FIRST_TUNED = 2.0, 3.0
 MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth evaluating it."""
 REFINED = 2
+CLOSE = 0.02
+"""Relative difference of two speedups that are as good as equal."""
+MOST_WRONG = 0.15
+"""The table's error counts up to here: beyond, it was measured on a machine that was busy with something else."""
+AROUND = 2
+"""Points beyond the first that a speedup is built with, evenly spaced up to the table's error."""
 TEACHER_BYTES = 2**30
 """Of what the source computes, kept in memory for the refits; the rest is in files."""
 
@@ -67,6 +82,7 @@ class Found:
     evaluations   candidates evaluated; `hard_asked` of them with hard attention
     stages_run    stages x rows that they took, answers from the journal left out
     stages_plain  stages x rows of evaluating every one of those whole, on all search rows
+    notes         sentences for the report
     interrupted   stopped by hand
     """
 
@@ -79,6 +95,7 @@ class Found:
     hard_asked: int
     stages_run: int
     stages_plain: int
+    notes: tuple[str, ...] = ()
     interrupted: bool = False
 
 
@@ -101,9 +118,14 @@ def search_budget(
     inputs = SearchInputs(options, given, sessions, start, journal, watch)
     prepared = prepare(inputs, shelf, folder.parent / ".spool")
     watch("what the source computes", 0, 1)
-    with Teacher(sessions, prepared.calibration.refit, TEACHER_BYTES, shapes_of(given.source.examined)) as teacher:
+    shapes = shapes_of(given.source.examined)
+    with (
+        closing(prepared.scored),
+        Teacher(sessions, prepared.calibration.refit, TEACHER_BYTES, shapes) as teacher,
+    ):
         builder = Builder(options, given, prepared.levels, teacher, start, folder, journal)
-        exact = builder.point(Choice((0,) * len(prepared.levels.units)), 1.0)
+        table = prepared.table
+        exact = builder.point(Choice((0,) * len(prepared.levels.units)), table.speedup(table.whole_ms))
         sizes = _sizes(sessions.staged.examined.anatomy, prepared.levels.units)
         return _Choosing(inputs, prepared, builder, exact, sizes).found()
 
@@ -127,10 +149,10 @@ class _Choosing:
         """Latencies that choices are made with."""
         return self.prepared.table
 
-    @cached_property
-    def source_ms(self) -> float:
-        """Of the source, which may take longer than the model that the search works on."""
-        return self.table.model_ms * float(self.exact.speedup.value)
+    @property
+    def error(self) -> float:
+        """By how much of a speedup the table may be wrong."""
+        return min(max(self.table.error.worst, CLOSE), MOST_WRONG)
 
     @property
     def source_bytes(self) -> int:
@@ -162,6 +184,7 @@ class _Choosing:
             hard_asked=evaluator.hard,
             stages_run=scored.divergence.stages_run + scored.sampled.stages_run,
             stages_plain=plain,
+            notes=scored.notes,
             interrupted=interrupted,
         )
 
@@ -172,20 +195,15 @@ class _Choosing:
         if goal.kind == "size":
             return self._at_size(goal.value)
         speedup = min(INT8_FIRST_TUNED, 0.9 * self._reach()) if self.prepared.levels.int8 else FIRST_TUNED
-        budget = self._milliseconds(speedup)
+        budget = self.table.budget_ms(speedup)
         tuned = self._tuned(self.table.prices, budget, f"x{speedup:g}")
         if tuned is not None:
             self._harden(tuned, budget)
         self._ladder(tuned)
         return self._fastest_within(goal.value, tuned)
 
-    def _milliseconds(self, speedup: float) -> float:
-        """The budget of the units at a speedup against the source."""
-        return self.source_ms / speedup - self.table.rest_ms
-
     def _predicted(self, choice: Choice) -> float:
-        units = price_of(self.table.prices, choice.rungs) + self._hard_ms(choice)
-        return self.source_ms / (self.table.rest_ms + units)
+        return self.table.speedup(price_of(self.table.prices, choice.rungs) + self._hard_ms(choice))
 
     def _tuned(self, prices: Sequence[FloatArray], budget: float, name: str) -> Tuned | None:
         return tune(
@@ -227,25 +245,31 @@ class _Choosing:
     def _hard_ms(self, choice: Choice) -> float:
         return sum(self.table.hard_ms.get(hard.k, 0.0) for _, hard in choice.hard)
 
-    def _choice(self, tuned: Tuned | None, speedup: float) -> Choice | None:
-        """By dynamic programming with the coefficients that were found."""
-        rungs = allocate(
-            self.prepared.costs, self.table.prices, self._milliseconds(speedup), tuned.coefficients if tuned else None
-        )
-        return None if rungs is None else Choice(rungs)
+    def _choice(self, tuned: Tuned | None, speedup: float, of: Choice | None = None) -> Choice | None:
+        """By dynamic programming with the coefficients that were found; with hard attention where the choice `of` has it."""
+        hard = of.hard if of else ()
+        budget = self.table.budget_ms(speedup) - (self._hard_ms(of) if of else 0.0)
+        rungs = allocate(self.prepared.costs, self.table.prices, budget, tuned.coefficients if tuned else None)
+        return None if rungs is None else Choice(rungs, hard)
 
     def _build(self, choice: Choice, held: Sequence[Point] = ()) -> Point:
-        """A point; what evaluations left in memory goes first, since hardly any follow. `held`: points that may be the answer."""
-        self.prepared.scored.divergence.forget()
+        """A point; no more evaluations follow, so what they left goes first. `held`: points that may be the answer."""
+        self.prepared.scored.close()
         point = self.builder.point(choice, self._predicted(choice))
         self.builder.keep_graphs([*self._may_win(), *held])
         return point
 
-    def _ladder(self, tuned: Tuned | None, held: Sequence[Point] = ()) -> None:
-        """Points along the frontier: those of LADDER within reach and the tuned one; where they are few, more between them."""
-        exact, reach = self.exact.speedup.value, self._reach()
-        speeds = [s for s in (INT8_LADDER if self.prepared.levels.int8 else LADDER) if exact * (1 + CLOSE) < s < reach]
-        wanted = [choice for speed in speeds if (choice := self._choice(tuned, speed)) is not None]
+    def _ladder(self, tuned: Tuned | None, first: Sequence[Choice] = (), held: Sequence[Point] = ()) -> None:
+        """Points along the frontier: `first`, those of LADDER within reach that are not near, and the tuned one; where they are
+        few, more between them."""
+        exact, reach = self.exact.predicted, self._reach()
+        ladder = INT8_LADDER if self.prepared.levels.int8 else LADDER
+        near = [self._predicted(choice) for choice in first]
+        speeds = [
+            s for s in ladder
+            if exact * (1 + CLOSE) < s < reach and not (near and min(near) / (1 + CLOSE) < s < max(near) * (1 + CLOSE))
+        ]  # fmt: skip
+        wanted = [*first, *(choice for speed in speeds if (choice := self._choice(tuned, speed)) is not None)]
         wanted += [tuned.choice] if tuned is not None else []
         for choice in itertools.chain(wanted, self._more(tuned, max(reach, exact))):
             if choice not in wanted and len(self.builder.points) >= FEWEST:
@@ -255,7 +279,7 @@ class _Choosing:
 
     def _more(self, tuned: Tuned | None, reach: float) -> Iterator[Choice]:
         """Choices up to what is within reach, by speed, and by size where a table of a very small model tells too little."""
-        for speed in np.geomspace(self.exact.speedup.value, reach, 2 * FEWEST)[1:-1]:
+        for speed in np.geomspace(self.exact.predicted, reach, 2 * FEWEST)[1:-1]:
             choice = self._choice(tuned, float(speed))
             if choice is not None:
                 yield choice
@@ -267,8 +291,7 @@ class _Choosing:
 
     def _reach(self) -> float:
         """The speedup without any head and neuron, by the table."""
-        left = self.table.rest_ms + price_of(self.table.prices, [-1] * len(self.prepared.costs))
-        return self.source_ms / max(left, 1e-9)
+        return self.table.speedup(price_of(self.table.prices, [-1] * len(self.prepared.costs)))
 
     def _fastest_within(self, drop: float, tuned: Tuned | None) -> tuple[Point, bool]:
         for _ in range(REFINED):
@@ -286,25 +309,17 @@ class _Choosing:
         return self._best_so_far()
 
     def _at_speedup(self, speedup: float) -> tuple[Point, bool]:
-        """The budget shrinks by what the table was wrong, until the point is measured fast enough."""
-        first = self._choice(None, speedup)
-        if first is None:
+        """Tuned at what the table promises; beside that points that are fast enough even if it promises too much."""
+        if self._choice(None, speedup) is None:
             raise UsageError(self._out_of_reach(speedup))
-        self.inputs.watch("measuring what was promised", 0, MEASURED)
-        wanted = as_promised(speedup, first, lambda s: self._choice(None, s), self._speed_of)
-        tuned = self._tuned(self.table.prices, self._milliseconds(wanted), f"x{speedup:g}")
+        budget = self.table.budget_ms(speedup)
+        tuned = self._tuned(self.table.prices, budget, f"x{speedup:g}")
         assert tuned is not None  # something fits
-        self._harden(tuned, self._milliseconds(wanted))
-        choice = fast_enough(
-            tuned.choice, speedup, wanted, lambda s: self._choice(tuned, s), self._speed_of,
-            progress=lambda done, of: self.inputs.watch("measuring what was promised", done, of),
-        )  # fmt: skip
-        self._build(choice)
-        self._ladder(tuned)
+        self._harden(tuned, budget)
+        steps = speedup * (1 + self.error) ** (np.arange(1, AROUND + 1) / AROUND)
+        beyond = [choice for step in steps.tolist() if (choice := self._choice(tuned, step, tuned.choice))]
+        self._ladder(tuned, first=[tuned.choice, *beyond])
         return self._best_so_far()
-
-    def _speed_of(self, choice: Choice) -> float:
-        return float(self.builder.speed_of(choice).value)
 
     def _at_size(self, part: float) -> tuple[Point, bool]:
         source, written = self.source_bytes, 0.5 if self.inputs.start.half else 1.0  # of the bytes of float32
@@ -340,17 +355,21 @@ class _Choosing:
     def _best_so_far(self) -> tuple[Point, bool]:
         goal, points = self.inputs.options.goal, self.builder.points
         if goal.kind == "drop":
-            return max(within_drop(points, goal.value), key=lambda p: p.predicted, default=self.exact), True
+            return fastest(within_drop(points, goal.value) or [self.exact], self.error), True
         if goal.kind == "speedup":
-            fast = [p for p in points if p.speedup.value >= goal.value]
-            best = min(fast, key=lambda p: p.divergence, default=max(points, key=lambda p: p.speedup.value))
-            return best, bool(fast)
+            return best_at_speed(points, goal.value, self.error)
         best = min(points, key=lambda p: p.size_bytes)
         return best, best.size_bytes <= goal.value * self.source_bytes
 
     def _may_win(self) -> list[Point]:
-        """Points of which one is the answer unless a later one is: what has lost to them has lost for good."""
+        """Points of which one is the answer unless a later one is: what has lost to them has lost for good.
+
+        Within a drop the fastest by measurement is chosen among those that the table calls equal: one that is equal to the fastest
+        of today may be the only one that is to the fastest of tomorrow.
+        """
         goal, best = self.inputs.options.goal, self._best_so_far()[0]
+        if goal.kind == "drop":
+            return nearly_as_fast(within_drop(self.builder.points, goal.value) or [self.exact], self.error)
         small = [p for p in self.builder.points if p.size_bytes <= goal.value * self.source_bytes]
         return [best, min(small, key=lambda p: p.divergence)] if goal.kind == "size" and small else [best]
 

@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,44 +38,61 @@ from axformer_onnx.runtime import (
     versions,
 )
 from axformer_onnx.scoring import Machine
+from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.levels import Unit
+from axformer_onnx.search.compensated.table_error import (
+    Correction,
+    Mixed,
+    TableError,
+    correction,
+    error_of,
+    mixed_rungs,
+)
 from axformer_passes.apply import apply_plan
 from axformer_passes.io import detached
-from axformer_passes.plan import Constants, Hard, KeysValues, Plan
+from axformer_passes.plan import Hard, Plan
 from axformer_passes.precision import Int8
 from axformer_passes.probe import TokenSequence
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from axformer_passes.blocks import BlockKind
     from axformer_passes.recognise import Examined
 
 logger = logging.getLogger(__name__)
-FORMAT = "axformer-latency/2"
+FORMAT = "axformer-latency/3"
 MEASURED = {"attention": 7, "feed_forward": 9}
 """Rungs of a class that are measured, the full and the empty one among them; of a class of a single unit, fewer."""
 _SINGLE = 4
 _TOGETHER = 3
 """Models timed against the unchanged one at a time: each holds its weights in memory."""
 ROUNDS = 25
-_EMPTY = "empty"
-"""The variant without any unit."""
+_EMPTY, _SOURCE = "empty", "source"
+"""The variant without any unit, and the graph that was given."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyTable:
     """p50 in milliseconds at one batch and length.
 
-    model_ms    the model that the search works on: read-out narrowed where that is legal; constants, keys and values as plans say
+    source_ms   the source as it was given
+    model_ms    the model that the search works on, in the form that is written: read-out narrowed where that is legal; constants,
+                keys, values and padding as plans say, in half precision where they do
     unit_ms     by unit: of every rung, the empty one 0; non-decreasing in what is kept
     hard_ms     by k: what hard attention with that k adds to one attention block; empty where it was not asked for
+    mixed       plans that change all units, timed: what sums of prices are wrong by (`table_error.py`)
+
+    Sums of `unit_ms` and `hard_ms` are budgets of the units; `speedup` and `budget_ms` translate between them and what they mean.
     """
 
     batch: int
     length: int
+    source_ms: float
     model_ms: float
     unit_ms: tuple[tuple[float, ...], ...]
     hard_ms: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    mixed: tuple[Mixed, ...] = ()
 
     @property
     def prices(self) -> list[FloatArray]:
@@ -84,7 +102,32 @@ class LatencyTable:
     @property
     def rest_ms(self) -> float:
         """What is left with every unit empty."""
-        return self.model_ms - sum(ms[0] for ms in self.unit_ms)
+        return self.model_ms - self.whole_ms
+
+    @property
+    def whole_ms(self) -> float:
+        """What all units cost as they are."""
+        return sum(ms[0] for ms in self.unit_ms)
+
+    @cached_property
+    def correction(self) -> Correction:
+        """From sums of prices to what is saved."""
+        return correction(self.mixed, self.model_ms, self.whole_ms)
+
+    @cached_property
+    def error(self) -> TableError:
+        """What it is wrong by."""
+        return error_of(self.mixed, self.model_ms, self.whole_ms)
+
+    def speedup(self, units_ms: float) -> float:
+        """Times as fast as the source, with units whose prices add up to this."""
+        left = self.model_ms - self.correction.saved_ms(self.whole_ms - units_ms)
+        return self.source_ms / max(left, 1e-9)
+
+    def budget_ms(self, speedup: float) -> float:
+        """What the prices of units may add up to at a speedup against the source; negative where it is out of reach."""
+        saved = self.model_ms - self.source_ms / speedup
+        return self.whole_ms - self.correction.summed_ms(saved)
 
 
 def measure_table(
@@ -94,34 +137,30 @@ def measure_table(
     machine: Machine,
     shape: tuple[int, int],
     *,
+    source: Path,
     tokens: TokenSequence,
     hard: Sequence[int] = (),
     int8: Int8 | None = None,
-    constants: Constants = "kept",
-    keys_values: KeysValues = "projected",
+    rewrites: Plan = Plan(),  # noqa: B008
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> LatencyTable:
-    """Measure; nothing is cached here. `examined` is of `model`. `hard`: the ks to price; `int8`, `constants`, `keys_values`: as in
-    the plans to come; `tokens`: what rows are made of.
+    """Measure; nothing is cached here. `examined` is of `model`, which was made of the graph at `source`; `tokens`: what rows are
+    made of; `hard`: the ks to price; `int8`: as in the plans to come; `rewrites`: the exact rewrites of those, and their halves.
 
     Raises: RuntimeFailure where a session does not run.
     """
     classes = unit_classes(examined, units)
     wanted = [(c, n, i) for c, members in classes.items() for n, i in _measured_rungs(units, members)]
     variants: list[tuple[Any, Plan]] = [
-        ((c, n, i), _plan(units, classes[c], n, int8 if i else None)) for c, n, i in wanted
+        ((c, n, i), _plan([(units[u], n, i) for u in classes[c]], int8)) for c, n, i in wanted
     ]
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
-    variants.append((_EMPTY, _plan(units, range(len(units)), 0)))
-    whole = Plan(constants=constants, keys_values=keys_values)
-    variants = [(k, dataclasses.replace(p, constants=constants, keys_values=keys_values)) for k, p in variants]
-
-    def carried_out(plan: Plan) -> ir.Model:
-        return apply_plan(model, plan, run_once, examined=examined)
-
-    base_ms, ms = _time(carried_out, whole, variants, machine, shape, tokens, seed, progress)
+    variants.append((_EMPTY, _plan([(unit, 0, False) for unit in units])))
+    clock = _Clock(model, examined, rewrites, machine, shape, tokens, seed)
+    base_ms, ratios = clock.ratios([(_SOURCE, source), *variants], progress)
+    ms = {key: ratio * base_ms for key, ratio in ratios.items()}
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
         measured = {
@@ -132,7 +171,23 @@ def measure_table(
             unit_ms[u] = _by_rung(units[u], measured)
     unit_ms = _adding_up(unit_ms, base_ms - ms[_EMPTY])
     added = {k: (ms[k] - base_ms) / len(attention) for k in hard if attention}
-    return LatencyTable(*shape, base_ms, tuple(unit_ms), added)
+    table = LatencyTable(*shape, ms[_SOURCE], base_ms, tuple(unit_ms), added)
+    return dataclasses.replace(table, mixed=_mixed(table, units, int8, clock, progress))
+
+
+def _mixed(
+    table: LatencyTable, units: Sequence[Unit], int8: Int8 | None, clock: _Clock, progress: Callable[[int, int], None]
+) -> tuple[Mixed, ...]:
+    """Plans of all units, timed like those that the prices come from."""
+    choices = mixed_rungs(units, table.prices, clock.seed) if table.whole_ms > 0 else []
+    plans = [
+        (rungs, _plan([(u, u.counts[r], u.rungs[r].int8) for u, r in zip(units, rungs, strict=True)], int8))
+        for rungs in choices
+    ]
+    _, ratios = clock.ratios(plans, progress)
+    return tuple(
+        Mixed(table.whole_ms - price_of(table.prices, rungs), table.model_ms * (1 - ratios[rungs])) for rungs in choices
+    )
 
 
 def unit_classes(examined: Examined, units: Sequence[Unit]) -> dict[str, list[int]]:
@@ -187,16 +242,18 @@ def _adding_up(unit_ms: Sequence[tuple[float, ...]], saved: float) -> list[tuple
     return [tuple(factor * x for x in ms) for ms in unit_ms]
 
 
-def _plan(units: Sequence[Unit], members: Sequence[int], count: int, int8: Int8 | None = None) -> Plan:
+def _plan(wanted: Sequence[tuple[Unit, int, bool]], int8: Int8 | None = None) -> Plan:
+    """Every unit with so many heads (neurons), and in integers where that is said."""
     plan = Plan()
-    for u in members:
-        for layer in units[u].layers:
-            without = plan.without_heads if units[u].kind == "attention" else plan.without_neurons
-            plan = without(layer, range(count, units[u].size))
-    if int8 is None:
+    integers: list[tuple[int, BlockKind]] = []
+    for unit, count, rounded in wanted:
+        for layer in unit.layers:
+            without = plan.without_heads if unit.kind == "attention" else plan.without_neurons
+            plan = without(layer, range(count, unit.size))
+            integers += [(layer, unit.kind)] if rounded and count else []
+    if int8 is None or not integers:
         return plan
-    blocks = [(layer, units[u].kind) for u in members for layer in units[u].layers]
-    return dataclasses.replace(plan, int8=int8.with_blocks(blocks).products_alone())
+    return dataclasses.replace(plan, int8=int8.with_blocks(integers).products_alone())
 
 
 def _hardened(layers: Sequence[int], k: int) -> Plan:
@@ -206,33 +263,46 @@ def _hardened(layers: Sequence[int], k: int) -> Plan:
     return plan
 
 
-def _time(
-    carried_out: Callable[[Plan], ir.Model],
-    whole: Plan,
-    variants: Sequence[tuple[Any, Plan]],
-    machine: Machine,
-    shape: tuple[int, int],
-    tokens: TokenSequence,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> tuple[float, dict[Any, float]]:
-    """(ms of `whole`, ms of every variant as its ratio to that in the same rounds)."""
+@dataclasses.dataclass(frozen=True)
+class _Clock:
+    """Times plans against a model as it is, in the same rounds; each with `rewrites`."""
 
-    def session(plan: Plan) -> Any:
-        return make_session(detached(carried_out(plan)), provider=machine.provider, threads=machine.threads)
+    model: ir.Model
+    examined: Examined
+    rewrites: Plan
+    machine: Machine
+    shape: tuple[int, int]
+    tokens: TokenSequence
+    seed: int
 
-    base, ratios, base_ms = session(whole), dict[Any, float](), list[float]()
-    names = [one.name for one in base.get_inputs()]
-    feeds = [(*shape, make_feeds(names, *shape, tokens=tokens, seed=seed))]
-    for start in range(0, len(variants), _TOGETHER):
-        some = variants[start : start + _TOGETHER]
-        sessions = {"model": base, **{str(key): session(plan) for key, plan in some}}
-        rows = compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=seed)
-        base_ms.append(rows[0].p50_ms)
-        ratios.update({key: row.p50_ms / rows[0].p50_ms for (key, _), row in zip(some, rows[1:], strict=True)})
-        progress(min(start + _TOGETHER, len(variants)), len(variants))
-    ms = float(np.median(base_ms))
-    return ms, {key: ratio * ms for key, ratio in ratios.items()}
+    def ratios(
+        self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]
+    ) -> tuple[float, dict[Any, float]]:
+        """(ms of the model, what every variant takes as a part of it); a path: the graph that lies there."""
+        base, found, base_ms = self._session(Plan()), dict[Any, float](), list[float]()
+        names = [one.name for one in base.get_inputs()]
+        feeds = [(*self.shape, make_feeds(names, *self.shape, tokens=self.tokens, seed=self.seed))]
+        for start in range(0, len(variants), _TOGETHER):
+            some = variants[start : start + _TOGETHER]
+            sessions = {"model": base, **{str(key): self._session(what) for key, what in some}}
+            rows = compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=self.seed)
+            base_ms.append(rows[0].p50_ms)
+            for (key, _), row in zip(some, rows[1:], strict=True):
+                assert row.ratio is not None  # the first row alone has none
+                found[key] = 1 / row.ratio.value
+            progress(min(start + _TOGETHER, len(variants)), len(variants))
+        return float(np.median(base_ms)) if base_ms else 0.0, found
+
+    def _session(self, what: Plan | Path) -> Any:
+        provider, threads = self.machine.provider, self.machine.threads
+        if isinstance(what, Path):
+            return make_session(what, provider=provider, threads=threads)
+        also = self.rewrites
+        plan = dataclasses.replace(
+            what, constants=also.constants, keys_values=also.keys_values, padding=also.padding, half=also.half
+        )
+        model = apply_plan(self.model, plan, run_once, examined=self.examined)
+        return make_session(detached(model), provider=provider, threads=threads)
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------
@@ -275,8 +345,14 @@ def machine_key() -> dict[str, Any]:
 
 
 def to_json(table: LatencyTable) -> dict[str, Any]:
-    """Plain dictionaries and lists."""
-    return {**dataclasses.asdict(table), "hard_ms": {str(k): ms for k, ms in table.hard_ms.items()}}
+    """Plain dictionaries and lists; `error` says what `mixed` comes to."""
+    fields = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    return {
+        **fields,
+        "hard_ms": {str(k): ms for k, ms in table.hard_ms.items()},
+        "mixed": [dataclasses.asdict(one) for one in table.mixed],
+        "error": dataclasses.asdict(table.error),
+    }
 
 
 def from_json(data: Mapping[str, Any]) -> LatencyTable:
@@ -284,9 +360,11 @@ def from_json(data: Mapping[str, Any]) -> LatencyTable:
     return LatencyTable(
         batch=int(data["batch"]),
         length=int(data["length"]),
+        source_ms=float(data["source_ms"]),
         model_ms=float(data["model_ms"]),
         unit_ms=tuple(tuple(float(x) for x in ms) for ms in data["unit_ms"]),
         hard_ms={int(k): float(ms) for k, ms in data["hard_ms"].items()},
+        mixed=tuple(Mixed(float(m["summed_ms"]), float(m["measured_ms"])) for m in data["mixed"]),
     )
 
 

@@ -1,14 +1,14 @@
 """Operating points: choices carried out, refitted, measured and scored on the select rows.
 
 Every point is a plan with its weights in a folder of its own, which `apply` can build. Which of them is the answer is decided here,
-too: the report rows are not seen.
+too: the report rows are not seen. A stopwatch has the last word, and only there: it chooses among points that the latency table
+calls equal within its own error, and no point is built because of what it says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from axformer_onnx.inputs import Given, OptimizeOptions
+    from axformer_onnx.runtime import LatencyRow
     from axformer_onnx.search.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Point:
     """One operating point.
 
     predicted     speedup against the source by the latency table
-    speedup       measured, interleaved with the source
+    speedup       measured, interleaved with the source; `reliable` False: it says nothing
     score, drop   on the select rows, in points, and how far below the source's there
     divergence    mean over the select rows, from the source's outputs
     size_bytes    of the graph
@@ -70,6 +71,7 @@ class Point:
     folder: Path
     predicted: float
     speedup: Interval
+    reliable: bool
     score: float
     drop: Drop
     divergence: float
@@ -111,20 +113,6 @@ class Builder:
             self._points[choice] = self._made(choice, predicted)
         return self._points[choice]
 
-    def speed_of(self, choice: Choice) -> Interval:
-        """The measured speedup of a choice against the source; its weights need no refit for that."""
-        if choice in self._points:
-            return self._points[choice].speedup
-
-        def measured() -> list[float]:
-            with tempfile.TemporaryDirectory(prefix=".speed-", dir=self._folder.parent) as folder:
-                plan, weights = self._plan(choice)
-                path = Path(folder) / GRAPH
-                save_model(self._graph(dataclasses.replace(plan, weights=None), weights), path)
-                return self._measured(path)
-
-        return Interval(*self._journal.fact(f"speedup {choice}", measured))
-
     def keep_graphs(self, points: Collection[Point]) -> None:
         """Delete the graphs of all other points: their plans stay, from which they can be built again."""
         for point in self._points.values():
@@ -144,7 +132,7 @@ class Builder:
         path = folder / GRAPH
         save_model(model, path)
         scores = self._score(path, self.source)
-        latency = Interval(*self._journal.fact(f"speedup {choice}", lambda: self._measured(path)))
+        latency = self._journal.fact(f"speedup {choice}", lambda: self._measured(path))
         size = sum(part.stat().st_size for part in folder.glob(f"{GRAPH}*"))
         rows, reading = self._given.rows["select"], self._given.reading
         return Point(
@@ -152,7 +140,8 @@ class Builder:
             plan=plan,
             folder=folder,
             predicted=predicted,
-            speedup=latency,
+            speedup=Interval(*latency["speedup"]),
+            reliable=latency["reliable"],
             score=scores.value,
             drop=drop_of(self.source, scores, rows.labels, reading.task, reading.label_map),
             divergence=float(reading.task.kind.divergence(self.source.outputs, scores.outputs).mean()),
@@ -211,12 +200,17 @@ class Builder:
         outputs = None if source is None else source.outputs
         return score_file(path, given.reading, given.encoded["select"], given.rows["select"], machine, source=outputs)
 
-    def _measured(self, path: Path) -> list[float]:
+    def _measured(self, path: Path) -> dict[str, Any]:
         pair = {"source": self._given.source.path, "point": path}
         rows = latency_of(pair, [self._shape], self._given.reading.tokens, self._options.machine, self._options.seed)
         ratio = rows[1].ratio
         assert ratio is not None
-        return [ratio.value, ratio.low, ratio.high]
+        return {"speedup": [ratio.value, ratio.low, ratio.high], "reliable": _is_reliable(rows[1])}
+
+
+def _is_reliable(row: LatencyRow) -> bool:
+    """Can its ratio be taken at its word? Where not, the table decides."""
+    return True
 
 
 def exposed(model: ir.Model, name: str, encoded: Encoded, machine: Machine) -> FloatArray:
@@ -255,4 +249,31 @@ def within_drop(points: Sequence[Point], drop: float) -> list[Point]:
     return sorted((point for point in points if holds(point.drop)), key=lambda p: p.predicted)
 
 
-__all__ = ["Builder", "Point", "shape_of", "within_drop"]
+def nearly_as_fast(points: Sequence[Point], error: float) -> list[Point]:
+    """The fastest by the table, and those that its error does not tell from that one."""
+    most = max(point.predicted for point in points)
+    return [point for point in points if point.predicted * (1 + error) >= most]
+
+
+def fastest(points: Sequence[Point], error: float) -> Point:
+    """Of those that the table cannot tell apart the one that is measured fastest; by the table where a speed is not reliable."""
+    equal = nearly_as_fast(points, error)
+    if not all(point.reliable for point in equal):
+        return max(equal, key=lambda p: p.predicted)
+    return max(equal, key=lambda p: p.speedup.value)
+
+
+def is_as_fast(point: Point, speedup: float, error: float) -> bool:
+    """Is it measured at least so fast, and does the table's error allow it? By the table where the measurement is not reliable."""
+    if not point.reliable:
+        return point.predicted >= speedup
+    return point.speedup.value >= speedup and point.predicted * (1 + error) >= speedup
+
+
+def best_at_speed(points: Sequence[Point], speedup: float, error: float) -> tuple[Point, bool]:
+    """(the point of least divergence of those that are as fast, True); where there is none, (the fastest, False)."""
+    fast = [point for point in points if is_as_fast(point, speedup, error)]
+    return (min(fast, key=lambda p: p.divergence), True) if fast else (fastest(points, error), False)
+
+
+__all__ = ["Builder", "Point", "best_at_speed", "fastest", "nearly_as_fast", "shape_of", "within_drop"]

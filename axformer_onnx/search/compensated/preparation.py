@@ -36,7 +36,7 @@ from axformer_onnx.search.compensated.tuning import (
     swept_rungs,
     thinned,
 )
-from axformer_onnx.search.compensated.workers import InProcess, Pool, Scoring, start_ray, write_spool
+from axformer_onnx.search.compensated.workers import Cluster, InProcess, Pool, Scoring, start_ray, write_spool
 from axformer_onnx.search.elements import TOPK_OPSET
 from axformer_passes.blocks import parameters_by_layer
 from axformer_passes.plan import Plan
@@ -113,6 +113,7 @@ class Scored:
 
     effort    what the model can afford of what was asked for
     sampled   the rows
+    cluster   of `scoring`, where it is Ray's
     """
 
     divergence: Divergence
@@ -120,6 +121,20 @@ class Scored:
     sweep_parts: int
     effort: Effort
     sampled: SampledRows
+    cluster: Cluster | None = None
+
+    def close(self) -> None:
+        """No more questions follow: what only makes the next one faster goes, and a cluster that was started for them ends."""
+        self.divergence.forget()
+        if self.cluster is not None:
+            self.cluster.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the report."""
+        if self.cluster is None or not isinstance(self.scoring, Pool):
+            return ()
+        return (self.cluster.note(self.scoring.seconds),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +158,11 @@ def prepare(inputs: SearchInputs, shelf: Shelf, spool: Path) -> Prepared:
     table = _table(inputs, levels)
     scored = _scored(inputs, levels, spool)
     evaluator = Evaluator(scored.scoring, inputs.journal)
-    costs = _sweep(inputs, levels.units, scored, evaluator)
+    try:
+        costs = _sweep(inputs, levels.units, scored, evaluator)
+    except BaseException:
+        scored.close()
+        raise
     return Prepared(calibration, levels, table, costs, scored, evaluator)
 
 
@@ -215,12 +234,19 @@ def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
     scorers = [scorer_of(sessions, *part, reading, CACHE_BYTES // len(kept)) for part in kept]
     divergence = Divergence(sessions, levels, scorers, kind=reading.task.kind, weights=[drawn.weights[i] for i in at])
     scoring: Scoring = InProcess(divergence)
-    if options.jobs > 1 or options.backend == "ray":
-        jobs = start_ray(options.jobs) if options.backend == "ray" else options.jobs
+    cluster = _cluster(inputs) if options.backend == "ray" else None
+    if options.jobs > 1 or cluster is not None:
         write_spool(spool, divergence, reading, kept)
-        scoring = Pool(divergence, spool, jobs=jobs, backend=options.backend)
+        scoring = Pool(divergence, spool, jobs=cluster.jobs if cluster else options.jobs, backend=options.backend)
     sweep_parts = max(1, min(len(at), round(swept / len(at[0]))))
-    return Scored(divergence, scoring, sweep_parts, effort, drawn)
+    return Scored(divergence, scoring, sweep_parts, effort, drawn, cluster)
+
+
+def _cluster(inputs: SearchInputs) -> Cluster:
+    inputs.watch("starting Ray", 0, 1)
+    cluster = start_ray(inputs.options.jobs)
+    inputs.watch(f"Ray started in {cluster.seconds:.1f} s", 1, 1)
+    return cluster
 
 
 def _sampled(inputs: SearchInputs, count: int) -> SampledRows:
@@ -250,8 +276,8 @@ def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
     def measure() -> LatencyTable:
         return measure_table(
             inputs.sessions.model, inputs.sessions.examined, units, machine, shape,
-            tokens=given.reading.tokens, hard=hard, int8=int8,
-            constants=start.constants, keys_values=start.keys_values, seed=inputs.options.seed,
+            source=given.source.path, tokens=given.reading.tokens, hard=hard, int8=int8,
+            rewrites=start, seed=inputs.options.seed,
             progress=lambda done, of: inputs.watch("measuring latencies", done, of),
         )  # fmt: skip
 
@@ -262,6 +288,8 @@ def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
         "threads": machine.threads, "hard": hard,
         **({"int8": int8.bits, "smooth": int8.to_json().get("smooth")} if int8 else {}),
         **({"source": start.source} if start.source != "given" else {}),
+        **({"padding": start.padding} if start.padding != "kept" else {}),
+        **({"half": start.half.to_json()} if start.half else {}),
     }  # fmt: skip
     return from_json(inputs.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
 

@@ -1,8 +1,8 @@
-"""Score choices in other processes, on this machine or on a Ray cluster, through joblib.
+"""Score choices in other processes, on this machine or on a Ray cluster.
 
     --jobs 1               in this process, batches side by side on its threads
     --jobs N               N local processes (joblib's loky)
-    --backend ray          the machines of the cluster that RAY_ADDRESS names, else a local one
+    --backend ray          the machines of the cluster that RAY_ADDRESS names, else a local one that ends with the search
 
 What a worker needs is written once to a *spool* folder: the model that is searched on, weights of all rungs, rows. A worker
 loads it at its first question; one on another machine gets it from Ray's object store. Batches run on one thread each in every
@@ -19,6 +19,7 @@ import os
 import pickle
 import tarfile
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,18 +89,22 @@ class Spool:
 
 
 class Pool:
-    """Answers in other processes; `divergence` does here what workers could not."""
+    """Answers in other processes; `divergence` does here what workers could not.
+
+    lost       times that a worker was lost
+    seconds    that the questions took
+    """
 
     def __init__(self, divergence: Divergence, folder: Path, *, jobs: int, backend: Backend) -> None:
         self._divergence, self._jobs, self._backend = divergence, jobs, backend
-        self.lost = 0
+        self.lost, self.seconds = 0, 0.0
         provider = divergence.sessions.provider
         spool = Spool(str(folder), uuid.uuid4().hex, provider)
         self._spool = dataclasses.replace(spool, remote=_stored(folder)) if backend == "ray" else spool
 
     def __call__(self, questions: Sequence[Question]) -> list[Race]:
         """Spread over the workers; what is lost is given out again."""
-        found: dict[int, Race] = {}
+        found, began = dict[int, Race](), time.monotonic()
         for _ in range(RETRIES):
             left = [i for i in range(len(questions)) if i not in found]
             if not left:
@@ -113,14 +118,18 @@ class Pool:
                     raise
                 self.lost += 1
                 logger.warning("a worker was lost (%s); its questions are given out again", type(error).__name__)
-        return [found[i] if i in found else answer(self._divergence, questions[i]) for i in range(len(questions))]
+        races = [found[i] if i in found else answer(self._divergence, questions[i]) for i in range(len(questions))]
+        self.seconds += time.monotonic() - began
+        return races
 
     def _run(self, questions: Sequence[Question]) -> Iterator[tuple[Race, int]]:
+        if self._backend == "ray":
+            yield from on_ray(self._spool, questions, self._jobs)
+            return
         import joblib
 
-        name = "loky" if self._backend == "local" else "ray"
-        with joblib.parallel_config(backend=name, n_jobs=self._jobs):
-            parallel = joblib.Parallel(return_as="generator" if name == "loky" else "list", batch_size=1)
+        with joblib.parallel_config(backend="loky", n_jobs=self._jobs):
+            parallel = joblib.Parallel(return_as="generator", batch_size=1)
             yield from parallel(joblib.delayed(_remote)(self._spool, question) for question in questions)
 
 
@@ -202,18 +211,44 @@ class _Npz:
 # -- Ray --------------------------------------------------------------------------------------------------------------
 
 
-def start_ray(jobs: int) -> int:
-    """Join the cluster that RAY_ADDRESS names, else start a local one for so many processes, and tell joblib.
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster.
 
-    Returns how many processes it has room for, at most `jobs`. Raises: RuntimeFailure.
+    jobs       processes that it has room for, at most as many as were asked for
+    seconds    that it took to start or to join
+    ours       it is ours to end; `local`: and runs on this machine alone
     """
+
+    jobs: int
+    seconds: float
+    ours: bool
+    local: bool
+
+    def note(self, worked: float) -> str:
+        """How long it took to start, and whether that paid: what it answered took `worked` seconds."""
+        kind = f"a local cluster of {self.jobs} processes" if self.local else f"a cluster, {self.jobs} processes of it"
+        said = f"Ray ({kind}) took {self.seconds:.1f} s to start and {worked:.1f} s to answer"
+        if not 0 < worked < self.seconds:
+            return said
+        return f"{said}: the start took longer than the work, so for this model --jobs without Ray is faster"
+
+    def close(self) -> None:
+        """End it if it is ours; workers end by themselves first, so that none is reported as lost."""
+        import ray
+
+        if self.ours and ray.is_initialized():
+            ray.shutdown()
+
+
+def start_ray(jobs: int) -> Cluster:
+    """Join the cluster that RAY_ADDRESS names, else start a local one for so many processes. Raises: RuntimeFailure."""
     try:
         import ray
-        from ray.util.joblib import register_ray
     except ImportError:
         raise RuntimeFailure("--backend ray needs the extra: pip install 'axformer-onnx[ray]'") from None
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
+    began, ours, address = time.monotonic(), not ray.is_initialized(), os.environ.get("RAY_ADDRESS")
+    if ours:
         try:
             ray.init(
                 address=address, num_cpus=None if address else jobs, log_to_driver=False, logging_level=logging.ERROR,
@@ -222,11 +257,28 @@ def start_ray(jobs: int) -> int:
         except Exception as error:  # Ray's own kinds, or the network's
             where = f"the cluster at RAY_ADDRESS={address}" if address else "a local Ray cluster"
             raise RuntimeFailure(f"{where} cannot be reached: {' '.join(str(error).split())[:200]}") from None
-    register_ray()
     room = int(ray.cluster_resources().get("CPU", 1))
     if room < jobs:
         logger.warning("the Ray cluster has %d CPUs: --jobs %d becomes %d", room, jobs, max(1, room))
-    return max(1, min(jobs, room))
+    return Cluster(max(1, min(jobs, room)), time.monotonic() - began, ours, not address)
+
+
+def on_ray(spool: Spool, questions: Sequence[Question], jobs: int) -> Iterator[tuple[Race, int]]:
+    """Answers in order, at most `jobs` questions at a time.
+
+    Tasks, not actors: Ray keeps the processes of tasks for the next ones, which find the spool loaded, and lets them end when they
+    are idle. (A pool of actors is killed after every batch, which Ray reports as a worker that died.)
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_remote)
+    given, running = list[Any](), list[Any]()
+    for question in questions:
+        if len(running) >= jobs:
+            _, running = ray.wait(running, num_returns=1)
+        given.append(task.remote(spool, question))
+        running.append(given[-1])
+    yield from (ray.get(one) for one in given)
 
 
 def _stored(folder: Path) -> Any:
@@ -257,12 +309,14 @@ def _is_lost_worker(error: Exception) -> bool:
 
 __all__ = [
     "Backend",
+    "Cluster",
     "InProcess",
     "Pool",
     "Question",
     "Scoring",
     "Spool",
     "answer",
+    "on_ray",
     "read_spool",
     "start_ray",
     "write_spool",
