@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from axformer_onnx.scoring.evaluation import Machine
+from axformer_onnx.scoring import Machine, PlanClock, plan_clock
 from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
@@ -73,17 +73,18 @@ def true_ms(plan: Plan | Path) -> float:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency_table, "apply_plan", lambda model, plan, runner, examined: plan)
-    monkeypatch.setattr(latency_table, "detached", lambda one: one)
-    monkeypatch.setattr(latency_table, "make_session", lambda one, **rest: _Session(one))
+    monkeypatch.setattr(plan_clock, "apply_plan", lambda model, plan, runner, examined: plan)
+    monkeypatch.setattr(plan_clock, "detached", lambda one: one)
+    monkeypatch.setattr(plan_clock, "make_session", lambda one, **rest: _Session(one))
 
     def timed(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
         ms = [true_ms(session.plan) for session in sessions.values()]
         return [
-            SimpleNamespace(p50_ms=x, ratio=SimpleNamespace(value=ms[0] / x) if i else None) for i, x in enumerate(ms)
+            SimpleNamespace(p50_ms=x, reliable=True, ratio=SimpleNamespace(value=ms[0] / x) if i else None)
+            for i, x in enumerate(ms)
         ]
 
-    monkeypatch.setattr(latency_table, "compare_latency", timed)
+    monkeypatch.setattr(plan_clock, "compare_latency", timed)
 
 
 class _Session:
@@ -141,7 +142,7 @@ def test_what_is_timed_is_in_the_form_that_is_written(clock: None, monkeypatch: 
         timed.append(plan)
         return plan
 
-    monkeypatch.setattr(latency_table, "apply_plan", carried_out)
+    monkeypatch.setattr(plan_clock, "apply_plan", carried_out)
     half = Half("fp16")
     measured(hard=(4,), rewrites=Plan(constants="folded", keys_values="absorbed", padding="removed", half=half))
     said = {(plan.constants, plan.keys_values, plan.padding, plan.half) for plan in timed}
@@ -187,6 +188,56 @@ def test_a_budget_and_the_speedup_that_it_buys_are_each_others_inverse(seed: int
     assert (np.diff(budgets) < 0).all()
     assert [table.speedup(budget) for budget in budgets] == pytest.approx(speeds)
     assert table.budget_ms(1.01 * speeds[-1]) < 0, "out of reach"
+
+
+def test_what_was_timed_at_another_pace_is_timed_again(clock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet, calls = measured(), 0
+    true_comparison = plan_clock.compare_latency
+
+    def disturbed(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
+        nonlocal calls
+        calls += 1
+        rows = true_comparison(sessions, feeds, **rest)
+        if calls % 3:
+            return rows
+        told = calls % 2 == 0  # by the estimator, or by the pace of the unchanged model alone
+        for number, row in enumerate(rows):
+            row.p50_ms *= 1.5
+            row.reliable = not told
+            if number:
+                row.ratio.value *= 1.0 + 0.5 * number
+        return rows
+
+    monkeypatch.setattr(plan_clock, "compare_latency", disturbed)
+    assert measured() == quiet
+    monkeypatch.setattr(plan_clock, "PASSES", 1)
+    assert measured() != quiet, "without timing again the table is wrong"
+
+
+def test_a_machine_that_stays_disturbed_costs_a_few_passes_and_no_more(
+    clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, calls = 0.0, 0
+    true_comparison = plan_clock.compare_latency
+
+    def busy(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
+        nonlocal seconds, calls
+        seconds, calls = seconds + 20.0, calls + 1
+        rows = true_comparison(sessions, feeds, **rest)
+        for row in rows:
+            row.reliable = False
+        return rows
+
+    monkeypatch.setattr(plan_clock, "compare_latency", busy)
+    source: Any = Plan()
+    clock_of_plans = PlanClock(source, source, Plan(), Machine(), (1, 8), TOKENS, 0, lambda: seconds)
+    variants = [(number, Plan().without_neurons(0, range(number))) for number in range(10 * 3)]
+    ms, found = clock_of_plans.ratios(variants[: 2 * 3], lambda done, of: None)
+    assert calls == 5, "two groups, again until 90 seconds are over"
+    assert found == {key: pytest.approx(true_ms(plan) / ms) for key, plan in variants[: 2 * 3]}
+    calls = 0
+    clock_of_plans.ratios(variants, lambda done, of: None)
+    assert calls == 10, "all are timed once, whatever it takes"
 
 
 def test_units_of_other_tokens_are_another_class() -> None:

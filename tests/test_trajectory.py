@@ -17,7 +17,7 @@ from axformer_onnx.commands import OptimizeResult, optimize
 from axformer_onnx.options import OptimizeOptions
 from axformer_onnx.records import Interval
 from axformer_onnx.runtime import LatencyRow
-from axformer_onnx.scoring import evaluation
+from axformer_onnx.scoring import evaluation, plan_clock
 from axformer_onnx.search.compensated import goals, latency_table, tuning
 from axformer_onnx.searches import Watcher
 from axformer_onnx.tasks import get_task
@@ -52,7 +52,10 @@ class MadeUpSession:
 
 def made_up_comparison(sessions: dict[str, MadeUpSession], feeds: Any, **rest: Any) -> list[Any]:
     ms = [made_up_ms(session.what) for session in sessions.values()]
-    return [SimpleNamespace(p50_ms=x, ratio=SimpleNamespace(value=ms[0] / x) if i else None) for i, x in enumerate(ms)]
+    return [
+        SimpleNamespace(p50_ms=x, reliable=True, ratio=SimpleNamespace(value=ms[0] / x) if i else None)
+        for i, x in enumerate(ms)
+    ]
 
 
 def wild(seed: int) -> Callable[..., list[LatencyRow]]:
@@ -81,10 +84,10 @@ def made_up_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency_table, "_cache_folder", lambda: cache)
-        patch.setattr(latency_table, "apply_plan", lambda model, plan, runner, examined: plan)
-        patch.setattr(latency_table, "detached", lambda plan: plan)
-        patch.setattr(latency_table, "make_session", lambda what, **rest: MadeUpSession(what))
-        patch.setattr(latency_table, "compare_latency", made_up_comparison)
+        patch.setattr(plan_clock, "apply_plan", lambda model, plan, runner, examined: plan)
+        patch.setattr(plan_clock, "detached", lambda plan: plan)
+        patch.setattr(plan_clock, "make_session", lambda what, **rest: MadeUpSession(what))
+        patch.setattr(plan_clock, "compare_latency", made_up_comparison)
         patch.setattr(goals, "FEWEST", FEWEST)
         patch.setattr(goals, "LADDER", (1.5,))
         patch.setitem(tuning.EFFORTS, "medium", tuning.Effort(1500, 1500, 40, 3, 60, 16))

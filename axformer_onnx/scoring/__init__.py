@@ -23,6 +23,7 @@ from axformer_onnx.scoring.evaluation import (
 from axformer_onnx.scoring.half_fit import half_for
 from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, judged_drop, judged_noise
 from axformer_onnx.scoring.outputs import score_session
+from axformer_onnx.scoring.plan_clock import PlanClock
 from axformer_onnx.scoring.recalibrate import Recalibrated
 from axformer_onnx.scoring.stage_scorer import StageScorer
 from axformer_onnx.scoring.stage_sessions import BATCH_SIZE, BATCH_TOKENS, Setting, StageSessions
@@ -34,6 +35,7 @@ __all__ = [
     "Comparison",
     "Drop",
     "Machine",
+    "PlanClock",
     "Reading",
     "Recalibrated",
     "Setting",

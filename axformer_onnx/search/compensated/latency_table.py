@@ -30,14 +30,10 @@ import numpy as np
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import (
     cache_folder,
-    compare_latency,
     describe_hardware,
-    make_feeds,
-    make_session,
-    run_once,
     versions,
 )
-from axformer_onnx.scoring import Machine
+from axformer_onnx.scoring import Machine, PlanClock
 from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.levels import Unit
 from axformer_onnx.search.compensated.table_error import (
@@ -48,8 +44,6 @@ from axformer_onnx.search.compensated.table_error import (
     error_of,
     mixed_rungs,
 )
-from axformer_passes.apply import apply_plan
-from axformer_passes.io import detached
 from axformer_passes.plan import Hard, Plan
 from axformer_passes.precision import Int8
 from axformer_passes.probe import TokenSequence
@@ -65,9 +59,6 @@ FORMAT = "axformer-latency/3"
 MEASURED = {"attention": 7, "feed_forward": 9}
 """Rungs of a class that are measured, the full and the empty one among them; of a class of a single unit, fewer."""
 _SINGLE = 4
-_TOGETHER = 3
-"""Models timed against the unchanged one at a time: each holds its weights in memory."""
-ROUNDS = 25
 _EMPTY, _SOURCE = "empty", "source"
 """The variant without any unit, and the graph that was given."""
 
@@ -158,7 +149,7 @@ def measure_table(
     attention = [i for unit in units if unit.kind == "attention" for i in unit.layers]
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
     variants.append((_EMPTY, _plan([(unit, 0, False) for unit in units])))
-    clock = _Clock(model, examined, rewrites, machine, shape, tokens, seed)
+    clock = PlanClock(model, examined, rewrites, machine, shape, tokens, seed)
     base_ms, ratios = clock.ratios([(_SOURCE, source), *variants], progress)
     ms = {key: ratio * base_ms for key, ratio in ratios.items()}
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
@@ -176,7 +167,11 @@ def measure_table(
 
 
 def _mixed(
-    table: LatencyTable, units: Sequence[Unit], int8: Int8 | None, clock: _Clock, progress: Callable[[int, int], None]
+    table: LatencyTable,
+    units: Sequence[Unit],
+    int8: Int8 | None,
+    clock: PlanClock,
+    progress: Callable[[int, int], None],
 ) -> tuple[Mixed, ...]:
     """Plans of all units, timed like those that the prices come from."""
     choices = mixed_rungs(units, table.prices, clock.seed) if table.whole_ms > 0 else []
@@ -261,48 +256,6 @@ def _hardened(layers: Sequence[int], k: int) -> Plan:
     for layer in layers:
         plan = plan.with_hard_attention(layer, k, Hard(k).mode)
     return plan
-
-
-@dataclasses.dataclass(frozen=True)
-class _Clock:
-    """Times plans against a model as it is, in the same rounds; each with `rewrites`."""
-
-    model: ir.Model
-    examined: Examined
-    rewrites: Plan
-    machine: Machine
-    shape: tuple[int, int]
-    tokens: TokenSequence
-    seed: int
-
-    def ratios(
-        self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]
-    ) -> tuple[float, dict[Any, float]]:
-        """(ms of the model, what every variant takes as a part of it); a path: the graph that lies there."""
-        base, found, base_ms = self._session(Plan()), dict[Any, float](), list[float]()
-        names = [one.name for one in base.get_inputs()]
-        feeds = [(*self.shape, make_feeds(names, *self.shape, tokens=self.tokens, seed=self.seed))]
-        for start in range(0, len(variants), _TOGETHER):
-            some = variants[start : start + _TOGETHER]
-            sessions = {"model": base, **{str(key): self._session(what) for key, what in some}}
-            rows = compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=self.seed)
-            base_ms.append(rows[0].p50_ms)
-            for (key, _), row in zip(some, rows[1:], strict=True):
-                assert row.ratio is not None  # the first row alone has none
-                found[key] = 1 / row.ratio.value
-            progress(min(start + _TOGETHER, len(variants)), len(variants))
-        return float(np.median(base_ms)) if base_ms else 0.0, found
-
-    def _session(self, what: Plan | Path) -> Any:
-        provider, threads = self.machine.provider, self.machine.threads
-        if isinstance(what, Path):
-            return make_session(what, provider=provider, threads=threads)
-        also = self.rewrites
-        plan = dataclasses.replace(
-            what, constants=also.constants, keys_values=also.keys_values, padding=also.padding, half=also.half
-        )
-        model = apply_plan(self.model, plan, run_once, examined=self.examined)
-        return make_session(detached(model), provider=provider, threads=threads)
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from axformer_onnx.inputs import Given, OptimizeOptions
-    from axformer_onnx.runtime import LatencyRow
     from axformer_onnx.search.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class Point:
     """One operating point.
 
     predicted     speedup against the source by the latency table
-    speedup       measured, interleaved with the source; `reliable` False: it says nothing
+    speedup       measured, interleaved with the source; not `reliable`: it decides nothing
     score, drop   on the select rows, in points, and how far below the source's there
     divergence    mean over the select rows, from the source's outputs
     size_bytes    of the graph
@@ -71,7 +70,6 @@ class Point:
     folder: Path
     predicted: float
     speedup: Interval
-    reliable: bool
     score: float
     drop: Drop
     divergence: float
@@ -140,8 +138,7 @@ class Builder:
             plan=plan,
             folder=folder,
             predicted=predicted,
-            speedup=Interval(*latency["speedup"]),
-            reliable=latency["reliable"],
+            speedup=Interval(**latency),
             score=scores.value,
             drop=drop_of(self.source, scores, rows.labels, reading.task, reading.label_map),
             divergence=float(reading.task.kind.divergence(self.source.outputs, scores.outputs).mean()),
@@ -201,16 +198,12 @@ class Builder:
         return score_file(path, given.reading, given.encoded["select"], given.rows["select"], machine, source=outputs)
 
     def _measured(self, path: Path) -> dict[str, Any]:
+        """The fields of an `Interval`."""
         pair = {"source": self._given.source.path, "point": path}
         rows = latency_of(pair, [self._shape], self._given.reading.tokens, self._options.machine, self._options.seed)
         ratio = rows[1].ratio
         assert ratio is not None
-        return {"speedup": [ratio.value, ratio.low, ratio.high], "reliable": _is_reliable(rows[1])}
-
-
-def _is_reliable(row: LatencyRow) -> bool:
-    """Can its ratio be taken at its word? Where not, the table decides."""
-    return True
+        return dataclasses.asdict(ratio)
 
 
 def exposed(model: ir.Model, name: str, encoded: Encoded, machine: Machine) -> FloatArray:
@@ -258,14 +251,14 @@ def nearly_as_fast(points: Sequence[Point], error: float) -> list[Point]:
 def fastest(points: Sequence[Point], error: float) -> Point:
     """Of those that the table cannot tell apart the one that is measured fastest; by the table where a speed is not reliable."""
     equal = nearly_as_fast(points, error)
-    if not all(point.reliable for point in equal):
+    if not all(point.speedup.reliable for point in equal):
         return max(equal, key=lambda p: p.predicted)
     return max(equal, key=lambda p: p.speedup.value)
 
 
 def is_as_fast(point: Point, speedup: float, error: float) -> bool:
     """Is it measured at least so fast, and does the table's error allow it? By the table where the measurement is not reliable."""
-    if not point.reliable:
+    if not point.speedup.reliable:
         return point.predicted >= speedup
     return point.speedup.value >= speedup and point.predicted * (1 + error) >= speedup
 
