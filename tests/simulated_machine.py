@@ -25,6 +25,7 @@ class World:
     load       chance that another process takes a core for 3 ms from a run, a millisecond; in bursts of the same kind as above
     told       does the system tell of the waiting?
     others     cores that the counters say others keep busy in such a burst
+    threads    of the sessions
     known      was the machine ever seen at its full pace?
     """
 
@@ -38,6 +39,7 @@ class World:
     load: float = 0.0
     told: bool = True
     others: float = 1.0
+    threads: int = 1
     known: bool = True
 
 
@@ -148,4 +150,4 @@ class _Session:
         return ["CPUExecutionProvider"]
 
     def get_session_options(self) -> Any:
-        return SimpleNamespace(intra_op_num_threads=1)
+        return SimpleNamespace(intra_op_num_threads=self._machine.world.threads)

@@ -21,7 +21,7 @@ MOST_ROUNDS = 300
 """More say nothing new."""
 FEWEST_ROUNDS = 5
 LONGER = 4
-"""Times the usual seconds that rounds are made for, where too few of them were undisturbed."""
+"""Times the usual number of rounds, and the usual seconds, where too few of them were undisturbed."""
 _BETWEEN = 25
 """Rounds from one look at whether there are enough to the next."""
 _BEST = 0.1
@@ -72,9 +72,10 @@ class Budget:
         """Another one, after `done` in `seconds`? `enough`: of them were undisturbed."""
         if done < min(FEWEST_ROUNDS, self.rounds):
             return True
-        if seconds >= self.max_seconds or done >= max(self.rounds, MOST_ROUNDS):
+        times = 1 if enough else LONGER
+        if seconds >= self.max_seconds or done >= max(self.rounds, MOST_ROUNDS * times):
             return False
-        return done < self.rounds or seconds < self.min_seconds * (1 if enough else LONGER)
+        return done < self.rounds or seconds < self.min_seconds * times
 
 
 @dataclasses.dataclass(frozen=True)
