@@ -78,11 +78,11 @@ class SimulatedMachine:
             sleep=self._pass,
             counters=lambda: Counters(self.now, busy=self.busy, own=0.0),
             delay=lambda: _Delay(self),
-            pace=lambda: self._take(_PACE_MS, self.world.slow[0] if self._disturbed else 1.0),
+            pace=lambda threads: lambda: self._take(_PACE_MS, self.world.slow[0] if self._disturbed else 1.0),
             fastest=self._noted,
         )
 
-    def _noted(self, ms: float) -> float:
+    def _noted(self, threads: int, ms: float) -> float:
         self._fastest = min(self._fastest, ms)
         return self._fastest
 

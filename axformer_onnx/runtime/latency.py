@@ -111,7 +111,7 @@ def _measured(
             wait_for_quiet(wait_seconds, threads, instruments, say)
             wait_seconds -= instruments.seconds() - begin
         begin = instruments.seconds()
-        made = make_rounds(list(runs.values()), budget, np.random.default_rng(seed), instruments, is_enough)
+        made = make_rounds(list(runs.values()), threads, budget, np.random.default_rng(seed), instruments, is_enough)
         rows = judged(list(runs), made, threads, seed)
         if not best or sum(row.reliable for row in rows) > sum(row.reliable for row in best):
             best = rows
