@@ -89,7 +89,9 @@ def compared(a: argparse.Namespace, source: Path, result: Path, seed: int) -> di
     names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
     feeds = make_feeds(names, a.batch, a.length, vocab_size=a.vocabulary, seed=seed)
     runs = runs_of(sessions, feeds)
-    made = make_rounds(list(runs.values()), BUDGET, np.random.default_rng(seed), INSTRUMENTS, is_enough)
+    made = make_rounds(
+        list(runs.values()), threads_of(sessions), BUDGET, np.random.default_rng(seed), INSTRUMENTS, is_enough
+    )
     row = judged(list(runs), made, threads_of(sessions), seed)[1]
     assert row.ratio is not None
     return {

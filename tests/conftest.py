@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,7 +76,10 @@ def short_latency_measurements() -> Iterator[None]:
     from axformer_onnx.runtime.foreign_load import Counters, RunDelay
 
     deaf = rounds.Instruments(
-        counters=lambda: Counters(time.monotonic()), delay=lambda: RunDelay(Path("nowhere")), fastest=lambda ms: ms
+        counters=lambda: Counters(time.monotonic()),
+        delay=lambda: RunDelay(None),
+        pace=lambda threads: lambda: None,
+        fastest=lambda threads, ms: math.inf,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds, "MOST_ROUNDS", 30)

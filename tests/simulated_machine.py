@@ -25,6 +25,7 @@ class World:
     load       chance that another process takes a core for 3 ms from a run, a millisecond; in bursts of the same kind as above
     told       does the system tell of the waiting?
     others     cores that the counters say others keep busy in such a burst
+    threads    of the sessions
     known      was the machine ever seen at its full pace?
     """
 
@@ -38,6 +39,7 @@ class World:
     load: float = 0.0
     told: bool = True
     others: float = 1.0
+    threads: int = 1
     known: bool = True
 
 
@@ -76,11 +78,11 @@ class SimulatedMachine:
             sleep=self._pass,
             counters=lambda: Counters(self.now, busy=self.busy, own=0.0),
             delay=lambda: _Delay(self),
-            pace=lambda: self._take(_PACE_MS, self.world.slow[0] if self._disturbed else 1.0),
+            pace=lambda threads: lambda: self._take(_PACE_MS, self.world.slow[0] if self._disturbed else 1.0),
             fastest=self._noted,
         )
 
-    def _noted(self, ms: float) -> float:
+    def _noted(self, threads: int, ms: float) -> float:
         self._fastest = min(self._fastest, ms)
         return self._fastest
 
@@ -148,4 +150,4 @@ class _Session:
         return ["CPUExecutionProvider"]
 
     def get_session_options(self) -> Any:
-        return SimpleNamespace(intra_op_num_threads=1)
+        return SimpleNamespace(intra_op_num_threads=self._machine.world.threads)

@@ -118,3 +118,10 @@ def test_a_comparison_that_was_disturbed_is_made_again_within_the_budget() -> No
     row, machine = compared(world, seed, wait_seconds=60.0)
     assert row.reliable and holds(row)
     assert any(said.startswith("measuring latency again, 5") for said in machine.said)
+
+
+def test_more_threads_than_cores_wait_for_each_other_and_that_is_no_load_of_others() -> None:
+    world = World(load=0.3, active=1.0, idle=0.0, others=0.0)
+    few, _ = compared(world, 0)
+    many, _ = compared(dataclasses.replace(world, threads=1000), 0)
+    assert "waited for a core" in few.why and "waited for a core" not in many.why

@@ -45,6 +45,8 @@ def test_what_the_system_does_not_tell_stays_unknown() -> None:
         (Load(2, others=0.5), 2, True),
         (Load(2, others=0.9), 1, False),
         (Load(2, others=1.9), 1, True),
+        (Load(2, others=0.1), 8, False),
+        (Load(2, others=0.5), 8, True),
         (Load(16, others=3.0), 8, False),
         (Load(16, others=9.0), 8, True),
         (Load(16, others=3.0, stolen=6.0), 8, True),

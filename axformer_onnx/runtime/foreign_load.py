@@ -69,9 +69,9 @@ class Load:
 
     def crowds(self, threads: int) -> bool:
         """Is there less room than `threads` threads need?"""
-        room = self.cores - threads + BUSY
+        room = max(self.cores - threads, 0) + BUSY
         taken = (self.others or 0.0) + (self.stolen or 0.0)
-        return taken > max(room, BUSY) or (self.throttled or 0.0) >= 0.01
+        return taken > room or (self.throttled or 0.0) >= 0.01
 
 
 def usable_cores() -> int:
@@ -108,11 +108,12 @@ class RunDelay:
     """Milliseconds that threads of this process were ready to run and waited for a core, summed over threads; Linux alone tells.
 
     Of the threads that there are when it is made. `known` False: the system does not tell, and it is always 0.
+    tasks   the folder of their folders; None: it is not to be told
     """
 
-    def __init__(self, tasks: Path = Path("/proc/self/task")) -> None:
+    def __init__(self, tasks: Path | None = Path("/proc/self/task")) -> None:
         try:
-            self._files = [os.open(one / "schedstat", os.O_RDONLY) for one in tasks.iterdir()]
+            self._files = [os.open(one / "schedstat", os.O_RDONLY) for one in tasks.iterdir()] if tasks else []
         except OSError:
             self._files = []
         self.known = bool(self._files)

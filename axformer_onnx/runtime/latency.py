@@ -16,7 +16,7 @@ import numpy.typing as npt
 from axformer_onnx.data import check_input
 from axformer_onnx.records import Interval
 from axformer_onnx.runtime.failures import told
-from axformer_onnx.runtime.foreign_load import Load, usable_cores
+from axformer_onnx.runtime.foreign_load import Load, RunDelay, usable_cores
 from axformer_onnx.runtime.providers import CPU
 from axformer_onnx.runtime.rounds import Budget, Instruments, Rounds, Run, make_rounds, wait_for_quiet
 from axformer_onnx.runtime.sessions import fit_feeds
@@ -85,6 +85,8 @@ def compare_latency(
     """
     instruments, rows = instruments or INSTRUMENTS, list[LatencyRow]()
     budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), threads_of(sessions)
+    if threads > usable_cores():  # they wait for each other, whoever else there is
+        instruments = dataclasses.replace(instruments, delay=lambda: RunDelay(None))
     left = min(wait_seconds, MOST_WAIT)
     for batch, length, feeds in feeds_by_shape:
         found, left = _measured(runs_of(sessions, feeds), budget, threads, seed, left, say, instruments)
@@ -109,7 +111,7 @@ def _measured(
             wait_for_quiet(wait_seconds, threads, instruments, say)
             wait_seconds -= instruments.seconds() - begin
         begin = instruments.seconds()
-        made = make_rounds(list(runs.values()), budget, np.random.default_rng(seed), instruments, is_enough)
+        made = make_rounds(list(runs.values()), threads, budget, np.random.default_rng(seed), instruments, is_enough)
         rows = judged(list(runs), made, threads, seed)
         if not best or sum(row.reliable for row in rows) > sum(row.reliable for row in best):
             best = rows
@@ -141,12 +143,12 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
 
 
 def threads_of(sessions: Mapping[str, Any]) -> int:
-    """Cores that the greediest of the sessions needs to itself."""
+    """Threads of the greediest of the sessions."""
     most = 1
     for session in sessions.values():
         if session.get_providers()[0] == CPU:
             most = max(most, session.get_session_options().intra_op_num_threads or usable_cores())
-    return min(most, usable_cores())
+    return most
 
 
 def runs_of(sessions: Mapping[str, Any], feeds: Feeds) -> dict[str, Run]:

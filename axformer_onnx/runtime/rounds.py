@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime.fastest_pace import FastestPace, pace, pace_file
+from axformer_onnx.runtime.fastest_pace import FastestPace, make_pace, pace_file
 from axformer_onnx.runtime.foreign_load import Counters, Load, RunDelay, load_between, read_counters
 
 Run = Callable[[], None]
@@ -21,7 +21,7 @@ MOST_ROUNDS = 300
 """More say nothing new."""
 FEWEST_ROUNDS = 5
 LONGER = 4
-"""Times the usual seconds that rounds are made for, where too few of them were undisturbed."""
+"""Times the usual number of rounds, and the usual seconds, where too few of them were undisturbed."""
 _BETWEEN = 25
 """Rounds from one look at whether there are enough to the next."""
 _BEST = 0.1
@@ -38,15 +38,16 @@ class Instruments:
     sleep      for so many seconds
     counters   what the machine did so far
     delay      makes a reader of how long this process waited for cores
-    pace       the fixed arithmetic; `fastest`: notes how many milliseconds it took, and returns the fewest that are known
+    pace       makes the fixed arithmetic on so many threads; `fastest`: notes how many milliseconds it took on so many, and returns
+               the fewest that are known
     """
 
     clock_ns: Callable[[], int] = time.perf_counter_ns
     sleep: Callable[[float], None] = time.sleep
     counters: Callable[[], Counters] = read_counters
     delay: Callable[[], RunDelay] = RunDelay
-    pace: Run = pace
-    fastest: Callable[[float], float] = dataclasses.field(default_factory=lambda: FastestPace(pace_file))
+    pace: Callable[[int], Run] = make_pace
+    fastest: Callable[[int, float], float] = dataclasses.field(default_factory=lambda: FastestPace(pace_file))
 
     def seconds(self) -> float:
         """The clock in seconds."""
@@ -72,9 +73,10 @@ class Budget:
         """Another one, after `done` in `seconds`? `enough`: of them were undisturbed."""
         if done < min(FEWEST_ROUNDS, self.rounds):
             return True
-        if seconds >= self.max_seconds or done >= max(self.rounds, MOST_ROUNDS):
+        times = 1 if enough else LONGER
+        if seconds >= self.max_seconds or done >= max(self.rounds, MOST_ROUNDS * times):
             return False
-        return done < self.rounds or seconds < self.min_seconds * (1 if enough else LONGER)
+        return done < self.rounds or seconds < self.min_seconds * times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Rounds:
 
 def make_rounds(
     runs: Sequence[Run],
+    threads: int,
     budget: Budget,
     generator: np.random.Generator,
     instruments: Instruments,
@@ -103,22 +106,23 @@ def make_rounds(
 ) -> Rounds:
     """Warm up, then run every model once a round: in a drawn order, in the next round in its reverse, and so on.
 
+    threads  that they run on, 0: as many as ONNX Runtime chooses
     enough   are there, of these rounds, as many as are needed? Asked now and then
     """
     _warm_up(runs, budget, instruments)
     walls, waits, paces = list[list[float]](), list[list[float]](), list[float]()
-    order, satisfied = list(range(len(runs))), False
+    order, satisfied, pace = list(range(len(runs))), False, instruments.pace(threads)
     delay, counters, begin = instruments.delay(), instruments.counters(), instruments.seconds()
 
     def so_far() -> Rounds:
         load = load_between(counters, instruments.counters())
-        slowness = np.array(paces) / instruments.fastest(float(np.quantile(paces, _BEST)))
+        slowness = np.array(paces) / instruments.fastest(threads, float(np.quantile(paces, _BEST)))
         return Rounds(np.array(walls).T, np.array(waits).T, slowness, delay.known, load)
 
     try:
         while budget.goes_on(len(walls), instruments.seconds() - begin, enough=satisfied):
             order = order[::-1] if len(walls) % 2 else generator.permutation(len(runs)).tolist()
-            paces.append(_milliseconds(instruments.pace, instruments))
+            paces.append(_milliseconds(pace, instruments))
             wall, wait = [0.0] * len(runs), [0.0] * len(runs)
             for i in order:
                 before = delay()
