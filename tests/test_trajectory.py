@@ -25,7 +25,7 @@ from axformer_passes.plan import Plan
 
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 
-SPEEDUP, FEWEST = 1.8, 4
+SPEEDUP, FEWEST = 1.8, 3
 GOALS = {"speedup": {"speedup": SPEEDUP}, "drop": {"max_drop": 20.0}}
 SOURCE_MS, MODEL_MS, HEAD_MS, NEURON_MS = 11.0, 10.0, 0.25, 0.02
 
@@ -89,7 +89,8 @@ def made_up_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(plan_clock, "make_session", lambda what, **rest: MadeUpSession(what))
         patch.setattr(plan_clock, "compare_latency", made_up_comparison)
         patch.setattr(goals, "FEWEST", FEWEST)
-        patch.setattr(goals, "LADDER", (1.5,))
+        patch.setattr(goals, "LADDER", ())
+        patch.setattr(goals, "REFINED", 1)
         patch.setitem(tuning.EFFORTS, "medium", tuning.Effort(1500, 1500, 40, 3, 60, 16))
         yield
 
