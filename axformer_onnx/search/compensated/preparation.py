@@ -18,7 +18,7 @@ from axformer_onnx.compensate import Sample, text_samples
 from axformer_onnx.data import TokenisedOnce, calibration_rows
 from axformer_onnx.errors import UsageError
 from axformer_onnx.records import FloatArray
-from axformer_onnx.scoring import outliers
+from axformer_onnx.scoring import outliers, static_steps
 from axformer_onnx.search.compensated.divergence import Divergence, scorer_of
 from axformer_onnx.search.compensated.evaluator import Evaluator
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
@@ -40,7 +40,7 @@ from axformer_onnx.search.compensated.workers import InProcess, Pool, Scoring, s
 from axformer_onnx.search.elements import TOPK_OPSET
 from axformer_passes.blocks import parameters_by_layer
 from axformer_passes.plan import Plan
-from axformer_passes.precision import read_smooth, smooth_as_text
+from axformer_passes.precision import read_scales, read_smooth, scales_as_text, smooth_as_text
 
 if TYPE_CHECKING:
     from axformer_onnx.inputs import Given, OptimizeOptions
@@ -189,7 +189,7 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
 
 
 def _int8(inputs: SearchInputs) -> Int8 | None:
-    """What plans say about integers, the blocks left open; outliers as search rows show them."""
+    """What plans say about integers, the blocks left open; outliers and static ranges as search rows show them."""
     int8 = inputs.options.int8
     if int8 is None:
         return None
@@ -200,7 +200,16 @@ def _int8(inputs: SearchInputs) -> Int8 | None:
             outliers(examined, int8, rows, lambda done, of: inputs.watch("outliers", done, of)).smooth
         )
 
-    return dataclasses.replace(int8, smooth=read_smooth(inputs.journal.fact("outliers", found), "the journal"))
+    int8 = dataclasses.replace(int8, smooth=read_smooth(inputs.journal.fact("outliers", found), "the journal"))
+
+    def steps() -> dict[str, Any]:
+        return scales_as_text(
+            static_steps(examined, int8, rows, lambda done, of: inputs.watch("static ranges", done, of)).scales
+        )
+
+    if not int8.is_static:
+        return int8
+    return dataclasses.replace(int8, scales=read_scales(inputs.journal.fact("static ranges", steps), "the journal"))
 
 
 def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
@@ -261,6 +270,7 @@ def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
         "shape": shape, "provider": given.runs_on or machine.provider,
         "threads": machine.threads, "hard": hard,
         **({"int8": int8.bits, "smooth": int8.to_json().get("smooth")} if int8 else {}),
+        **({"activations": int8.activations} if int8 and int8.is_static else {}),
         **({"source": start.source} if start.source != "given" else {}),
     }  # fmt: skip
     return from_json(inputs.journal.fact("latency table", lambda: to_json(cached_table(key, units, measure))))
