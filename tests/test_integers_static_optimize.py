@@ -84,7 +84,7 @@ def test_a_static_result_is_inspected_scored_and_taken_back_to_floats(
     code, said, error = call("score", sized.output, "--task", "mnli", "--data", folder / "data", "--json")
     assert code == 0, error
     score = json.loads(said)["models"][str(sized.output / "model.onnx")]["score"]
-    assert score == pytest.approx(sized.report.result.score)
+    assert score == pytest.approx(sized.report.candidate.score)
     changes = {"quantize": "none", "activations": None, "max_drop": 50, "data": folder / "data", "max_search_rows": 60}
     again = run(sized.output, tmp_path / "out", **changes)
     assert again.plan.source == "dequantised" and "QuantizeLinear" not in operators(again.output / "model.onnx")

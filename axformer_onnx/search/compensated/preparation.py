@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -193,23 +193,19 @@ def _int8(inputs: SearchInputs) -> Int8 | None:
     int8 = inputs.options.int8
     if int8 is None:
         return None
-    examined, rows = inputs.sessions.staged.examined, inputs.given.encoded["search"]
-
-    def found() -> dict[str, Any]:
-        return smooth_as_text(
-            outliers(examined, int8, rows, lambda done, of: inputs.watch("outliers", done, of)).smooth
-        )
-
-    int8 = dataclasses.replace(int8, smooth=read_smooth(inputs.journal.fact("outliers", found), "the journal"))
-
-    def steps() -> dict[str, Any]:
-        return scales_as_text(
-            static_steps(examined, int8, rows, lambda done, of: inputs.watch("static ranges", done, of)).scales
-        )
-
+    smooth = inputs.journal.fact("outliers", lambda: smooth_as_text(_seen(inputs, outliers, "outliers", int8).smooth))
+    int8 = dataclasses.replace(int8, smooth=read_smooth(smooth, "the journal"))
     if not int8.is_static:
         return int8
-    return dataclasses.replace(int8, scales=read_scales(inputs.journal.fact("static ranges", steps), "the journal"))
+    smoothed, name = int8, "static ranges"
+    scales = inputs.journal.fact(name, lambda: scales_as_text(_seen(inputs, static_steps, name, smoothed).scales))
+    return dataclasses.replace(int8, scales=read_scales(scales, "the journal"))
+
+
+def _seen(inputs: SearchInputs, found_by: Callable[..., Int8], what: str, int8: Int8) -> Int8:
+    """What `found_by` finds on the search rows."""
+    examined, rows = inputs.sessions.staged.examined, inputs.given.encoded["search"]
+    return found_by(examined, int8, rows, lambda done, of: inputs.watch(what, done, of))
 
 
 def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:

@@ -138,8 +138,8 @@ class _Products:
         none = initializer(self._graph, f"{name}_weight_zero", np.zeros((), np.int8))
         (product,) = self._put("MatMulInteger", [integers, stored, zero, none], f"{name}_product")
         (found,) = self._put("Cast", [product], f"{name}_float", to=int(ir.DataType.FLOAT))
-        by_column = initializer(self._graph, f"{name}_weight_scale", by_column)
-        (factor,) = self._put("Mul", [scale, by_column], f"{name}_factor")
+        own_scale = initializer(self._graph, f"{name}_weight_scale", by_column)
+        (factor,) = self._put("Mul", [scale, own_scale], f"{name}_factor")
         return self._put("Mul", [found, factor], f"{name}_scaled")[0]
 
     def _static(self, node: ir.Node, rounding: Rounding, weight: Array, by_column: Array) -> ir.Value:
