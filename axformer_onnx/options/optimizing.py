@@ -14,7 +14,7 @@ from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.search_kinds import SEARCHES
 from axformer_onnx.options.shared import ANY_MODEL, RunOptions, SampleOptions, TaskOptions
 from axformer_passes.plan import Constants, KeysValues, Padding, Readout, SharedWeights
-from axformer_passes.precision import DEFAULT_BITS, FEWEST_BITS, MOST_BITS, HalfType, Int8
+from axformer_passes.precision import DEFAULT_BITS, FEWEST_BITS, MOST_BITS, Activations, HalfType, Int8
 from axformer_passes.rewrites import REWRITES
 
 MAX_SEARCH_ROWS = 6000
@@ -24,6 +24,8 @@ standard error of about a third of a point."""
 EffortLevel = Literal["low", "medium", "high"]
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 Backend = Literal["local", "ray"]
+_STATIC_PROVIDERS = frozenset({"TensorrtExecutionProvider", "OpenVINOExecutionProvider", "QNNExecutionProvider"})
+"""Those that make integers of QuantizeLinear and DequantizeLinear, and know no products by dynamic ranges."""
 
 
 def _rewrite(name: str) -> Any:
@@ -77,6 +79,13 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         le=MOST_BITS,
         decisive="if set",
     )
+    activations: Activations | None = option(
+        None,
+        "dynamic: the range of an activation is that of its tensor as it comes; static: found on search rows, written as "
+        "QuantizeLinear and DequantizeLinear, for TensorRT, OpenVINO and NPUs; static-uint8: the same for ONNX Runtime on x86 "
+        "CPUs, which take unsigned integers alone. Default: static for tensorrt, openvino and qnn, else dynamic.",
+        decisive="if set",
+    )
     embedding_bits: Literal[8, 4] = option(
         8, "Of embeddings: 8, a scale a row; 4 on request, a scale a block of columns.", decisive="if set"
     )
@@ -118,7 +127,7 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
         goals = self._goals()
         if len(goals) > 1:
             raise UsageError(f"{goals[0].words} and {goals[1].words} were given; name one goal")
-        for name in ("structure", "weight_bits", "embedding_bits") if self.quantize != "int8" else ():
+        for name in ("structure", "weight_bits", "activations", "embedding_bits") if self.quantize != "int8" else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise UsageError(f"{self._said(name)} goes with --quantize int8")
         if self.quantize == "int8" and self.half:
@@ -146,7 +155,10 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     @property
     def int8(self) -> Int8 | None:
         """What plans say about integers, the blocks left open."""
-        return Int8(tables=self.embedding_bits, bits=self.weight_bits, stored=True) if self.quantize == "int8" else None
+        if self.quantize != "int8":
+            return None
+        activations = self.activations or _usual_activations(self.provider)
+        return Int8(tables=self.embedding_bits, bits=self.weight_bits, stored=True, activations=activations)
 
     @property
     def goal(self) -> Goal:
@@ -179,6 +191,13 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
             if value != field.default and name not in ("model", "output", "overwrite"):
                 stated[name] = list(value) if isinstance(value, tuple) else getattr(value, "name", value)
         return stated
+
+
+def _usual_activations(provider: str) -> Activations:
+    """What a provider executes as integers. Raises: UsageError, RuntimeFailure as `providers_of`."""
+    from axformer_onnx.runtime import provider_name
+
+    return "static" if provider_name(provider) in _STATIC_PROVIDERS else "dynamic"
 
 
 def default_output(model: Path) -> Path:

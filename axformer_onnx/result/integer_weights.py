@@ -24,6 +24,7 @@ _SLACK = 1e-3
 """Of a step: scales are float32."""
 _BLOCK, _LARGEST = 32, 7
 """Numbers of 4 bits: so many share a scale, and run to this."""
+_ROUNDS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"})
 _READS = {"MatMul": 1, "Gemm": 1, "Gather": 0}
 """Which input of an operator is the weight that integers may stand for."""
 
@@ -34,7 +35,7 @@ def put_integers(floats: ir.Model, result: ir.Model) -> int:
     Raises: VerifyError where one is further from the float than half a step, or stands for nothing.
     """
     made = {str(v.name): node for node in floats.graph for v in node.outputs if node.op_type in _READS}
-    done = {**_stored(made, result), **_packed(made, result)}
+    done = {**_stored(made, result), **_packed(made, result), **_static(made, floats, result)}
     for node in result.graph:
         integers = constant(node.inputs[1 if node.op_type == "MatMulInteger" else 0]) if node.inputs else None
         if node.op_type not in ("MatMulInteger", "Gather") or integers is None or integers.dtype != np.int8:
@@ -67,14 +68,47 @@ def _moved(floats: ir.Model, product: ir.Node, integers: Array) -> Array:
 
     That is a Mul by a constant which the graph without integers does not have.
     """
-    rounding = product.inputs[0].producer() if product.inputs[0] is not None else None
-    value = rounding.inputs[0] if rounding is not None and rounding.op_type == "DynamicQuantizeLinear" else None
+    value = product.inputs[0]
+    while value is not None and (behind := value.producer()) is not None and behind.op_type in _ROUNDS:
+        value = behind.inputs[0]
     node = value.producer() if value is not None else None
     factor = constant(node.inputs[1]) if node is not None and node.op_type == "Mul" else None
     own = {str(v.name) for one in floats.graph for v in one.outputs}
     if factor is None or value is None or str(value.name) in own or factor.shape != integers.shape[:1]:
         return np.ones((1, 1))
     return factor.astype(np.float64)[:, None]
+
+
+def _static(made: Mapping[str, ir.Node], floats: ir.Model, result: ir.Model) -> dict[ir.Value, Array]:
+    """Weights that are restored by DequantizeLinear before a product reads them, each column by its own scale."""
+    done = dict[ir.Value, Array]()
+    for node in result.graph:
+        restored = node.inputs[1].producer() if node.op_type == "MatMul" and node.inputs[1] is not None else None
+        if restored is None or restored.op_type != "DequantizeLinear":
+            continue
+        integers, scale, *zero = map(constant, restored.inputs)
+        place = _place(made, node)
+        if integers is None or scale is None or place is None or integers.ndim != 2:
+            raise VerifyError(
+                f"{node.outputs[0].name!r} is made of integers that stand for no weight of the graph without"
+            )
+        axis = restored.attributes.get_int("axis", 1) % 2
+        if integers.dtype != np.int8 or scale.shape != integers.shape[axis : axis + 1]:
+            raise VerifyError(f"{restored.inputs[1].name!r} is no scale for each column of {restored.inputs[0].name!r}")  # type: ignore[union-attr]
+        step = (scale[None] if axis else scale[:, None]).astype(np.float64) * np.ones(integers.shape)
+        number = integers.astype(np.float64) - (0 if not zero or zero[0] is None else zero[0].astype(np.float64))
+        found = origin(place.inputs[1])
+        assert found is not None
+        step = step * _moved(floats, node, integers)
+        done[found.value] = _meant(str(node.outputs[0].name), place, found.axes, constant(found.value), number, step)
+    return done
+
+
+def _place(made: Mapping[str, ir.Node], node: ir.Node) -> ir.Node | None:
+    """The product of the graph without integers that `node` stands for, by its name or that of the bias behind it."""
+    after = _reader(node) if node.outputs[0].uses() else None
+    ends = (node, after) if after is not None and after.op_type == "Add" else (node,)
+    return next((made[name] for end in ends if (name := str(end.outputs[0].name)) in made), None)
 
 
 def _stored(made: Mapping[str, ir.Node], result: ir.Model) -> dict[ir.Value, Array]:

@@ -33,6 +33,7 @@ from axformer_onnx.runtime import (
     describe_hardware,
     has_integer_products,
     is_cpu_alone,
+    is_x86,
     run_once,
     versions,
 )
@@ -172,7 +173,12 @@ def _macs_shape(given: Given) -> tuple[int, int]:
 
 
 def _integer_notes(plan: Plan, machine: Machine) -> list[str]:
-    """What does not carry over to other CPUs."""
+    """What does not carry over to other CPUs, and to other targets."""
+    if plan.int8 and plan.int8.activations == "static" and is_cpu_alone(machine.provider) and is_x86():
+        return [
+            "speeds are of a CPU whose runtime multiplies most signed integers of static ranges in float32, and so was chosen what "
+            "became integers: measure on the provider that serves (--provider); for this CPU, --activations static-uint8, dynamic"
+        ]
     fast = has_integer_products() if plan.int8 and is_cpu_alone(machine.provider) else None
     if fast is None:
         return []

@@ -25,6 +25,7 @@ from axformer_passes.io import detached, load_model
 from axformer_passes.plan import Plan
 from axformer_passes.prepare import prepared, unrounded, with_clipping
 from axformer_passes.probe import HALVES, describe, holds, probe_feeds, probed, ragged, recipe_of, usual_tokens, widened
+from axformer_passes.recognise import recognise
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -88,6 +89,7 @@ def _verify_rounded(
     """The same plan in float32 against the source, then the candidate against that (`integer_weights.py`, `half_weights.py`)."""
     from axformer_onnx.result.half_weights import put_halves
     from axformer_onnx.result.integer_weights import put_integers
+    from axformer_onnx.result.static_ranges import require_ranges
     from axformer_onnx.runtime import make_session, run_once
     from axformer_passes.apply import apply_plan
     from axformer_passes.io import save_model
@@ -109,6 +111,8 @@ def _verify_rounded(
     _same_face(model, result)
     if plan.int8:
         put_integers(floats, result)
+    if plan.int8 and plan.int8.is_static:
+        require_ranges(recognise(model, run_once), plan, result)
     if plan.half:
         put_halves(floats, result, plan.half.type)
     describe(floats, recipe_of(model))

@@ -87,6 +87,11 @@ def has_integer_products() -> bool | None:
     return bool(_INTEGER_PRODUCTS.intersection(found)) if found else None
 
 
+def is_x86() -> bool:
+    """Is this a CPU of Intel's or AMD's instruction set?"""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -104,4 +109,4 @@ def _memory_bytes() -> int | None:
         return None
 
 
-__all__ = ["cuda_device", "describe_hardware", "has_integer_products", "instruction_sets", "versions"]
+__all__ = ["cuda_device", "describe_hardware", "has_integer_products", "instruction_sets", "is_x86", "versions"]

@@ -5,7 +5,7 @@ Takes sessions and encoded rows; gives `Scores` and comparisons of them.
 
 from __future__ import annotations
 
-from axformer_onnx.scoring.activation_reach import outliers
+from axformer_onnx.scoring.activation_reach import outliers, static_steps
 from axformer_onnx.scoring.comparison import Comparison, compare
 from axformer_onnx.scoring.evaluation import (
     Machine,
@@ -56,5 +56,6 @@ __all__ = [
     "score_file",
     "score_session",
     "score_warnings",
+    "static_steps",
     "truncation_notes",
 ]

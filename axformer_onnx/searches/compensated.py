@@ -32,6 +32,7 @@ class Compensated(Search):
         "refit_classifier",
         "quantize",
         "weight_bits",
+        "activations",
         "embedding_bits",
         "half",
         "structure",

@@ -29,6 +29,7 @@ class Walked(Search):
             "refit_classifier": "changes no weight",
             "quantize": "changes no weight",
             "weight_bits": "changes no weight",
+            "activations": "changes no weight",
             "embedding_bits": "changes no weight",
             "structure": "removes parts, and does nothing else",
         }

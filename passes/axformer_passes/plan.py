@@ -33,7 +33,8 @@ computes what works on each token alone for the real tokens of a batch (`padding
 
 "int8": {"bits": 7, "attention": [0, 1], "feed_forward": [1], "tables": 8, "stored": true} makes the projections of these blocks
 products of integers, with weights of so many bits, embeddings rows of 8 (4) bits, and stores all other weights in 8 bits
-(`integers/`); it is left out where all numbers stay as they are. The weights file holds what is rounded, in float32.
+(`integers/`); it is left out where all numbers stay as they are. The weights file holds what is rounded, in float32. "activations"
+and "scales" are there where ranges are static (`integers/ranges.py`).
 
 "source": "dequantised" carries all of this out on the float32 form of a quantised source (`prepare/dequantising.py`): its weights
 are the numbers that its integers stand for, its activations are not rounded; left out where the source is worked on as it is.

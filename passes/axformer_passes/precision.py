@@ -16,7 +16,12 @@ STORED_BITS = 8
 """Of weights that are multiplied in float32: no product of integers reads them."""
 MOST_POWER = 30
 """Of two, by which a channel is moved."""
+LEAST_STEP, _LARGEST_STEP = 1e-30, 1e30
+"""Of what an activation is rounded to: normal float32 numbers, and their products, too."""
 Smooth = Mapping[str, Mapping[int, Mapping[int, int]]]
+Scales = Mapping[str, Mapping[int, Mapping[str, float]]]
+Activations = Literal["dynamic", "static", "static-uint8"]
+STATIC: tuple[Activations, ...] = ("static", "static-uint8")
 Kind = Literal["attention", "feed_forward"]
 HalfType = Literal["fp16", "bf16"]
 _BLOCKS: tuple[Kind, ...] = ("attention", "feed_forward")
@@ -33,6 +38,10 @@ class Int8:
     smooth                    {"attention", "feed_forward": {layer: {channel of the block's input: k}},
                               "neurons": {layer: {neuron: k}}}: activations are divided by 2^k before they are rounded, and the
                               weights that read them multiplied
+    activations               "dynamic": the range is that of each tensor as it comes; "static": it is known beforehand, and the
+                              integers are int8 with zero point 0; "static-uint8": the same integers moved by 128
+    scales                    {"attention", "feed_forward": {layer: {projection: step of what it reads}}}, of static ones; the
+                              projections are query, key, value, output, and up, up2, .., down
     """
 
     attention: frozenset[int] = frozenset()
@@ -41,6 +50,8 @@ class Int8:
     bits: int = DEFAULT_BITS
     stored: bool = False
     smooth: Smooth = dataclasses.field(default_factory=dict)
+    activations: Activations = "dynamic"
+    scales: Scales = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.attention or self.feed_forward or self.tables or self.stored)
@@ -69,6 +80,24 @@ class Int8:
         others = {name: layers for name, layers in self.smooth.items() if name != "neurons"}
         return dataclasses.replace(self, smooth={**others, **({"neurons": neurons} if neurons else {})})
 
+    @property
+    def is_static(self) -> bool:
+        """Are the ranges of activations known beforehand?"""
+        return self.activations in STATIC
+
+    def scale_of(self, layer: int, kind: Kind, projection: str) -> float | None:
+        """The step by which what a projection reads is rounded; None: none is known."""
+        return self.scales.get(kind, {}).get(layer, {}).get(projection)
+
+    def without_spare_scales(self) -> Int8:
+        """The same without scales of blocks that are not integers."""
+        scales = {
+            kind: own
+            for kind, layers in self.scales.items()
+            if (own := {i: steps for i, steps in layers.items() if i in getattr(self, kind)})
+        }
+        return dataclasses.replace(self, scales=scales)
+
     def products_alone(self) -> Int8:
         """The same with embeddings and the weights of all other products in float32."""
         return dataclasses.replace(self, tables=0, stored=False)
@@ -80,6 +109,7 @@ class Int8:
             "bits": self.bits, "attention": attention, "feed_forward": feed_forward,
             "tables": self.tables, "stored": self.stored,
             **({"smooth": smooth_as_text(self.smooth)} if self.smooth else {}),
+            **({"activations": self.activations, "scales": scales_as_text(self.scales)} if self.is_static else {}),
         }  # fmt: skip
 
 
@@ -120,7 +150,15 @@ def read(data: Any, origin: str) -> Int8 | None:
     if data is None:
         return None
     where = f'{origin}: "int8"'
-    if not isinstance(data, dict) or not set(data) <= {"bits", "tables", "stored", "smooth", *_BLOCKS}:
+    if not isinstance(data, dict) or not set(data) <= {
+        "bits",
+        "tables",
+        "stored",
+        "smooth",
+        "activations",
+        "scales",
+        *_BLOCKS,
+    }:
         example = '{"bits": 7, "attention": [layers], "feed_forward": [layers], "tables": 8, "stored": true}'
         raise PlanError(f"{where} is {example}")
     bits, tables, stored = data.get("bits", DEFAULT_BITS), data.get("tables", 0), data.get("stored", False)
@@ -131,7 +169,41 @@ def read(data: Any, origin: str) -> Int8 | None:
     if not isinstance(stored, bool):
         raise PlanError(f"{where}: stored is {json.dumps(stored)[:80]}, expected true or false")
     attention, feed_forward = (_layers(data.get(name, []), f"{where}: {name}") for name in _BLOCKS)
-    return Int8(attention, feed_forward, tables, bits, stored, read_smooth(data.get("smooth", {}), f"{where}: smooth"))
+    smooth = read_smooth(data.get("smooth", {}), f"{where}: smooth")
+    activations, scales = data.get("activations", "dynamic"), read_scales(data.get("scales", {}), f"{where}: scales")
+    if activations not in get_args(Activations):
+        raise PlanError(
+            f"{where}: activations is {json.dumps(activations)[:80]}, expected {' or '.join(get_args(Activations))}"
+        )
+    if scales and activations not in STATIC:
+        raise PlanError(f"{where}: scales go with activations that are {' or '.join(STATIC)}, these are {activations}")
+    return Int8(attention, feed_forward, tables, bits, stored, smooth, activations, scales)
+
+
+def scales_as_text(scales: Scales) -> dict[str, dict[str, dict[str, float]]]:
+    """As `read_scales` takes it."""
+    return {
+        kind: {str(layer): dict(sorted(steps.items())) for layer, steps in sorted(layers.items())}
+        for kind, layers in sorted(scales.items())
+    }
+
+
+def read_scales(value: Any, where: str) -> dict[str, dict[int, dict[str, float]]]:
+    """The part "scales" of a plan's JSON. Raises: PlanError."""
+    example = f'{where} is {json.dumps(value)[:80]}, expected {{"attention": {{"0": {{"query": 0.05}}}}}}: layer, projection, step'
+    if not isinstance(value, dict) or not set(value) <= set(_BLOCKS):
+        raise PlanError(example)
+    found = dict[str, dict[int, dict[str, float]]]()
+    for kind, layers in value.items():
+        if not isinstance(layers, dict) or not all(isinstance(steps, dict) for steps in layers.values()):
+            raise PlanError(example)
+        numbers = [step for steps in layers.values() for step in steps.values()]
+        if not all(i.isdecimal() for i in layers) or not all(
+            type(step) is float and LEAST_STEP <= step <= _LARGEST_STEP for step in numbers
+        ):
+            raise PlanError(example)
+        found[kind] = {int(layer): dict(steps) for layer, steps in layers.items()}
+    return found
 
 
 def smooth_as_text(smooth: Smooth) -> dict[str, dict[str, dict[str, int]]]:
@@ -181,15 +253,20 @@ def require_blocks(int8: Int8, has: Iterable[tuple[int, str]]) -> None:
 __all__ = [
     "DEFAULT_BITS",
     "FEWEST_BITS",
+    "LEAST_STEP",
     "MOST_BITS",
+    "STATIC",
     "STORED_BITS",
     "TABLE_BITS",
+    "Activations",
     "Half",
     "HalfType",
     "Int8",
     "read",
     "read_half",
+    "read_scales",
     "read_smooth",
     "require_blocks",
+    "scales_as_text",
     "smooth_as_text",
 ]

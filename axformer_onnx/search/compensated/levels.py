@@ -23,7 +23,7 @@ from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.runtime import Shelf
 from axformer_passes.blocks import BlockKind, shared_groups
 from axformer_passes.cut import weight_key
-from axformer_passes.integers import LEAST_OPSET, inner_shifts, nearest, simulated
+from axformer_passes.integers import inner_shifts, least_opset, nearest, simulated
 from axformer_passes.plan import Hard, Plan, SharedWeights
 from axformer_passes.precision import Int8
 from axformer_passes.stages import writable
@@ -171,7 +171,7 @@ class Levels:
             if unit.rungs[rung].int8 and unit.rungs[rung].kept
         ]
         changed = blocks or choice.hard or not all(map(Unit.is_whole, self.units, choice.rungs))
-        return self.int8.with_blocks(blocks) if self.int8 is not None and changed else None
+        return self.int8.with_blocks(blocks).without_spare_scales() if self.int8 is not None and changed else None
 
 
 def build_levels(
@@ -217,15 +217,17 @@ def round_stages(sessions: StageSessions, levels: Levels) -> None:
     from axformer_onnx.runtime import run_once
 
     assert levels.int8 is not None
-    opset = sessions.staged.examined.anatomy.opset
-    if opset < LEAST_OPSET:
+    opset, least = sessions.staged.examined.anatomy.opset, least_opset(levels.int8)
+    if opset < least:
+        form = f" --activations {levels.int8.activations}" if levels.int8.is_static else ""
         raise UsageError(
-            f"--quantize int8 needs operator set {LEAST_OPSET} or later, the model has {opset}; export it anew"
+            f"--quantize int8{form} needs operator set {least} or later, the model has {opset}; export it anew"
         )
     blocks = ((layer, unit.kind) for unit in levels.units for layer in unit.layers)
     int8 = levels.int8.with_blocks(blocks).products_alone()
     model = simulated(sessions.staged.examined.labelling.model, int8, run_once, examined=sessions.staged.examined)
-    if not any(node.op_type == "DynamicQuantizeLinear" for node in model.graph):
+    rounding = "QuantizeLinear" if levels.int8.is_static else "DynamicQuantizeLinear"
+    if not any(node.op_type == rounding for node in model.graph):
         raise UsageError(
             "--quantize int8: no product of this model can be made of integers (is it in half precision, or quantised with "
             "operators that have no form in float32?); optimize the float32 model, or leave out --quantize"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from axformer_onnx.compensate import Sample, text_samples
 from axformer_onnx.data import TokenisedOnce, calibration_rows
 from axformer_onnx.errors import UsageError
 from axformer_onnx.records import FloatArray
-from axformer_onnx.scoring import outliers
+from axformer_onnx.scoring import outliers, static_steps
 from axformer_onnx.search.compensated.divergence import Divergence, scorer_of
 from axformer_onnx.search.compensated.evaluator import Evaluator
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
@@ -40,7 +40,7 @@ from axformer_onnx.search.compensated.workers import Cluster, InProcess, Pool, S
 from axformer_onnx.search.elements import TOPK_OPSET
 from axformer_passes.blocks import parameters_by_layer
 from axformer_passes.plan import Plan
-from axformer_passes.precision import read_smooth, smooth_as_text
+from axformer_passes.precision import read_scales, read_smooth, scales_as_text, smooth_as_text
 
 if TYPE_CHECKING:
     from axformer_onnx.inputs import Given, OptimizeOptions
@@ -208,18 +208,23 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
 
 
 def _int8(inputs: SearchInputs) -> Int8 | None:
-    """What plans say about integers, the blocks left open; outliers as search rows show them."""
+    """What plans say about integers, the blocks left open; outliers and static ranges as search rows show them."""
     int8 = inputs.options.int8
     if int8 is None:
         return None
+    smooth = inputs.journal.fact("outliers", lambda: smooth_as_text(_seen(inputs, outliers, "outliers", int8).smooth))
+    int8 = dataclasses.replace(int8, smooth=read_smooth(smooth, "the journal"))
+    if not int8.is_static:
+        return int8
+    smoothed, name = int8, "static ranges"
+    scales = inputs.journal.fact(name, lambda: scales_as_text(_seen(inputs, static_steps, name, smoothed).scales))
+    return dataclasses.replace(int8, scales=read_scales(scales, "the journal"))
+
+
+def _seen(inputs: SearchInputs, found_by: Callable[..., Int8], what: str, int8: Int8) -> Int8:
+    """What `found_by` finds on the search rows."""
     examined, rows = inputs.sessions.staged.examined, inputs.given.encoded["search"]
-
-    def found() -> dict[str, Any]:
-        return smooth_as_text(
-            outliers(examined, int8, rows, lambda done, of: inputs.watch("outliers", done, of)).smooth
-        )
-
-    return dataclasses.replace(int8, smooth=read_smooth(inputs.journal.fact("outliers", found), "the journal"))
+    return found_by(examined, int8, rows, lambda done, of: inputs.watch(what, done, of))
 
 
 def _scored(inputs: SearchInputs, levels: Levels, spool: Path) -> Scored:
@@ -287,6 +292,7 @@ def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
         "shape": shape, "provider": given.runs_on or machine.provider,
         "threads": machine.threads, "hard": hard,
         **({"int8": int8.bits, "smooth": int8.to_json().get("smooth")} if int8 else {}),
+        **({"activations": int8.activations} if int8 and int8.is_static else {}),
         **({"source": start.source} if start.source != "given" else {}),
         **({"padding": start.padding} if start.padding != "kept" else {}),
         **({"half": start.half.to_json()} if start.half else {}),

@@ -6,21 +6,23 @@ on; `nearest` is what a matrix becomes in both.
 
 from __future__ import annotations
 
+from axformer_passes.integers.ranges import projections_of, with_steps
 from axformer_passes.integers.rounding import nearest, rounded_columns
 from axformer_passes.integers.simulation import simulated
 from axformer_passes.integers.smoothing import Reach, inner_shifts, input_shifts, read_by_products, smoothed
 from axformer_passes.integers.storage import stored_weights
 from axformer_passes.integers.tables import BYTES_OF_TABLES, tables_of
-from axformer_passes.integers.writing import LEAST_OPSET, products_of, quantise
+from axformer_passes.integers.writing import least_opset, products_of, quantise
 
 __all__ = [
     "BYTES_OF_TABLES",
-    "LEAST_OPSET",
     "Reach",
     "inner_shifts",
     "input_shifts",
+    "least_opset",
     "nearest",
     "products_of",
+    "projections_of",
     "quantise",
     "read_by_products",
     "rounded_columns",
@@ -28,4 +30,5 @@ __all__ = [
     "smoothed",
     "stored_weights",
     "tables_of",
+    "with_steps",
 ]

@@ -1,6 +1,7 @@
 """The model that computes in float32 what integer products will: inputs rounded as they will be, weights on their grid.
 
     y = x @ weight                     ->   DynamicQuantizeLinear(x) -> DequantizeLinear -> @ nearest(weight)
+    the same, where steps are static   ->   QuantizeLinear(x) -> DequantizeLinear -> @ nearest(weight)
     a table                            ->   what its rows are rounded to
     a weight that is only stored so    ->   nearest(weight)
 
@@ -14,21 +15,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from axformer_passes.blocks import BlockKind, kind_of, linears, projection_at
+from axformer_passes.blocks import BlockKind, kind_of, projection_at
 from axformer_passes.errors import RecogniseError
-from axformer_passes.graph import Cleanup, constant, find, fresh, initializer
-from axformer_passes.integers.products import written_plainly
+from axformer_passes.graph import Cleanup, anchor, constant, find, fresh, initializer
+from axformer_passes.integers.products import Rounding, known_step, written_plainly, zero_point
+from axformer_passes.integers.ranges import projections_of, shifts_at
 from axformer_passes.integers.rounding import nearest, nearest_table, scaled_down
-from axformer_passes.integers.smoothing import IntArray, by_activation, inner_shifts, input_shifts
+from axformer_passes.integers.smoothing import by_activation
 from axformer_passes.integers.storage import stored_weights
 from axformer_passes.integers.tables import table_bits, tables_of
 from axformer_passes.precision import Int8
 from axformer_passes.probe import Runner
 from axformer_passes.recognise import Examined, examine
-from axformer_passes.stages import writable
 
-Rounded = dict[tuple[ir.Value, tuple[int, ...]], ir.Value]
-"""What activations are rounded to, by them and the powers of two that their channels are divided by."""
+Rounded = dict[object, ir.Value]
+"""What activations are rounded to, by them and `Rounding.key`."""
 
 
 def simulated(model: ir.Model, int8: Int8, runner: Runner, *, examined: Examined | None = None) -> ir.Model:
@@ -39,9 +40,8 @@ def simulated(model: ir.Model, int8: Int8, runner: Runner, *, examined: Examined
         for block in layer.blocks:
             kind = kind_of(block)
             if int8.has(layer.index, kind):
-                outputs = [linear.output for linear in linears(block)]
-                for output in dict.fromkeys(outputs):
-                    _round_product(examined, output, int8, layer.index, kind, output == outputs[-1], rounded)
+                for output, name in {linear.output: name for name, linear in projections_of(block)}.items():
+                    _round_product(examined, output, int8, (layer.index, kind, name), rounded)
     for value in tables_of(work.graph) if int8.tables else ():
         array = constant(value)
         assert array is not None
@@ -54,9 +54,9 @@ def simulated(model: ir.Model, int8: Int8, runner: Runner, *, examined: Examined
 
 
 def _round_product(
-    examined: Examined, output: str, int8: Int8, layer: int, kind: BlockKind, is_last: bool, rounded: Rounded
+    examined: Examined, output: str, int8: Int8, where: tuple[int, BlockKind, str], rounded: Rounded
 ) -> None:
-    graph = examined.labelling.model.graph
+    graph, (layer, kind, name) = examined.labelling.model.graph, where
     node = find(graph, output).producer()
     if node is None or not written_plainly(node):
         return
@@ -64,27 +64,33 @@ def _round_product(
         place = projection_at(examined, output, output, ())
     except RecogniseError:
         return
-    whole = writable(examined, layer, kind) if is_last else place
-    shifts = None if whole is None else (inner_shifts if is_last else input_shifts)(int8, layer, kind, whole)
+    shifts = shifts_at(examined, int8, where, place)
     _put(place.weight, place.laid_out(nearest(place.weight_matrix(), int8.bits, shifts)))
     value = node.inputs[0]
     assert value is not None
-    moved = None if shifts is None else by_activation(place, shifts)
-    key = value, () if moved is None else tuple(moved.tolist())
+    rounding = Rounding(None if shifts is None else by_activation(place, shifts), int8.scale_of(layer, kind, name))
+    key = value, rounding.key
     if key not in rounded:
-        rounded[key] = _rounded(graph, value, node, moved)
+        rounded[key] = _rounded(graph, value, node, rounding, int8)
     node.replace_input_with(0, rounded[key])
 
 
-def _rounded(graph: ir.Graph, value: ir.Value, before: ir.Node, shifts: IntArray | None) -> ir.Value:
+def _rounded(graph: ir.Graph, value: ir.Value, before: ir.Node, rounding: Rounding, int8: Int8) -> ir.Value:
     """`value` as the runtime will round it, made before the first node that reads it."""
     names = [fresh(graph, f"{value.name}_{part}") for part in ("integers", "scale", "zero", "rounded")]
-    outputs = [ir.Value(name=name) for name in names]
+    outputs, shifts = [ir.Value(name=name) for name in names], rounding.shifts
     new, given = list[ir.Node](), value
     if shifts is not None:
         given = _scaled(graph, value, scaled_down(shifts), "smooth", new)
-    new.append(ir.Node("", "DynamicQuantizeLinear", [given], outputs=outputs[:3], name=names[0]))
-    new.append(ir.Node("", "DequantizeLinear", outputs[:3], outputs=outputs[3:], name=names[3]))
+    if int8.is_static:
+        step = initializer(graph, f"{value.name}_step", known_step(rounding, anchor(before)))
+        zero = initializer(graph, f"{value.name}_zero_point", zero_point(int8))
+        new.append(ir.Node("", "QuantizeLinear", [given, step, zero], outputs=outputs[:1], name=names[0]))
+        given_back: list[ir.Value | None] = [outputs[0], step, zero]
+    else:
+        new.append(ir.Node("", "DynamicQuantizeLinear", [given], outputs=outputs[:3], name=names[0]))
+        given_back = [*outputs[:3]]
+    new.append(ir.Node("", "DequantizeLinear", given_back, outputs=outputs[3:], name=names[3]))
     result = outputs[3] if shifts is None else _scaled(graph, outputs[3], scaled_down(-shifts), "whole", new)
     graph.insert_before(before, new)
     return result
