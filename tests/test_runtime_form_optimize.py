@@ -9,8 +9,10 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import tiny_folder
+from onnxruntime.quantization import quantize_dynamic
 from zoo import build
 
 from axformer_onnx.commands import OptimizeResult, optimize
@@ -21,10 +23,13 @@ from axformer_onnx.result import runtime_form
 from axformer_onnx.result.output_folder import RUNTIME_MODEL
 from axformer_onnx.result.report import Report, markdown
 from axformer_onnx.result.runtime_form import MeasuredForms, keep_faster_form
-from axformer_onnx.runtime import LatencyRow
+from axformer_onnx.runtime import LatencyRow, run_once
 from axformer_onnx.scoring import Machine
 from axformer_onnx.tasks import get_task
+from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import save_model
+from axformer_passes.plan import Plan
+from axformer_passes.precision import Half
 from axformer_passes.probe import TokenSequence
 from axformer_passes.runtime_forms import RUNTIME_FORMS
 
@@ -120,6 +125,29 @@ def test_a_graph_without_such_places_says_so(tmp_path: Path, monkeypatch: pytest
     assert found.tried[0].why.startswith("Softmax '/model/layers.0/attn/Softmax_output_0': its queries")
 
 
+def test_fused_integers_that_cannot_be_compared_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last bit may tip them, so a difference would say nothing."""
+    source, path = tmp_path / "plain.onnx", tmp_path / "result" / "model.onnx"
+    path.parent.mkdir()
+    save_model(apply_plan(build("bert", "torchscript-eager-17").opened(), Plan(constants="folded"), run_once), source)
+    quantize_dynamic(source, path)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    found = kept(path, Clock({"fused": FASTER}), monkeypatch)
+    assert "fused" not in {one.form for one in found.tried if one.speedup}
+    assert names(path.parent) == [path.name]
+
+
+def test_half_precision_has_the_forms_that_its_provider_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(constants="folded", half=Half("fp16"))
+    path = tmp_path / "model.onnx"
+    save_model(apply_plan(build("bert", "torchscript-eager-17").opened(), plan, run_once), path)
+    found = kept(path, Clock({"fused": SLOWER, "packed": FASTER, "packed-fused": SLOWER}), monkeypatch)
+    assert (found.kept, found.contrib) == ("packed", False)
+
+
 # -- the whole line ----------------------------------------------------------------------------------------------------
 
 
@@ -141,12 +169,13 @@ def test_both_graphs_are_in_the_folder_and_the_report_names_them(
     assert {"model.onnx", RUNTIME_MODEL} <= set(names(result.output))
     report = Report.load(result.output / "report.json")
     assert report.runtime_form is not None and report.runtime_form.file == RUNTIME_MODEL
+    assert result.runtime_path == result.output / RUNTIME_MODEL
     assert report.options["runtime_form"] == "measured"
     said = (result.output / "report.md").read_text()
     assert "model.runtime.onnx computes the same as model.onnx (fused), 1.30x [1.20, 1.40] at 1 x 8 as fast" in said
     assert "operators of com.microsoft" in said
     again = run(folder, tmp_path / "out", overwrite=True)  # without: the file of the earlier run goes
-    assert RUNTIME_MODEL not in names(again.output) and again.report.runtime_form is None
+    assert RUNTIME_MODEL not in names(again.output) and again.report.runtime_form is again.runtime_path is None
     assert "Runtime form" not in markdown(again.report)
     assert again.path.read_bytes() == result.path.read_bytes()
 
