@@ -57,6 +57,12 @@ class OptimizeResult:
         return self.output / MODEL
 
     @property
+    def runtime_path(self) -> Path | None:
+        """The same in the form that this machine's runtime was measured to compute faster; None where there is none."""
+        found = self.report.runtime_form
+        return self.output / found.file if found and found.file else None
+
+    @property
     def score(self) -> ScorePair:
         """The main metric of source and result on the report rows."""
         report = self.report

@@ -100,6 +100,11 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     constants: Constants = _rewrite("constants")
     keys_values: KeysValues = _rewrite("keys_values")
     padding: Padding = _rewrite("padding")
+    runtime_form: Literal["measured", "none"] = option(
+        "none",
+        "measured: fused attention and packed products are measured on this machine; where one is faster, model.runtime.onnx lies "
+        "beside the portable model.onnx, for servers that run ONNX Runtime.",
+    )
     jobs: int = option(1, "Processes that score candidates (compensated).", ge=1)
     backend: Backend = option(
         "local",

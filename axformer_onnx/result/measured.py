@@ -15,19 +15,24 @@ from typing import TYPE_CHECKING
 from axformer_onnx.inputs import Given, OptimizeOptions
 from axformer_onnx.probing import open_model
 from axformer_onnx.records import Scores
+from axformer_onnx.result.output_folder import RUNTIME_MODEL
 from axformer_onnx.result.report import (
     ComparisonRecord,
     CompensationRecord,
     ModelRecord,
     Report,
+    RuntimeFormRecord,
     SearchRecord,
+    TriedFormRecord,
     comparison_record,
     data_records,
     hardware_record,
+    interval_record,
     latency_records,
     layer_records,
     model_record,
 )
+from axformer_onnx.result.runtime_form import keep_faster_form
 from axformer_onnx.runtime import (
     LatencyRow,
     describe_hardware,
@@ -87,6 +92,7 @@ def outcome(
     control = _control(options, given, plan, source.scores, candidate.parent, step)
     step("measuring latency")
     latency = _latency(options, given, candidate, step)
+    forms = _runtime_form(options, given, candidate, step)
     assert judged.against_source is not None
     return Report(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -104,6 +110,7 @@ def outcome(
         control_comparison=control.against_source if control else None,
         control_seed=options.seed if control else None,
         latency=latency_records(latency),
+        runtime_form=forms,
         macs_shape=f"{_macs_shape(given)[0]} x {_macs_shape(given)[1]}",
         layers=layer_records(given.source.anatomy, plan),
         search=search,
@@ -160,6 +167,28 @@ def _latency(options: OptimizeOptions, given: Given, candidate: Path, step: OnSt
         pair, _shapes(options, given), given.reading.tokens, options.machine, options.seed,
         wait_seconds=options.wait_for_quiet, say=step,
     )  # fmt: skip
+
+
+def _runtime_form(options: OptimizeOptions, given: Given, candidate: Path, step: OnStep) -> RuntimeFormRecord | None:
+    """Other forms of the graph at `candidate`; the fastest lies beside it then, if it is faster. None: not asked for."""
+    if options.runtime_form == "none":
+        return None
+    step("measuring runtime forms")
+    found = keep_faster_form(
+        candidate,
+        given.source.folder,
+        _shapes(options, given),
+        given.reading.tokens,
+        options.machine,
+        seed=options.seed,
+        sample=options.sample,
+    )
+    tried = [
+        TriedFormRecord(form=x.form, speedup=None if x.speedup is None else interval_record(x.speedup), why=x.why)
+        for x in found.tried
+    ]
+    file, latency = RUNTIME_MODEL if found.kept else None, latency_records(found.latency)
+    return RuntimeFormRecord(kept=found.kept, file=file, contrib=found.contrib, tried=tried, latency=latency)
 
 
 def _shapes(options: OptimizeOptions, given: Given) -> tuple[tuple[int, int], ...]:

@@ -15,10 +15,14 @@ from pathlib import Path
 from axformer_onnx.errors import RuntimeFailure, UsageError
 
 MODEL = "model.onnx"
+RUNTIME_MODEL = "model.runtime.onnx"
+"""The same in the form that one runtime computes fastest, where that is another."""
 JOURNAL = "journal.jsonl"
 FRONTIER = "frontier"
 """Folder of the operating points: a folder with plan.json and plan.safetensors for each."""
-OWN = (MODEL, f"{MODEL}.data", "plan.json", "plan.safetensors", "report.json", "report.md")
+OWN = (
+    MODEL, f"{MODEL}.data", RUNTIME_MODEL, f"{RUNTIME_MODEL}.data", "plan.json", "plan.safetensors", "report.json", "report.md",
+)  # fmt: skip
 COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE",
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",

@@ -8,6 +8,7 @@ from axformer_onnx.result.report.build import (
     compensation_record,
     data_records,
     hardware_record,
+    interval_record,
     latency_records,
     model_record,
     search_record,
@@ -21,7 +22,9 @@ from axformer_onnx.result.report.record import (
     IntervalRecord,
     ModelRecord,
     Report,
+    RuntimeFormRecord,
     SearchRecord,
+    TriedFormRecord,
 )
 from axformer_onnx.result.report.terminal import print_report
 from axformer_onnx.result.report.words import (
@@ -42,7 +45,9 @@ __all__ = [
     "IntervalRecord",
     "ModelRecord",
     "Report",
+    "RuntimeFormRecord",
     "SearchRecord",
+    "TriedFormRecord",
     "comparison_record",
     "compensated_record",
     "compensation_record",
@@ -53,6 +58,7 @@ __all__ = [
     "headline",
     "html",
     "html_table",
+    "interval_record",
     "latency_records",
     "layer_records",
     "markdown",

@@ -15,7 +15,9 @@ from axformer_onnx.result.report.words import (
     majority_sentence,
     options_line,
     placement_words,
+    runtime_form_sentences,
     search_sentence,
+    speed,
     table_sentence,
 )
 
@@ -28,6 +30,7 @@ def markdown(report: Report) -> str:
         ["## Before and after", "Measured on the report rows, which no decision used.", _figures(report)],
         [text for text in (control_sentence(report), majority_sentence(report)) if text],
         ["## What was removed", _layers(report.layers)],
+        _runtime_form(report),
         ["## Search", search_sentence(report), _frontier(report), table_sentence(report) or "", _stages(report)],
         ["## Data", report.labels, _data(report)],
         ["## Notes", _bullets(report.notes)] if report.notes else [],
@@ -39,6 +42,14 @@ def markdown(report: Report) -> str:
 
 def _figures(report: Report) -> str:
     return _table(("", "source", "result", "change"), figure_rows(report))
+
+
+def _runtime_form(report: Report) -> list[str]:
+    if report.runtime_form is None:
+        return []
+    rows = [(x.form, speed(x.speedup) if x.speedup else "", _cell(x.why)) for x in report.runtime_form.tried]
+    table = _table(("form", "against model.onnx", ""), rows)
+    return ["## Runtime form", *runtime_form_sentences(report), table]
 
 
 def _layers(layers: Sequence[LayerRecord]) -> str:

@@ -214,6 +214,29 @@ class CompensationRecord(_Record):
     frontier: list[PointRecord]
 
 
+class TriedFormRecord(_Record):
+    """One form of the result: how many times as fast as the portable graph (None: not measured), and what there is to say."""
+
+    form: str
+    speedup: IntervalRecord | None
+    why: str
+
+
+class RuntimeFormRecord(_Record):
+    """Forms of the result that were measured against the portable graph (docs/runtime-forms.md).
+
+    kept      the form that is in `file` beside model.onnx; both None where none is faster
+    contrib   it has operators of com.microsoft
+    latency   the portable graph ("source") and the form ("candidate"), measured anew; empty where no form was faster at first
+    """
+
+    kept: str | None
+    file: str | None
+    contrib: bool
+    tried: list[TriedFormRecord]
+    latency: list[LatencyRecord]
+
+
 class DataRecord(_Record):
     """One role's rows: where they came from and what they are."""
 
@@ -231,6 +254,7 @@ class Report(_Record):
                     where that means nothing
     control         a random plan of equal size, or None where nothing was removed
     options         the task, and every option of the run that was not its default, by name
+    runtime_form    forms of the result that were measured against it; None: not asked for
     placement       {provider: {operator: nodes}} of one run of the result; empty where only the CPU was asked for
     notes           sentences for the reader: label mapping, truncation, provider fallback, data overlap
     warnings        sentences that change how the figures are to be read
@@ -252,6 +276,7 @@ class Report(_Record):
     control_comparison: ComparisonRecord | None
     control_seed: int | None
     latency: list[LatencyRecord]
+    runtime_form: RuntimeFormRecord | None = None
     macs_shape: str
     layers: list[LayerRecord]
     search: SearchRecord

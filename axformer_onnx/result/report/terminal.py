@@ -12,6 +12,7 @@ from axformer_onnx.result.report.words import (
     frontier_rows,
     headline,
     majority_sentence,
+    runtime_form_sentences,
     search_sentence,
 )
 
@@ -30,7 +31,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(layer_table(report))
     if report.compensation is not None:
         console.print(frontier_table(report))
-    for line in (control_sentence(report), majority_sentence(report), report.labels, search_sentence(report)):
+    said = (control_sentence(report), majority_sentence(report), report.labels, search_sentence(report))
+    for line in (*said, *runtime_form_sentences(report)):
         if line:
             console.print(escape(line), highlight=False)
     for note in report.notes:

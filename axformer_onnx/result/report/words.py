@@ -159,6 +159,27 @@ def _latency_rows(x: LatencyRecord) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def runtime_form_sentences(report: Report) -> list[str]:
+    """Whether there is a second graph, how fast it is, and who takes it; empty where none was asked for."""
+    found = report.runtime_form
+    if found is None:
+        return []
+    if found.kept is None:
+        why = "no other form of it was measured faster on this machine"
+        return [f"model.onnx is the only graph: {why}."]
+    speeds = ", ".join(f"{speed(x.speedup)} at {x.batch} x {x.length}" for x in found.latency)
+    takers = (
+        "It has operators of com.microsoft: for ONNX Runtime and servers built on it (docs/runtime-forms.md); model.onnx is for "
+        "all others"
+        if found.contrib
+        else "It has standard operators alone, which every ONNX runtime takes"
+    )
+    return [
+        f"{found.file} computes the same as model.onnx ({found.kept}), {speeds} as fast on this machine.",
+        f"{takers}.",
+    ]
+
+
 def control_sentence(report: Report) -> str | None:
     """How a random plan of equal size scores, or None where there is none."""
     if report.control is None or report.control_comparison is None:
