@@ -2,7 +2,7 @@
 
     model.onnx -> each form -> verified -> interleaved with it at the goal's shape -> the fastest once more, at all shapes -> kept
 
-The fastest of several is a lucky one, so it is measured once more, and kept if the interval of that lies above 1.
+The fastest of several is a lucky one, so it is measured once more, and kept if the interval of that lies above 1, and holds.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def keep_faster_form(
         if speedups[best].low <= 1:
             return MeasuredForms(tuple(tried))
         again = _speeds(portable, {best: paths[best]}, shapes, tokens, machine, seed + 1)
-        holds = again[1].ratio is not None and again[1].ratio.low > 1
+        found = again[1].ratio
+        holds = found is not None and found.reliable and found.low > 1
         if holds:
             for part in paths[best].parent.glob(f"{RUNTIME_MODEL}*"):  # its external data with it
                 shutil.move(part, portable.parent / part.name)

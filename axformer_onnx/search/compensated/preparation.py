@@ -209,16 +209,16 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
 
 def _int8(inputs: SearchInputs) -> Int8 | None:
     """What plans say about integers, the blocks left open; outliers and static ranges as search rows show them."""
-    int8 = inputs.options.int8
-    if int8 is None:
+    asked = inputs.options.int8
+    if asked is None:
         return None
-    smooth = inputs.journal.fact("outliers", lambda: smooth_as_text(_seen(inputs, outliers, "outliers", int8).smooth))
-    int8 = dataclasses.replace(int8, smooth=read_smooth(smooth, "the journal"))
-    if not int8.is_static:
-        return int8
-    smoothed, name = int8, "static ranges"
+    given: Int8 = asked
+    smooth = inputs.journal.fact("outliers", lambda: smooth_as_text(_seen(inputs, outliers, "outliers", given).smooth))
+    smoothed, name = dataclasses.replace(given, smooth=read_smooth(smooth, "the journal")), "static ranges"
+    if not smoothed.is_static:
+        return smoothed
     scales = inputs.journal.fact(name, lambda: scales_as_text(_seen(inputs, static_steps, name, smoothed).scales))
-    return dataclasses.replace(int8, scales=read_scales(scales, "the journal"))
+    return dataclasses.replace(smoothed, scales=read_scales(scales, "the journal"))
 
 
 def _seen(inputs: SearchInputs, found_by: Callable[..., Int8], what: str, int8: Int8) -> Int8:
