@@ -106,7 +106,7 @@ def make_rounds(
 ) -> Rounds:
     """Warm up, then run every model once a round: in a drawn order, in the next round in its reverse, and so on.
 
-    threads  that they run on, 0: as many as ONNX Runtime chooses
+    threads  that they run on
     enough   are there, of these rounds, as many as are needed? Asked now and then
     """
     _warm_up(runs, budget, instruments)

@@ -29,8 +29,8 @@ SHARE = 0.1
 SLOW = 1.2
 """Times as long as at its fastest that the fixed arithmetic may take;"""
 AT_PACE = 0.25
-"""in this share of the undisturbed rounds at least: it takes a tenth of a millisecond, and a neighbour may come just then."""
-MIX = 0.5
+"""in this share of the undisturbed rounds at least: it takes a millisecond, and a neighbour may come just then."""
+MIX = 0.7
 """Share of the spread of undisturbed rounds, in the logarithm of their time, by which a speed moves from one comparison to the
 next: within a band there still are several paces, and how often each is met differs. Measured on a machine with neighbours."""
 SESSIONS = 0.005
