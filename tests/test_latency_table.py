@@ -13,7 +13,7 @@ import pytest
 
 from axformer_onnx.scoring import Machine, PlanClock, plan_clock
 from axformer_onnx.search.compensated import latency_table
-from axformer_onnx.search.compensated.allocation import price_of
+from axformer_onnx.search.compensated.allocation import allocate, price_of
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.search.compensated.levels import Rung, Unit
 from axformer_onnx.search.compensated.table_error import Mixed
@@ -112,15 +112,18 @@ straight = true_ms
 
 
 def drawn_plans(count: int) -> list[tuple[list[int], Plan]]:
-    """(a rung for every unit, the plan of them), with more or less of everything removed."""
+    """(a rung for every unit, the plan of them): choices of dynamic programming with drawn costs, under drawn budgets."""
     rng, found = np.random.default_rng(1), list[tuple[list[int], Plan]]()
+    prices = [np.array(u.counts) * (HEAD if u.kind == "attention" else NEURON) for u in UNITS]
+    whole = sum(float(p[0]) for p in prices)
     for _ in range(count):
-        plan, least = Plan(), rng.uniform()
-        rungs = [int(rng.integers(int(least * len(u.rungs)), len(u.rungs))) for u in UNITS]
+        costs = [rng.lognormal() * (1 - np.array(u.counts) / u.size) ** rng.uniform(1, 3) for u in UNITS]
+        rungs, plan = allocate(costs, prices, float(rng.uniform(0.15, 0.85)) * whole), Plan()
+        assert rungs is not None
         for u, rung in zip(UNITS, rungs, strict=True):
             without = plan.without_heads if u.kind == "attention" else plan.without_neurons
             plan = without(u.layers[0], range(u.counts[rung], u.size))
-        found.append((rungs, plan))
+        found.append((list(rungs), plan))
     return found
 
 
@@ -171,7 +174,7 @@ def test_sums_that_promise_too_much_or_too_little_are_corrected(clock: None, mon
         wrong.append(plain.speedup(units_ms) / true - 1)
         left.append(abs(table.speedup(units_ms) / true - 1))
     assert np.median(left) < np.median(np.abs(wrong)) / 2
-    assert np.quantile(left, 0.9) < table.error.worst < 0.06, "what is stated holds for other plans"
+    assert max(np.quantile(left, 0.9), table.error.worst) < abs(table.error.bias) and table.error.median > 0
     assert np.sign(table.error.bias) == np.sign(np.median(wrong))
 
 
