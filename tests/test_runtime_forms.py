@@ -90,7 +90,7 @@ def heads(model: ir.Model) -> list[int]:
 # -- the same answers --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("exporter", [TORCHSCRIPT, DYNAMO])
 @pytest.mark.parametrize("what", RESULTS)
@@ -112,6 +112,7 @@ def assert_near(before: ir.Model, after: ir.Model, feeds: list[Feeds]) -> None:
             assert np.abs(a - b).max() <= (0.02 * np.abs(b).max() if heads(after) else 0)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("exporter", [TORCHSCRIPT, DYNAMO])
 @pytest.mark.parametrize("what", RESULTS)
 def test_each_layer_is_fused_with_the_heads_that_it_has_left(what: str, exporter: str) -> None:
@@ -317,6 +318,7 @@ def _other_face(model: ir.Model) -> None:
     model.graph.outputs[0].name = "answers"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("what", ["the source", "integers"])
 @pytest.mark.parametrize("plant", [_fewer_heads, _other_scale, _no_mask, _swapped, _other_face])
 def test_a_planted_mistake_is_refused(plant: Callable[[ir.Model], None], what: str, tmp_path: Path) -> None:
