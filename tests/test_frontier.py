@@ -36,8 +36,8 @@ def point(
     reliable: bool = True,
 ) -> Point:
     value = predicted if measured is None else measured
-    speed, judged = Interval(value, value, value), Drop(drop, noise, expected)
-    return Point(Choice(()), Plan(), Path(), predicted, speed, reliable, 90 - drop, judged, divergence, 1)
+    speed, judged = Interval(value, value, value, reliable=reliable), Drop(drop, noise, expected)
+    return Point(Choice(()), Plan(), Path(), predicted, speed, 90 - drop, judged, divergence, 1)
 
 
 def timed(predicted: float, measured: float, divergence: float = 0.0, *, reliable: bool = True) -> Point:
