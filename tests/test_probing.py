@@ -16,7 +16,6 @@ from axformer_onnx.errors import ModelError, UsageError
 from axformer_onnx.options import OptimizeOptions, make
 from axformer_onnx.probing import open_model, recipe_in, spoken
 from axformer_onnx.runtime import make_feeds, run_once
-from axformer_onnx.search.compensated import latency_table
 from axformer_passes.apply import apply_plan, narrowed
 from axformer_passes.plan import Plan
 from axformer_passes.probe import Recipe, TokenSequence, describe, probe_feeds, probed, recipe_of
@@ -139,11 +138,10 @@ def test_without_tokenizer_and_config_a_refusal_says_what_to_give(bare: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("latency_cache")
 def test_a_sequence_to_sequence_classifier_goes_through_a_compensated_search(
     folder: Path, bart: ZooModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(latency_table, "ROUNDS", 5)
     asked = {"task": "mnli", "effort": "low", "size": 0.9, "length": 8, "threads": 1, "max_search_rows": 60}
     result = optimize(make(OptimizeOptions, {"model": folder, "output": tmp_path / "out", **asked}))
     assert result.report.candidate.parameters < result.report.source.parameters
