@@ -58,6 +58,11 @@ def drawn_files(files: Iterable[File], seed: str, share: float = SHARE) -> froze
     return frozenset(drawn)
 
 
+def drawn_words(words: Iterable[str], count: int, seed: str, *of: str) -> frozenset[str]:
+    """`count` of these words, others for every case `of`."""
+    return frozenset(sorted(words, key=lambda word: _hash(seed, word, *of))[:count])
+
+
 def words_of(file: File) -> frozenset[str]:
     """What must be in every sample: the family, the exporter, and each rewrite of its file ("dynamo-20+ort+int8" has two)."""
     family, exporter = file

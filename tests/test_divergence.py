@@ -44,7 +44,7 @@ def test_row_divergence_is_the_relative_entropy_of_the_outputs() -> None:
     assert (CLASSIFICATION.divergence(a, a) == 0).all()
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("effect", [-0.1, -0.02, 0.0, 0.02, 0.1, 0.3])
 @pytest.mark.parametrize("tail", ["normal", "lognormal"])
 @pytest.mark.parametrize("rows", [384, 1280])

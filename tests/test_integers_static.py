@@ -206,6 +206,7 @@ WRONG: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("what", WRONG)
 def test_a_planted_error_is_refused(what: str, tmp_path: Path) -> None:
     path, model = loaded()

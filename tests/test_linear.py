@@ -91,7 +91,7 @@ def lowering(layers: int) -> Callable[[], Any]:
 STEPS = (recognition, surgery, staging, counting, lowering)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
 def test_twice_the_layers_take_twice_the_calls_of_every_function(step: Callable[[int], Callable[[], Any]]) -> None:
     step(3)()  # imports, and tables that are filled once

@@ -184,7 +184,7 @@ def test_ctrl_c_ends_with_the_best_so_far(folder: Path, tmp_path: Path) -> None:
     make_session(stopped.output / "model.onnx", threads=1)
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(0)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # loky tells that a worker stopped
 @pytest.mark.parametrize("killing", [False, True])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampling import SEED, SHARE, drawn_cases, drawn_files, seed_of_this_run
+from sampling import SEED, SHARE, drawn_cases, drawn_files, drawn_words, seed_of_this_run
 
 FILES = [(f"family {i}", f"exporter {j}") for i in range(20) for j in range(25)] + [
     ("family 3", "a spelling of its own")
@@ -137,3 +137,12 @@ def test_pytest_takes_the_sample_unless_the_whole_or_single_tests_are_asked_for(
     assert len(collected(tmp_path, "--whole-matrix")) == 52
     assert len(collected(tmp_path, "test_it.py::test_of_the_matrix")) == 36
     assert collected(tmp_path, "-k", "f-z") == ["test_of_the_matrix[f-z]"]
+
+
+def test_words_are_drawn_anew_for_every_case_and_seed() -> None:
+    words = [f"operation {i}" for i in range(7)]
+    drawn = {(seed, file): drawn_words(words, 3, seed, *file) for seed in SEEDS[:10] for file in FILES[:10]}
+    assert all(len(some) == 3 and some <= set(words) for some in drawn.values())
+    assert drawn[SEEDS[0], FILES[0]] == drawn_words(reversed(words), 3, SEEDS[0], *FILES[0])
+    for seed in SEEDS[:10]:
+        assert frozenset().union(*(drawn[seed, file] for file in FILES[:10])) == set(words), seed
