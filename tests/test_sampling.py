@@ -141,8 +141,8 @@ def test_pytest_takes_the_sample_unless_the_whole_or_single_tests_are_asked_for(
 
 def test_words_are_drawn_anew_for_every_case_and_seed() -> None:
     words = [f"operation {i}" for i in range(7)]
-    drawn = {(seed, file): drawn_words(words, 3, seed, *file) for seed in SEEDS[:10] for file in FILES[:10]}
+    drawn = {(seed, file): drawn_words(words, 3, seed, *file) for seed in SEEDS[:10] for file in FILES[:40]}
     assert all(len(some) == 3 and some <= set(words) for some in drawn.values())
     assert drawn[SEEDS[0], FILES[0]] == drawn_words(reversed(words), 3, SEEDS[0], *FILES[0])
     for seed in SEEDS[:10]:
-        assert frozenset().union(*(drawn[seed, file] for file in FILES[:10])) == set(words), seed
+        assert frozenset().union(*(drawn[seed, file] for file in FILES[:40])) == set(words), seed
