@@ -93,6 +93,16 @@ def test_what_was_lucky_once_is_not_kept(portable: Path, again: Interval, monkey
     assert names(portable.parent) == [portable.name]
 
 
+def test_a_speed_that_does_not_hold_keeps_nothing_and_is_not_stated(
+    portable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = dataclasses.replace(FASTER, reliable=False, why="a neighbour")
+    found = kept(portable, Clock({**dict.fromkeys(RUNTIME_FORMS, EQUAL), "fused": lost}, {"fused": lost}), monkeypatch)
+    assert found.kept is None and names(portable.parent) == [portable.name]
+    told = {one.form: (one.speedup, one.why) for one in found.tried}
+    assert told["fused"] == (None, "not measured: a neighbour") and told["packed"][0] == EQUAL
+
+
 def test_what_is_not_clearly_faster_is_not_measured_again(portable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(dict.fromkeys(RUNTIME_FORMS, EQUAL))
     found = kept(portable, clock, monkeypatch)

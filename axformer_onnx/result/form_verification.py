@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from axformer_onnx.errors import RuntimeFailure, VerifyError
 from axformer_onnx.probing import open_model
+from axformer_onnx.result.verification import require_near
 from axformer_passes.io import load_model
 from axformer_passes.prepare import unrounded
 from axformer_passes.probe import HALVES, holds, probe_feeds, probed, ragged, usual_tokens, widened
@@ -53,7 +53,10 @@ def verify_form(portable: Path, form: Path, *, provider: str = "cpu", sample: Pa
         except RuntimeFailure:  # a size that the portable graph does not take
             continue
         found = run_session(after, trial)
-        worst = max([worst, *(_difference(form.name, name, array, found[name]) for name, array in expected.items())])
+        for name, array in expected.items():
+            what = f"{form.name}: output {name!r}"
+            one = require_near(what, array, found[name], FORM_TOLERANCE, of="the portable graph's")
+            worst = max(worst, one)
         compared += 1
     if not compared:
         raise VerifyError(f"{portable.name} runs on none of the batches that {form.name} is compared on")
@@ -105,19 +108,6 @@ def _trials(model: ir.Model, feeds: dict[str, Array]) -> Iterator[dict[str, Arra
         trial = probe_feeds(model, rows, max(usual + more, 1), seed=17 + rows)
         yield trial
         yield ragged(model, trial)
-
-
-def _difference(form: str, name: str, expected: Array, found: Array) -> float:
-    if expected.shape != found.shape:
-        raise VerifyError(f"{form}: output {name!r} has shape {found.shape}, expected {expected.shape}")
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
-    worst = float(np.abs(expected.astype(np.float64) - found).max(initial=0.0)) / scale
-    if not worst <= FORM_TOLERANCE:
-        raise VerifyError(
-            f"{form}: output {name!r} differs from the portable graph's by {worst:.1e} of its largest value, expected at most "
-            f"{FORM_TOLERANCE:g}"
-        )
-    return worst
 
 
 __all__ = ["FORM_TOLERANCE", "verify_form"]

@@ -90,13 +90,18 @@ def keep_faster_form(
             return MeasuredForms(tuple(tried))
         first = _speeds(portable, paths, shapes[:1], tokens, machine, seed)
         speedups = {row.model: row.ratio for row in first if row.ratio is not None}
-        tried += [TriedForm(name, speedup, RUNTIME_FORMS[name].help) for name, speedup in speedups.items()]
+        tried += [
+            TriedForm(name, found, RUNTIME_FORMS[name].help)
+            if found.reliable
+            else TriedForm(name, None, f"not measured: {found.why}")
+            for name, found in speedups.items()
+        ]
         best = max(speedups, key=lambda name: speedups[name].value)
         if speedups[best].low <= 1:
             return MeasuredForms(tuple(tried))
         again = _speeds(portable, {best: paths[best]}, shapes, tokens, machine, seed + 1)
-        found = again[1].ratio
-        holds = found is not None and found.reliable and found.low > 1
+        second = again[1].ratio
+        holds = second is not None and second.reliable and second.low > 1
         if holds:
             for part in paths[best].parent.glob(f"{RUNTIME_MODEL}*"):  # its external data with it
                 shutil.move(part, portable.parent / part.name)

@@ -138,8 +138,7 @@ def _opened(source: str | Path, plan: Plan, sample: Path | None) -> ir.Model:
     if model is not given:
         smooth = _smooth(with_clipping(given))
         feeds, _ = probed(model, run_once)
-        for name, array in run_once(detached(smooth), feeds).items():
-            _difference(name, array, run_once(detached(model), feeds)[name])
+        _compare(lambda trial: run_once(detached(smooth), trial), [feeds], [run_once(detached(model), feeds)])
     return model
 
 
@@ -253,18 +252,23 @@ def _compare(
     worst = 0.0
     for feeds, outputs in zip(trials, found, strict=True):
         for name, array in oracle(feeds).items():
-            worst = max(worst, _difference(name, array, outputs[name]))
+            one = require_near(f"output {name!r}", array, outputs[name], TOLERANCE, of="the source under the plan")
+            worst = max(worst, one)
     return worst
 
 
-def _difference(name: str, expected: Array, found: Array) -> float:
+def require_near(what: str, expected: Array, found: Array, tolerance: float, *, of: str) -> float:
+    """The largest difference, relative to the largest expected value. `of`: whose value is expected, for the message.
+
+    Raises: VerifyError where it is beyond `tolerance`, or no number, or the shapes differ.
+    """
     if expected.shape != found.shape:
-        raise VerifyError(f"output {name!r} has shape {found.shape}, expected {expected.shape}")
+        raise VerifyError(f"{what} has shape {found.shape}, expected {expected.shape}")
     scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
     difference = float(np.abs(expected.astype(np.float64) - found).max(initial=0.0)) / scale
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise VerifyError(
-            f"output {name!r} differs from the source under the plan by {difference:.1e} of its largest value"
+            f"{what} differs from {of} by {difference:.1e} of its largest value, expected at most {tolerance:g}"
         )
     return difference
 

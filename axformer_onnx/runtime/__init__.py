@@ -11,7 +11,7 @@ from axformer_onnx.runtime.profiled import placement
 from axformer_onnx.runtime.providers import is_cpu_alone, provider_name
 from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once, run_session
 from axformer_onnx.runtime.spill import Shelf
-from axformer_onnx.runtime.user_cache import cache_folder
+from axformer_onnx.runtime.user_cache import cache_folder, keep_json
 
 __all__ = [
     "LatencyRow",
@@ -23,6 +23,7 @@ __all__ = [
     "has_integer_products",
     "is_cpu_alone",
     "is_x86",
+    "keep_json",
     "make_feeds",
     "make_session",
     "placement",

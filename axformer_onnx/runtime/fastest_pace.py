@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from axformer_onnx.runtime.hardware import describe_hardware
 from axformer_onnx.runtime.sessions import make_session
-from axformer_onnx.runtime.user_cache import cache_folder
+from axformer_onnx.runtime.user_cache import cache_folder, keep_json
 
 HOURS = 6.0
 """So long a pace counts: power settings and the machine under a container change."""
@@ -103,10 +102,7 @@ def _read(path: Path) -> tuple[float, float] | None:
 
 def _write(path: Path, ms: float, now: float) -> None:
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(json.dumps({"ms": ms, "at": now}), encoding="utf-8")
-        beside.replace(path)
+        keep_json(path, {"ms": ms, "at": now})
 
 
 __all__ = ["HOURS", "FastestPace", "make_pace", "pace_file"]

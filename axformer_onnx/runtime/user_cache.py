@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder(kind: str) -> Path:
@@ -10,3 +14,11 @@ def cache_folder(kind: str) -> Path:
     from platformdirs import user_cache_path
 
     return Path(user_cache_path("axformer-onnx", appauthor=False)) / kind
+
+
+def keep_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of the cache, whole or not at all, whoever else writes it. Raises: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.write_text(json.dumps(content), encoding="utf-8")
+    beside.replace(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,12 @@ class PlanClock:
         measurement kept.
         """
         groups = [variants[start : start + _TOGETHER] for start in range(0, len(variants), _TOGETHER)]
-        base, best, begin = self._session(Plan()), dict[int, list[LatencyRow]](), self.seconds()
+        best, begin = dict[int, list[LatencyRow]](), self.seconds()
         for _ in range(PASSES):
             for number in _disturbed(best, len(groups)):
                 if len(best) == len(groups) and self.seconds() - begin > AGAIN_SECONDS:
                     break
-                rows = self._timed(base, groups[number])
+                rows = self._timed(groups[number])
                 best[number] = min(rows, best.get(number, rows), key=_doubt)
                 progress(min(len(best) * _TOGETHER, len(variants)), len(variants))
         found = {}
@@ -68,10 +69,15 @@ class PlanClock:
                 found[key] = 1 / row.ratio.value
         return min((rows[0].p50_ms for rows in best.values()), default=0.0), found
 
-    def _timed(self, base: Any, group: Sequence[tuple[Any, Plan | Path]]) -> list[LatencyRow]:
-        names = [one.name for one in base.get_inputs()]
+    @cached_property
+    def _base(self) -> Any:
+        """The model as it is."""
+        return self._session(Plan())
+
+    def _timed(self, group: Sequence[tuple[Any, Plan | Path]]) -> list[LatencyRow]:
+        names = [one.name for one in self._base.get_inputs()]
         feeds = [(*self.shape, make_feeds(names, *self.shape, tokens=self.tokens, seed=self.seed))]
-        sessions = {"model": base, **{str(key): self._session(what) for key, what in group}}
+        sessions = {"model": self._base, **{str(key): self._session(what) for key, what in group}}
         return compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=self.seed)
 
     def _session(self, what: Plan | Path) -> Any:

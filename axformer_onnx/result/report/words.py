@@ -167,7 +167,9 @@ def runtime_form_sentences(report: Report) -> list[str]:
     if found.kept is None:
         why = "no other form of it was measured faster on this machine"
         return [f"model.onnx is the only graph: {why}."]
-    speeds = ", ".join(f"{speed(x.speedup)} at {x.batch} x {x.length}" for x in found.latency)
+    speeds = ", ".join(
+        f"{speed(x.speedup) if x.reliable else NOT_MEASURED} at {x.batch} x {x.length}" for x in found.latency
+    )
     takers = (
         "It has operators of com.microsoft: for ONNX Runtime and servers built on it (docs/runtime-forms.md); model.onnx is for "
         "all others"

@@ -31,6 +31,7 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import (
     cache_folder,
     describe_hardware,
+    keep_json,
     versions,
 )
 from axformer_onnx.scoring import Machine, PlanClock
@@ -276,10 +277,7 @@ def cached_table(key: Mapping[str, Any], units: Sequence[Unit], measure: Callabl
         pass
     found = measure()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".writing")
-        beside.write_text(json.dumps({**to_json(found), "key": whole}), encoding="utf-8")
-        beside.replace(path)
+        keep_json(path, {**to_json(found), "key": whole})
     except OSError as error:
         logger.info("the latency table is not cached: %s", error)
     return found
