@@ -75,7 +75,7 @@ class Compensated(Search):
 
 
 def _keep_plans(found: Found) -> dict[Path, str]:
-    """Name the folder of every point after its speedup, by the table where it could not be measured; relative to the output folder."""
+    """Name folders of points after their speedups, by the table where one was not measured; names are relative to the output."""
     from axformer_onnx.result import FRONTIER
 
     names: dict[Path, str] = {}
