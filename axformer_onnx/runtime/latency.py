@@ -71,6 +71,7 @@ def compare_latency(
     wait_seconds: float = 0.0,
     say: Say = lambda text: None,
     on_one_thread: Callable[[], Mapping[str, Any]] | None = None,
+    cpu_time: bool = False,
     instruments: Instruments | None = None,
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
@@ -80,6 +81,8 @@ def compare_latency(
     warmup        runs of each session before the first round
     wait_seconds  how long to wait, over all shapes, for a machine that is free, and measure again where it was not; `say` is told
     on_one_thread makes sessions of the same models on one thread: where a shape could not be measured, their CPU time is
+    cpu_time      that alone, of sessions on one thread. Other processes do not move it but by the caches and execution units that
+                  they share. It says how much work a model is, not how well that is divided between cores
     instruments   what the machine is read by; None: INSTRUMENTS
 
     On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when
@@ -88,6 +91,7 @@ def compare_latency(
     Raises: RuntimeFailure where a session does not run.
     """
     instruments, rows = instruments or INSTRUMENTS, list[LatencyRow]()
+    instruments = instruments.by_cpu_time() if cpu_time else instruments
     budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), threads_of(sessions)
     if threads > usable_cores():  # they wait for each other, whoever else there is
         instruments = dataclasses.replace(instruments, delay=lambda: RunDelay(None))
@@ -95,32 +99,14 @@ def compare_latency(
     for batch, length, feeds in feeds_by_shape:
         found, left = _measured(runs_of(sessions, feeds), budget, threads, seed, left, say, instruments)
         if on_one_thread is not None and not all(row.reliable for row in found):
-            found = _with_cpu_time(found, runs_of(on_one_thread(), feeds), budget, seed, instruments)
+            runs, clock = runs_of(on_one_thread(), feeds), instruments.by_cpu_time()
+            by_cpu, _ = _measured(runs, budget, 1, seed, 0.0, say, clock)
+            found = [
+                row if row.reliable or not cpu.reliable else dataclasses.replace(row, cpu=cpu.ratio)
+                for row, cpu in zip(found, by_cpu, strict=True)
+            ]
         rows += [dataclasses.replace(row, batch=batch, length=length) for row in found]
     return rows
-
-
-def compare_cpu_time(
-    runs: Mapping[str, Run], budget: Budget, seed: int, instruments: Instruments | None = None
-) -> list[LatencyRow]:
-    """Rows, their shape left open, of runs on this thread alone, by the CPU time that they take.
-
-    Other processes do not move it but by the caches and execution units that they share. It says how much work a model is, not how
-    well that is divided between cores: on two or more threads a speed differs from it.
-    """
-    clock = (instruments or INSTRUMENTS).by_cpu_time()
-    made = make_rounds(list(runs.values()), 1, budget, np.random.default_rng(seed), clock, is_enough)
-    return judged(list(runs), made, 1, seed)
-
-
-def _with_cpu_time(
-    rows: Sequence[LatencyRow], runs: Mapping[str, Run], budget: Budget, seed: int, instruments: Instruments
-) -> list[LatencyRow]:
-    by_cpu = compare_cpu_time(runs, budget, seed, instruments)
-    return [
-        row if row.reliable or not cpu.reliable else dataclasses.replace(row, cpu=cpu.ratio)
-        for row, cpu in zip(rows, by_cpu, strict=True)
-    ]
 
 
 def _measured(

@@ -68,6 +68,9 @@ MOST_WRONG = 0.15
 """The table's error counts up to here: beyond, it was measured on a machine that was busy with something else."""
 AROUND = 2
 """Points beyond the first that a speedup is built with, evenly spaced up to the table's error."""
+BY_CPU_TIME = (
+    "the machine was never free: blocks are priced by CPU time on one thread, as are the speeds that the table predicts"
+)
 TEACHER_BYTES = 2**30
 """Of what the source computes, kept in memory for the refits; the rest is in files."""
 
@@ -185,7 +188,7 @@ class _Choosing:
             hard_asked=evaluator.hard,
             stages_run=scored.divergence.stages_run + scored.sampled.stages_run,
             stages_plain=plain,
-            notes=scored.notes,
+            notes=(*scored.notes, *([BY_CPU_TIME] if self.table.cpu_time else [])),
             interrupted=interrupted,
         )
 
