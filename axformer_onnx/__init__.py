@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from axformer_onnx.version import __version__
+
 if TYPE_CHECKING:
     from axformer_onnx.api import apply, export, inspect, optimize, preview, score
     from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, Preview, ScorePair, ScoreResult
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from axformer_onnx.exporting import ExportResult
+    from axformer_onnx.installation import environment
     from axformer_onnx.tasks import Task
     from axformer_passes.plan import Plan
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AxformerError",
@@ -52,6 +53,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "apply",
+    "environment",
     "export",
     "inspect",
     "optimize",
@@ -63,6 +65,7 @@ _HOMES = {
     "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "score"),
     "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "Preview", "ScorePair", "ScoreResult"),
     "axformer_onnx.exporting": ("ExportResult",),
+    "axformer_onnx.installation": ("environment",),
     "axformer_onnx.tasks": ("Task",),
     "axformer_passes.plan": ("Plan",),
 }
