@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[part] / name) for part, name in ((1, "."), (1, "passes"), (0, "."))]
 
-from axformer_onnx.version import __version__  # of this folder, whatever is installed
+from axformer_onnx.version import __version__  # noqa: E402  of this folder, whatever is installed
 
 project = "axformer-onnx"
 release = version = __version__
