@@ -26,6 +26,8 @@ python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = f"axformer-onnx {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_copy_source = False
 html_show_sphinx = False
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
