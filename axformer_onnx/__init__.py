@@ -13,8 +13,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from axformer_onnx.version import __version__
-
 if TYPE_CHECKING:
     from axformer_onnx.api import apply, export, inspect, optimize, preview, score
     from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, Preview, ScorePair, ScoreResult
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from axformer_onnx.exporting import ExportResult
     from axformer_onnx.installation import environment
     from axformer_onnx.tasks import Task
+    from axformer_onnx.version import __version__
     from axformer_passes.plan import Plan
 
 __all__ = [
@@ -67,6 +66,7 @@ _HOMES = {
     "axformer_onnx.exporting": ("ExportResult",),
     "axformer_onnx.installation": ("environment",),
     "axformer_onnx.tasks": ("Task",),
+    "axformer_onnx.version": ("__version__",),
     "axformer_passes.plan": ("Plan",),
 }
 """Where a name is, if not with the errors."""
