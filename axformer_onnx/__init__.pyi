@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from axformer_onnx.commands import Inspection as Inspection
 from axformer_onnx.commands import OperatingPoint as OperatingPoint
@@ -33,6 +33,7 @@ def apply(
     overwrite: bool = False,
     sample: str | Path | None = None,
 ) -> Path: ...
+def environment() -> dict[str, Any]: ...
 def export(
     checkpoint: str | Path,
     out: str | Path,
