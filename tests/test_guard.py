@@ -86,9 +86,9 @@ def test_a_planted_drop_in_quality_fails() -> None:
 
 
 def test_other_answers_of_equal_quality_do_not_fail() -> None:
-    """As many repaired as broken, up to chance: 250 pairs of results with 12 qualities each, 5 % may be called different."""
+    """As many repaired as broken, up to chance: 200 pairs of results with 12 qualities each, 5 % may be called different."""
     generator, alarms = np.random.default_rng(1), 0
-    for _ in range(250):
+    for _ in range(200):
         before, now = [], []
         for point in range(12):
             right = generator.random(ROWS) < 0.9
@@ -96,7 +96,7 @@ def test_other_answers_of_equal_quality_do_not_fail() -> None:
             before.append(answered(right, str(point)))
             now.append(answered(other, str(point)))
         alarms += any(move.verdict != "as before" for move in moves(before, now))
-    assert alarms <= 12, f"{alarms} of 250"
+    assert alarms <= 10, f"{alarms} of 200"
 
 
 def test_quality_on_other_rows_is_not_compared() -> None:
