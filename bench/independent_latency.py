@@ -4,11 +4,12 @@
                                         [--json FILE]
 
 Without graphs: the example model and its half. In every repetition LoadGen (`pip install --group bench`) drives sessions of its
-own, SingleStream (the median of one row) and Offline (rows a second, in batches), the first graph first in one repetition, second
-in the next; right after it our estimator times both, as `score` and `optimize` do. Each runs in a fresh process; they share no code, not
-even the tokens. Printed of both: times as fast, with the interval over repetitions (Student's t on logarithms); what ours is of
-LoadGen's, paired by repetition; how many of the intervals that ours stated reach that of LoadGen. They agree where the interval of
-their quotient holds 1.
+own, SingleStream (the median of one row) and Offline (rows a second, in batches); the graph that comes first in one repetition comes
+second in the next. Right after it our estimator times both graphs, as `score` and `optimize` do. Each runs in a fresh process; they
+share no code, not even the tokens.
+
+Printed of both: times as fast, with the interval over repetitions (Student's t on logarithms); what ours is of LoadGen's, paired by
+repetition; how many of the intervals that ours stated reach that of LoadGen. They agree where the interval of their quotient holds 1.
 """
 
 from __future__ import annotations
