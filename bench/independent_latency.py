@@ -3,13 +3,14 @@
     python bench/independent_latency.py [SOURCE RESULT] [--length 32] [--batch 8] [--repetitions 10] [--seconds 2] [--threads N]
                                         [--json FILE]
 
-Without graphs: the example model and its half. In every repetition LoadGen (`pip install --group bench`) drives sessions of its
-own, SingleStream (the median of one row) and Offline (rows a second, in batches); the graph that comes first in one repetition comes
-second in the next. Right after it our estimator times both graphs, as `score` and `optimize` do. Each runs in a fresh process; they
-share no code, not even the tokens.
+Without graphs: the example model and its half. In every repetition LoadGen (`pip install --group bench`) drives sessions of
+its own, SingleStream (the median of one row) and Offline (rows a second, in batches); the graph that comes first in one repetition
+comes second in the next. Right after it our estimator times both graphs, as `score` and `optimize` do. Each runs in a fresh
+process; they share no code, not even the tokens.
 
-Printed of both: times as fast, with the interval over repetitions (Student's t on logarithms); what ours is of LoadGen's, paired by
-repetition; how many of the intervals that ours stated reach that of LoadGen. They agree where the interval of their quotient holds 1.
+Printed of both: times as fast, with the interval over repetitions (Student's t on logarithms); what ours is of LoadGen's, paired
+by repetition; how many of the intervals that ours stated reach that of LoadGen. They agree where the interval of their quotient
+holds 1.
 """
 
 from __future__ import annotations

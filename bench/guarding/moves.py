@@ -128,7 +128,7 @@ def table_of_figures(figures: Sequence[Figure]) -> str:
 
 
 def _interval(figure: Figure) -> str:
-    if figure.low is None or figure.high is None:
+    if figure.low is None or figure.high is None or figure.low == figure.high:
         return ""
     shown = f"[{figure.low:.3g}, {figure.high:.3g}]"
     return f"{shown} against the source" if figure.right is not None else shown
