@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 RESULTS = ROOT / "bench" / "results" / "guard"
 PARTS = ("search", "startup", "growth")
+CASES = ("mnli", "sst2")
 EXAMPLE = searches.Case("nli-mini", ROOT / "models" / "nli-mini" / "model.onnx", "mnli", length=32)
 
 
@@ -43,7 +44,7 @@ def main() -> int:
     """Parse, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--cases", nargs="+", choices=("mnli", "sst2"), default=("mnli", "sst2"))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--effort", default="low")
     parser.add_argument(
         "--wait", type=float, default=60.0, help="seconds to wait for a free machine, for the speeds of a case"
@@ -52,6 +53,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--record", action="store_true", help="write into bench/results/guard/")
     a = parser.parse_args()
+    if a.record and (len(set(a.parts)), len(set(a.cases))) != (len(PARTS), len(CASES)):
+        parser.error("--record takes all parts and cases: later results are compared with it")
     if a.imports:
         for package, (modules, spent) in startup.imported((*startup.COMMAND, "--help")).items():
             print(f"{1e3 * spent:7.1f} ms {modules:5} modules  {package}")

@@ -20,7 +20,7 @@ MEMORY = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A number with a name.
+    """A number with a name, whose parts are separated by " / ".
 
     better     which way is better
     decisive   it follows from code and seed alone: worse is a failure
@@ -42,6 +42,11 @@ class Figure:
     why: str = ""
     rows: str | None = None
     right: str | None = None
+
+    @property
+    def group(self) -> str:
+        """The first part of its name: a case, start-up, passes."""
+        return self.name.partition(" / ")[0]
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are not their default."""

@@ -51,8 +51,12 @@ def _kind(result: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def moves(before: Sequence[Figure], now: Sequence[Figure]) -> list[Move]:
-    """A move for every figure of either, in the order of `now`; what is gone comes last."""
-    earlier, later = {f.name: f for f in before}, {f.name: f for f in now}
+    """A move for every figure of either, in the order of `now`; what is gone comes last.
+
+    Groups (a case, start-up, passes) that only one of them measured are left out.
+    """
+    groups = {f.group for f in before} & {f.group for f in now}
+    earlier, later = ({f.name: f for f in figures if f.group in groups} for figures in (before, now))
     chances = {name: _chance(earlier[name], f) for name, f in later.items() if name in earlier and f.right is not None}
     clear = _holm({name: p for name, p in chances.items() if p is not None})
     found = [_move(earlier.get(name), figure, name in clear) for name, figure in later.items()]
@@ -62,9 +66,9 @@ def moves(before: Sequence[Figure], now: Sequence[Figure]) -> list[Move]:
 def _move(before: Figure | None, now: Figure, clear: bool) -> Move:
     if before is None:
         return Move(now.name, None, now, "new")
-    disturbed = [f"{when}: {f.why}" for when, f in (("before", before), ("now", now)) if not f.reliable]
-    if disturbed:
-        return Move(now.name, before, now, "not comparable", "; ".join(disturbed))
+    if not (before.reliable and now.reliable):
+        disturbed = " and ".join(when for when, f in (("before", before), ("now", now)) if not f.reliable)
+        return Move(now.name, before, now, "not comparable", f"disturbed {disturbed}")
     if now.right is not None:
         return _answered(before, now, clear)
     if not _is_beyond(before, now):
