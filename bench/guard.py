@@ -45,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--effort", default="low")
+    parser.add_argument("--effort", choices=("low", "medium", "high"), default="low")
     parser.add_argument(
         "--wait", type=float, default=60.0, help="seconds to wait for a free machine, for the speeds of a case"
     )

@@ -15,7 +15,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 
 from guard import EXAMPLE, limits_broken
-from guarding import growth, startup
+from guarding import growth, searches, startup
 from guarding.counted import CountedClock, counted_speeds
 from guarding.figures import Figure, count, packed, seconds, unpacked
 from guarding.moves import Move, is_alike, moves, table
@@ -221,6 +221,34 @@ def test_prices_are_the_multiply_accumulates_of_the_graphs() -> None:
     counted = macs(model, run_once, 1, 16), macs(apply_plan(model, plan, run_once), run_once, 1, 16)
     assert whole * 1e6 == counted[0] and parts["source"] == 1.0
     assert parts["less"] == counted[1] / counted[0] < 1 < parts["hard"]
+
+
+def test_a_guarded_search_measures_no_time_and_finds_the_same_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
+
+    def timed(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a latency was measured")
+
+    monkeypatch.setattr("axformer_onnx.scoring.evaluation.compare_latency", timed)
+    monkeypatch.setattr("axformer_onnx.scoring.plan_clock.compare_latency", timed)
+    case = searches.Case("tiny", tiny_folder.make_folder(tmp_path / "model") / "model.onnx", "mnli", length=8)
+    once, again = (searches.searched(case, tmp_path / name, name == "profiled") for name in ("plain", "profiled"))
+    same = ("found", "evaluations", "work", "points")
+    assert [once[key] for key in same] == [again[key] for key in same] and once["points"] > 1
+    assert again["calls"]["examine"] >= 1 and not once["calls"]
+    graphs = searches.built(case, tmp_path / "plain", tmp_path / "graphs")
+    figures = {figure.name: figure for figure in searches.scored(case, graphs)}
+    assert {"source", "1.5x"} <= set(graphs) and len(figures) == 3 * len(graphs)
+    for name, path in graphs.items():
+        quality = figures[f"tiny / {name} / accuracy"]
+        assert quality.right is not None and quality.low is not None and quality.high is not None
+        assert quality.value == pytest.approx(100 * unpacked(quality.right).sum() / 60, abs=0.001)
+        assert quality.low <= quality.value - figures["tiny / source / accuracy"].value <= quality.high
+        assert figures[f"tiny / {name} / size"].value == path.stat().st_size
+    most = "tiny / source / multiply-accumulates"
+    assert figures["tiny / 1.5x / multiply-accumulates"].value <= figures[most].value / 1.5
 
 
 def test_counting_leaves_nothing_behind() -> None:

@@ -22,7 +22,7 @@ from work import counted
 from axformer_onnx.commands import optimize
 from axformer_onnx.commands.replay import apply
 from axformer_onnx.data import resolve_report
-from axformer_onnx.options import OptimizeOptions
+from axformer_onnx.options import EffortLevel, OptimizeOptions
 from axformer_onnx.runtime import run_once
 from axformer_onnx.scoring import Machine, compare, latency_of, reading_of, score_file
 from axformer_onnx.tasks import get_task
@@ -51,7 +51,7 @@ class Case:
     length: int
     data: str | None = None
     search_data: str | None = None
-    effort: str = "low"
+    effort: EffortLevel = "low"
     seed: int = 0
     wait: float = 60.0
 
