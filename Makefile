@@ -13,9 +13,10 @@ TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_suppor
 # neighbours (worksteal), which share their models and exports.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
+ALONE    := $(filter-out $(addprefix bench/,guard.py moved.py record.py runtime_forms.py work.py),$(wildcard bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench model clean
+.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,8 +75,12 @@ release-check: $(VENV)/.package ## build sdist and wheel, use both on every Pyth
 	$(BIN)/python -m pip install --quiet --group release
 	$(BIN)/python tests/release.py $(addprefix --with ,$(PYTHONS))
 
-bench: $(VENV)/.tests ## the benchmarks: ratios measured in one run
-	set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(VENV)/.tests ## the benchmarks that need no arguments: ratios measured in one run
+	set -e; for script in $(ALONE); do echo "== $$script"; $(BIN)/python $$script; done
+
+guard: $(VENV)/.tests ## what this project is worth here, against the last recorded on a like machine (docs/benchmarks.md)
+	status=0; $(BIN)/python bench/guard.py --json run/guard.json || status=1; \
+	$(BIN)/python bench/moved.py run/guard.json && exit $$status
 
 model: $(VENV)/.tests ## train the example model again (20 minutes or more)
 	$(BIN)/python models/build_nli_mini.py
@@ -94,7 +99,7 @@ $(VENV)/.package: pyproject.toml
 $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
-		--group test --group lint
+		--group test --group lint --group bench
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.package
