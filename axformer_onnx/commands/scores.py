@@ -76,7 +76,7 @@ class ScoreResult:
             "models": {name: record.model_dump(mode="json") for name, record in self.models.items()},
             "comparison": self.comparison and self.comparison.model_dump(mode="json"),
             "changed": [dataclasses.asdict(row) for row in self.changed],
-            "latency": [dataclasses.asdict(row) for row in self.latency],
+            "latency": [dataclasses.asdict(dataclasses.replace(row, wall_ms=())) for row in self.latency],
         }
 
     def figures(self) -> list[tuple[str, ...]]:

@@ -42,6 +42,7 @@ class LatencyRow:
     rounds    that were made; `kept` of them were undisturbed for this model and the first
     reliable  False: the figures are of a disturbed machine; `why` says by what
     load      what else the machine did meanwhile; None where that was not read
+    wall_ms   of every round, in the order in which they were made
     """
 
     model: str
@@ -55,6 +56,7 @@ class LatencyRow:
     reliable: bool = True
     why: str = ""
     load: Load | None = None
+    wall_ms: tuple[float, ...] = ()
 
 
 def compare_latency(
@@ -136,8 +138,9 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
         p50, p95 = float(np.median(wall[own])), float(np.percentile(wall, 95))
         rows.append(
             LatencyRow(
-                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), reliable=not why, why=why, load=made.load
-            )
+                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), reliable=not why, why=why, load=made.load,
+                wall_ms=tuple(wall.tolist()),
+            )  # fmt: skip
         )
     return rows
 

@@ -68,12 +68,22 @@ class ComparisonRecord(_Record):
     words: str | None = None
 
 
+class HistogramRecord(_Record):
+    """How many rounds took how long: bin i holds those of `low_ms + i * bin_ms` up to the next, the last one all that took longer."""
+
+    low_ms: float
+    bin_ms: float
+    source: list[int]
+    candidate: list[int]
+
+
 class LatencyRecord(_Record):
     """Latency at one shape, both graphs interleaved. `speedup` = source / candidate: above 1 is faster.
 
     reliable      False: the machine was disturbed, `why` says by what; `speedup` then is no figure to go by
     rounds        that were made; `rounds_kept` of them were undisturbed, and count; 0 in reports that do not say
     others_cores  how many of `cores` other processes kept busy meanwhile; None where the system does not tell
+    histogram     of all rounds, disturbed ones included; None in reports of before it was kept
     """
 
     batch: int
@@ -89,6 +99,7 @@ class LatencyRecord(_Record):
     rounds_kept: int = 0
     others_cores: float | None = None
     cores: int | None = None
+    histogram: HistogramRecord | None = None
 
 
 class LayerRecord(_Record):
