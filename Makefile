@@ -15,7 +15,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens fuzz lint format wheel bench model clean
+.PHONY: help demo test pytest test5 test-all support stub picture screens fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix (ONLY=fami
 stub: $(VENV)/.tests ## write the package's face for type checkers, axformer_onnx/__init__.pyi, from the options
 	$(BIN)/python tests/stub.py
 	$(BIN)/ruff format axformer_onnx/__init__.pyi
+
+picture: demo ## draw the README's picture, docs/frontier.svg, from the run of `make demo`
+	$(BIN)/python docs/picture.py run/nli-mini docs/frontier.svg
 
 screens: $(VENV)/.tests ## run the commands of docs/bring-your-model.md and write what they say
 	OMP_NUM_THREADS=1 $(BIN)/python tests/screens.py
@@ -86,7 +89,7 @@ $(VENV)/.package: pyproject.toml
 $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
-		--group test --group lint
+		--group test --group browser --group lint
 	touch $@
 
 $(VENV5)/.tests: pyproject.toml .ci/install-torch

@@ -138,9 +138,19 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
         p50, p95 = float(np.median(wall[own])), float(np.percentile(wall, 95))
         rows.append(
             LatencyRow(
-                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), reliable=not why, why=why, load=made.load,
+                name,
+                0,
+                0,
+                p50,
+                p95,
+                ratio,
+                len(wall),
+                int(kept.sum()),
+                reliable=not why,
+                why=why,
+                load=made.load,
                 wall_ms=tuple(wall.tolist()),
-            )  # fmt: skip
+            )
         )
     return rows
 

@@ -31,7 +31,9 @@ def decisions(report: Report) -> list[Step]:
     control = control_sentence(report)
     if control:
         steps.append(("Control", control.removeprefix("Control: ")))
-    steps += [("Runtime form", f"{one.form}: {one.why}") for one in (report.runtime_form.tried if report.runtime_form else ())]
+    steps += [
+        ("Runtime form", f"{one.form}: {one.why}") for one in (report.runtime_form.tried if report.runtime_form else ())
+    ]
     steps += [("Runtime form", said) for said in runtime_form_sentences(report)]
     return [*steps, ("Outcome", headline(report))]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axformer_onnx.errors import printable
 from axformer_onnx.result.page.decisions import decisions
 from axformer_onnx.result.page.drawing import NARROW, WIDE, Element, Size, as_text
 from axformer_onnx.result.page.frontier_chart import frontier_chart
@@ -22,7 +23,6 @@ from axformer_onnx.result.report import (
     change,
     command_line,
     condition_rows,
-    count,
     figure_rows,
     frontier_of,
     frontier_rows,
@@ -72,6 +72,7 @@ def html_page(report: Report) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -86,7 +87,7 @@ def _filled(report: Report) -> dict[str, Any]:
     frontier, rows = frontier_of(report), frontier_rows(report)
     return {
         "report": report,
-        "headline": headline(report),
+        "headline": _capital(headline(report)),
         "tiles": _tiles(report),
         "styles": Markup("\n".join(map(style_sheet, _SHEETS))),
         "script": Markup(script),
@@ -106,6 +107,10 @@ def _filled(report: Report) -> dict[str, Any]:
         "conditions": condition_rows(report),
         "versions": sorted(report.versions.items()),
     }
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _plots(draw: Callable[[Size], Element]) -> Markup:
@@ -135,12 +140,8 @@ def _tiles(report: Report) -> list[_Tile]:
             tiles.append(_Tile(shape, f"{latency.speedup.value:.2f}x", said))
         else:
             tiles.append(_Tile(shape, "not measured", latency.why))
-    for name, b, a, form in (
-        ("file size", before.size_bytes, after.size_bytes, megabytes),
-        ("parameters", before.parameters, after.parameters, count),
-    ):
-        tiles.append(_Tile(name, change(b, a), f"{form(b)} → {form(a)}"))
-    return tiles
+    sizes = f"{megabytes(before.size_bytes)} → {megabytes(after.size_bytes)}"
+    return [*tiles, _Tile("file size", change(before.size_bytes, after.size_bytes), sizes)]
 
 
 def _map_row(layer: LayerRecord) -> _MapRow:

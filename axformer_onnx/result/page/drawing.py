@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from axformer_onnx.errors import printable
+
 Element = ElementTree.Element
+Place = tuple[float, float]
+"""Of a dot: x, y in CSS pixels."""
+Mark = Callable[[Place, Sequence[Place]], list[Element]]
+"""What is drawn at a place, given the places of all."""
 _NOT_DRAWN = ("defs", "style", "script", "title", "desc")
 _NUMBERS = re.compile(r"-?\d+\.\d+")
 _LETTER = 0.55
@@ -54,10 +60,10 @@ def settings(size: Size, **more: Any) -> dict[str, Any]:
     return own | more
 
 
-def drawn(chart: Any, size: Size, caption: Caption, marks: Mapping[str, Callable[[Element], list[Element]]] = {}) -> Element:
+def drawn(chart: Any, size: Size, caption: Caption, marks: Sequence[Mark] = ()) -> Element:
     """The chart as an <svg> element.
 
-    marks   by the `data-mark` of a dot: what is drawn in its place
+    marks   what is drawn in the place of the dots that `dots` gave to the chart, in their order
     """
     root: Element = chart.render_tree()
     _clean(root)
@@ -78,8 +84,20 @@ def drawn(chart: Any, size: Size, caption: Caption, marks: Mapping[str, Callable
 def text_element(tag: str, text: str, **attributes: str) -> Element:
     """An element with a text; underscores in attributes' names are hyphens, one at the end is none."""
     element = Element(tag, {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()})
-    element.text = text
+    element.text = printable(text)
     return element
+
+
+def dots(values: Sequence[Place]) -> list[dict[str, Any]]:
+    """Values (x, y) of a series of pygal's whose dots `drawn` replaces."""
+    return [{"value": value, "node": {"data-mark": str(i)}} for i, value in enumerate(values)]
+
+
+def dot_element(place: Place, radius: float, class_: str, words: str) -> Element:
+    """A dot with a tooltip."""
+    dot = Element("circle", {"cx": str(place[0]), "cy": str(place[1]), "r": str(radius), "class": class_})
+    dot.append(text_element("title", words))
+    return dot
 
 
 def as_text(root: Element) -> str:
@@ -101,7 +119,12 @@ def _clean(root: Element) -> None:
     root.tail = None
     for element in root.iter():
         element.attrib.pop("style", None)
-        kept = [one for one in element.get("class", "").split() if one not in ("reactive", "tooltip-trigger", "nofill", "major")]
+        element.text = printable(element.text) if element.text else None
+        kept = [
+            one
+            for one in element.get("class", "").split()
+            if one not in ("reactive", "tooltip-trigger", "nofill", "major")
+        ]
         if kept:
             element.set("class", " ".join(kept))
         else:
@@ -113,11 +136,9 @@ def _clean(root: Element) -> None:
                     parent.remove(child)
 
 
-def _place_marks(root: Element, marks: Mapping[str, Callable[[Element], list[Element]]]) -> None:
-    for parent in list(root.iter()):
-        for place, child in enumerate(list(parent)):
-            name = child.attrib.pop("data-mark", None)
-            if name is not None and name in marks:
-                parent.remove(child)
-                for offset, element in enumerate(marks[name](child)):
-                    parent.insert(place + offset, element)
+def _place_marks(root: Element, marks: Sequence[Mark]) -> None:
+    found = [(parent, child) for parent in root.iter() for child in parent if "data-mark" in child.attrib]
+    places = [(float(child.get("cx", 0)), float(child.get("cy", 0))) for _, child in found]
+    for (parent, child), place in zip(found, places, strict=True):
+        parent.remove(child)
+        parent.extend(marks[int(child.get("data-mark", 0))](place, places))

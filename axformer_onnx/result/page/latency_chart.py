@@ -30,5 +30,5 @@ def latency_chart(latency: LatencyRecord, histogram: HistogramRecord, number: in
 
 def _bars(histogram: HistogramRecord, counts: Sequence[int]) -> list[tuple[int, float, float]]:
     """(height, from, to) of the bins that are not empty; the last one, of all that took longer, is one bin wide."""
-    edge = lambda i: histogram.low_ms + i * histogram.bin_ms  # noqa: E731
-    return [(count, edge(i), edge(i + 1)) for i, count in enumerate(counts) if count]
+    low, width = histogram.low_ms, histogram.bin_ms
+    return [(count, low + i * width, low + (i + 1) * width) for i, count in enumerate(counts) if count]

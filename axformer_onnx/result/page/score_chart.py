@@ -1,12 +1,12 @@
-"""Differences from the source on the report rows with their paired intervals: the result's, and that of a random plan of equal size."""
+"""Differences from the source on the report rows, with paired intervals: the result's, and that of a random plan of equal size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from axformer_onnx.result.page.drawing import Caption, Element, Size, drawn, settings, text_element
+from axformer_onnx.result.page.drawing import Caption, Element, Place, Size, dot_element, dots, drawn, settings
 from axformer_onnx.result.report import ComparisonRecord, Report, axis_limits, paired
 
 
@@ -21,22 +21,20 @@ def score_chart(report: Report, size: Size) -> Element:
     chart = pygal.XY(
         **settings(low), stroke=False, allow_interruptions=True, xrange=across, range=(0.4, len(shown) + 0.6),
         y_labels=[{"value": len(shown) - i, "label": name} for i, (name, _, _) in enumerate(shown)],
-        x_title=f"points of {report.metric} above the source, report rows", x_value_formatter=lambda x: f"{x:+g}" if x else "0",
+        x_title=f"points of {report.metric} above the source, report rows",
+        x_value_formatter=lambda x: f"{x:+g}" if x else "0",
     )  # fmt: skip
     chart.add("source", [(0, 0.4), (0, len(shown) + 0.6)], stroke=True, show_dots=False)
     bars: list[Any] = []
     for i, (_, _, one) in enumerate(shown):
         bars += [(one.difference.low, len(shown) - i), (one.difference.high, len(shown) - i), None]
     chart.add("intervals", bars, stroke=True, show_dots=False)
-    chart.add(
-        "points",
-        [{"value": (one.difference.value, len(shown) - i), "node": {"data-mark": str(i)}} for i, (_, _, one) in enumerate(shown)],
-    )
-    marks: dict[str, Callable[[Element], list[Element]]] = {
-        str(i): partial(_dot, kind, f"{name}: {paired(one)}") for i, (name, kind, one) in enumerate(shown)
-    }
+    chart.add("points", dots([(one.difference.value, len(shown) - i) for i, (_, _, one) in enumerate(shown)]))
+    marks = [partial(_marked, kind, f"{name}: {paired(one)}") for name, kind, one in shown]
     said = "; ".join(f"{name}: {paired(one)}" for name, _, one in shown)
-    return drawn(chart, low, Caption("scores", f"{report.metric} against the source, on the report rows", f"{said}."), marks)
+    return drawn(
+        chart, low, Caption("scores", f"{report.metric} against the source, on the report rows", f"{said}."), marks
+    )
 
 
 def compared(report: Report) -> list[tuple[str, str, ComparisonRecord]]:
@@ -45,7 +43,5 @@ def compared(report: Report) -> list[tuple[str, str, ComparisonRecord]]:
     return found + ([("random plan", "control", report.control_comparison)] if report.control_comparison else [])
 
 
-def _dot(kind: str, words: str, place: Element) -> list[Element]:
-    dot = Element("circle", {"cx": place.get("cx", "0"), "cy": place.get("cy", "0"), "r": "6", "class": f"dot {kind}"})
-    dot.append(text_element("title", words))
-    return [dot]
+def _marked(kind: str, words: str, place: Place, places: Sequence[Place]) -> list[Element]:
+    return [dot_element(place, 6.0, f"dot {kind}", words)]

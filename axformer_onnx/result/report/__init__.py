@@ -56,10 +56,11 @@ from axformer_onnx.result.report.words import (
 )
 
 __all__ = [
-    "ComparisonRecord",
-    "CompensationRecord",
     "DIVERGENCE",
     "FRONTIER_HEADER",
+    "NOT_MEASURED",
+    "ComparisonRecord",
+    "CompensationRecord",
     "Frontier",
     "FrontierPoint",
     "HistogramRecord",
@@ -67,7 +68,6 @@ __all__ = [
     "LatencyRecord",
     "LayerRecord",
     "ModelRecord",
-    "NOT_MEASURED",
     "PointRecord",
     "Report",
     "RuntimeFormRecord",

@@ -107,9 +107,7 @@ def histogram_record(source_ms: Sequence[float], candidate_ms: Sequence[float]) 
     low, high = min(one.min() for one in times), max(float(np.percentile(one, 98)) for one in times)
     width = max(float(high - low), 1e-3 * float(low), 1e-9) / _BINS
     counts = [np.bincount(np.clip(((one - low) / width).astype(int), 0, _BINS), minlength=_BINS + 1) for one in times]
-    return HistogramRecord(
-        low_ms=float(low), bin_ms=width, source=counts[0].tolist(), candidate=counts[1].tolist()
-    )
+    return HistogramRecord(low_ms=float(low), bin_ms=width, source=counts[0].tolist(), candidate=counts[1].tolist())
 
 
 def search_record(

@@ -87,7 +87,11 @@ def _dot(point: PointRecord, report: Report) -> FrontierPoint | None:
     value = point.speedup.value if point.reliable else point.predicted
     if value is None or not math.isfinite(value):
         return None
-    said = speed(point.speedup) if point.reliable else f"speed not measured ({point.why}); the latency table expects {value:.2f}x"
+    said = (
+        speed(point.speedup)
+        if point.reliable
+        else f"speed not measured ({point.why}); the latency table expects {value:.2f}x"
+    )
     name = f"{point.folder}, the result" if point.chosen else point.folder
     words = f"{name}: {said}, {report.metric} {point.score:.2f}, {point.drop:+.2f} below the source (SE {point.noise:.2f}), "
     return FrontierPoint(

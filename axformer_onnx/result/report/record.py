@@ -69,7 +69,7 @@ class ComparisonRecord(_Record):
 
 
 class HistogramRecord(_Record):
-    """How many rounds took how long: bin i holds those of `low_ms + i * bin_ms` up to the next, the last one all that took longer."""
+    """How many rounds took how long: bin i begins at `low_ms + i * bin_ms`, and the last one holds all that took longer."""
 
     low_ms: float
     bin_ms: float
