@@ -106,7 +106,7 @@ def test_the_button_copies_the_command(opened: Any) -> None:
 
 def test_where_the_clipboard_is_refused_the_command_is_selected(opened: Any) -> None:
     found = opened(frontier_report())
-    found.page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('refused'))")
+    found.page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
     found.page.get_by_role("button", name="Copy").click()
     found.page.get_by_text("Selected: copy it with the keyboard.").wait_for(timeout=5000)
     assert found.page.evaluate("getSelection().toString()").strip() == command_line(frontier_report())
@@ -118,7 +118,7 @@ def test_without_scripts_the_page_lacks_nothing_but_the_button(opened: Any) -> N
     assert found.page.get_by_role("button").count() == 0 and found.page.locator("#command").is_visible()
 
 
-COLOURS = """() => ["body", "#frontier svg.wide text.name", "#frontier circle.dot.measured", "#frontier circle.dot.result"].map(s => {
+COLOURS = """() => ["body", "#frontier .name", "#frontier circle.measured", "#frontier circle.dot.result"].map(s => {
   const style = getComputedStyle(document.querySelector(s));
   return s === "body" ? style.backgroundColor : style.fill;
 })"""
