@@ -22,7 +22,7 @@ from axformer_onnx.cli.entry import cli
 from axformer_onnx.errors import AxformerError, UsageError
 from axformer_onnx.options import OptimizeOptions, make
 from axformer_onnx.result.page import frontier_picture, html_page
-from axformer_onnx.result.report import Report, command_line, frontier_of, print_report
+from axformer_onnx.result.report import Report, command_words, frontier_of, print_report
 from axformer_onnx.result.report.build import histogram_record
 from axformer_onnx.result.report.terminal_plot import LEAST
 
@@ -193,7 +193,7 @@ def test_the_command_is_what_a_shell_reads_back_as_the_options_of_the_run() -> N
         OptimizeOptions, {"model": "a model.onnx", "output": "o", "task": "mnli", "length": [8, 16], "speedup": 2}
     )
     one = report(model="a model.onnx", options={**given.stated(), "data": "it's here", "columns": ["text a", "b"]})
-    words = shlex.split(command_line(one))
+    words = shlex.split(" ".join(command_words(one)))
     assert words[:3] == ["axformer-onnx", "optimize", "a model.onnx"]
     pairs = Counter(zip(words[3::2], words[4::2], strict=True))
     expected = [

@@ -13,7 +13,7 @@ from page_reports import frontier_report, hostile_report
 from test_report import report
 
 from axformer_onnx.result.page import frontier_picture, html_page
-from axformer_onnx.result.report import Report, command_line
+from axformer_onnx.result.report import Report, command_words
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (group browser)")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -100,7 +100,7 @@ def test_the_button_copies_the_command(opened: Any) -> None:
     found = opened(one, permissions=["clipboard-read", "clipboard-write"])
     found.page.get_by_role("button", name="Copy").click()
     found.page.get_by_text("Copied.").wait_for(timeout=5000)
-    assert found.page.evaluate("navigator.clipboard.readText()") == command_line(one)
+    assert found.page.evaluate("navigator.clipboard.readText()") == " ".join(command_words(one))
     assert found.messages == []
 
 
@@ -109,7 +109,7 @@ def test_where_the_clipboard_is_refused_the_command_is_selected(opened: Any) -> 
     found.page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
     found.page.get_by_role("button", name="Copy").click()
     found.page.get_by_text("Selected: copy it with the keyboard.").wait_for(timeout=5000)
-    assert found.page.evaluate("getSelection().toString()").strip() == command_line(frontier_report())
+    assert found.page.evaluate("getSelection().toString()").strip() == " ".join(command_words(frontier_report()))
 
 
 def test_without_scripts_the_page_lacks_nothing_but_the_button(opened: Any) -> None:

@@ -26,7 +26,7 @@ def decisions(report: Report) -> list[Step]:
     table = table_sentence(report)
     if table:
         steps.append(("Latency table", table))
-    steps.append(("Search", search_sentence(report)))
+    steps.append(("Search", search_sentence(report).removeprefix("Search ")))
     steps += _points(report.compensation) if report.compensation else _walk(report)
     control = control_sentence(report)
     if control:

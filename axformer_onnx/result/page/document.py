@@ -21,8 +21,9 @@ from axformer_onnx.result.report import (
     LayerRecord,
     Report,
     change,
-    command_line,
+    command_words,
     condition_rows,
+    count,
     figure_rows,
     frontier_of,
     frontier_rows,
@@ -103,7 +104,7 @@ def _filled(report: Report) -> dict[str, Any]:
         "layers": [_map_row(layer) for layer in report.layers],
         "decisions": decisions(report),
         "trials": report.search.trials,
-        "command": command_line(report),
+        "command": command_words(report),
         "conditions": condition_rows(report),
         "versions": sorted(report.versions.items()),
     }
@@ -141,7 +142,11 @@ def _tiles(report: Report) -> list[_Tile]:
         else:
             tiles.append(_Tile(shape, "not measured", latency.why))
     sizes = f"{megabytes(before.size_bytes)} → {megabytes(after.size_bytes)}"
-    return [*tiles, _Tile("file size", change(before.size_bytes, after.size_bytes), sizes)]
+    tiles.append(_Tile("file size", change(before.size_bytes, after.size_bytes), sizes))
+    if len(tiles) % 2:  # they stand in pairs on a phone
+        said = f"{count(before.parameters)} → {count(after.parameters)}"
+        tiles.append(_Tile("parameters", change(before.parameters, after.parameters), said))
+    return tiles
 
 
 def _map_row(layer: LayerRecord) -> _MapRow:

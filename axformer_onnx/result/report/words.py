@@ -245,9 +245,9 @@ def options_line(report: Report) -> str:
     return shlex.join(_options(report))
 
 
-def command_line(report: Report) -> str:
-    """The command that makes such a run, for a shell."""
-    return shlex.join(["axformer-onnx", "optimize", report.model, *_options(report)])
+def command_words(report: Report) -> list[str]:
+    """The command that makes such a run, word by word, as a shell reads them."""
+    return [shlex.quote(word) for word in ("axformer-onnx", "optimize", report.model, *_options(report))]
 
 
 def _options(report: Report) -> list[str]:
