@@ -10,6 +10,11 @@ from axformer_onnx.result.page.drawing import WIDE, Element, as_text, text_eleme
 from axformer_onnx.result.page.frontier_chart import frontier_chart
 from axformer_onnx.result.report import Report, frontier_of
 
+_MARGIN = 10
+_PAPER = {
+    "x": str(-_MARGIN), "y": str(-_MARGIN), "width": str(WIDE.width + 2 * _MARGIN), "height": str(WIDE.height + 2 * _MARGIN),
+}  # fmt: skip
+
 
 def frontier_picture(report: Report) -> str:
     """The text of an SVG file. Raises: AxformerError where the run has no frontier."""
@@ -18,10 +23,9 @@ def frontier_picture(report: Report) -> str:
         raise AxformerError("the report has no frontier: only a compensated search makes one")
     root = frontier_chart(frontier, WIDE)
     root.set("xmlns", "http://www.w3.org/2000/svg")
-    root.set("width", str(WIDE.width))
-    root.set("height", str(WIDE.height))
+    root.set("viewBox", f"{-_MARGIN} {-_MARGIN} {WIDE.width + 2 * _MARGIN} {WIDE.height + 2 * _MARGIN}")
     root.insert(2, text_element("style", style_sheet("colours.css") + style_sheet("plots.css")))
-    root.insert(3, Element("rect", {"width": "100%", "height": "100%", "rx": "10", "class": "paper"}))
+    root.insert(3, Element("rect", {**_PAPER, "rx": "10", "class": "paper"}))
     return f"{as_text(root)}\n"
 
 
