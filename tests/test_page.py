@@ -5,6 +5,8 @@ from __future__ import annotations
 import html.parser
 import io
 import shlex
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ def shown(one: Report, width: int = 100, **terminal: Any) -> str:
 
 
 def test_the_page_says_what_the_report_says() -> None:
-    page = " ".join(Elements(html_page(frontier_report())).texts)
+    page = " ".join(" ".join(Elements(html_page(frontier_report())).texts).split())
     for words in (
         "79.25 → 79.08", "1.25x [1.20, 1.30]", "-12.0 %", "frontier/1.50x <- the result", "--max-drop 0.5", "2 of 4", "gone: 1, 3",
         "block removed", "a random plan of equal size (seed 3) scores 70.00", "not significantly different", "1.32.0",
@@ -103,6 +105,16 @@ def test_identities_in_the_page_are_unique_and_every_plot_has_a_name_and_a_descr
 
 def test_the_same_report_gives_the_same_page() -> None:
     assert html_page(frontier_report()) == html_page(frontier_report())
+
+
+def test_what_is_imported_behind_a_drawing_is_imported_without_a_warning() -> None:
+    program = (
+        "from page_reports import frontier_report\n"
+        "from axformer_onnx.result.page import html_page\n"
+        "html_page(frontier_report())\n"
+        "import tabnanny\n"
+    )
+    subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", program], check=True, cwd=Path(__file__).parent)
 
 
 def test_a_dot_is_placed_by_its_numbers_and_its_area_is_the_size_of_the_file() -> None:

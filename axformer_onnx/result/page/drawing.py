@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -48,11 +49,19 @@ class Caption:
     description: str
 
 
+def plotting() -> Any:
+    """pygal, without the hook for its plug-ins among the interpreter's imports, which Python 3.11 warns of at each later one."""
+    import pygal
+
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__.partition(".")[0] != "pygal"]
+    return pygal
+
+
 def settings(size: Size, **more: Any) -> dict[str, Any]:
     """Keyword arguments of every pygal chart here."""
-    from pygal.style import Style
-
-    style = Style(label_font_size=FONT, major_label_font_size=FONT, title_font_size=FONT, value_font_size=FONT)
+    style = plotting().style.Style(
+        label_font_size=FONT, major_label_font_size=FONT, title_font_size=FONT, value_font_size=FONT
+    )
     own = {
         "width": size.width, "height": size.height, "style": style, "js": (), "show_legend": False, "margin": 6, "margin_right": 14,
         "max_scale": size.ticks, "min_scale": 3, "show_x_guides": True, "truncate_label": -1, "no_data_text": "",

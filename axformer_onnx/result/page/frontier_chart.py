@@ -15,6 +15,7 @@ from axformer_onnx.result.page.drawing import (
     dot_element,
     dots,
     drawn,
+    plotting,
     settings,
     text_element,
     text_width,
@@ -27,10 +28,8 @@ _LARGEST = 11.0
 
 def frontier_chart(frontier: Frontier, size: Size) -> Element:
     """The plot as an <svg>."""
-    import pygal
-
     speeds, scores = frontier_axes(frontier)
-    chart = pygal.XY(
+    chart = plotting().XY(
         **settings(size), stroke=False, allow_interruptions=True, xrange=speeds, range=scores,
         x_title=f"speed at {frontier.shape} (source = 1x)", y_title=f"{frontier.metric}, select rows",
         x_value_formatter=lambda x: f"{x:g}x", value_formatter=lambda y: f"{y:g}",

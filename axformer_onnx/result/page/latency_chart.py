@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from axformer_onnx.result.page.drawing import Caption, Element, Size, drawn, settings
+from axformer_onnx.result.page.drawing import Caption, Element, Size, drawn, plotting, settings
 from axformer_onnx.result.report import HistogramRecord, LatencyRecord, milliseconds
 
 
 def latency_chart(latency: LatencyRecord, histogram: HistogramRecord, number: int, size: Size) -> Element:
     """The plot as an <svg>: the source's bars behind, the result's before them. `number` tells it from others on the page."""
-    import pygal
-
     low = Size(size.name, size.width, 230, size.ticks)
-    chart = pygal.Histogram(
+    chart = plotting().Histogram(
         **settings(low), x_title="milliseconds", y_title="rounds", x_value_formatter=lambda x: f"{x:g}",
         value_formatter=lambda y: f"{y:g}", range=(0, max(*histogram.source, *histogram.candidate, 1) * 1.08),
     )  # fmt: skip

@@ -6,19 +6,27 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from axformer_onnx.result.page.drawing import Caption, Element, Place, Size, dot_element, dots, drawn, settings
+from axformer_onnx.result.page.drawing import (
+    Caption,
+    Element,
+    Place,
+    Size,
+    dot_element,
+    dots,
+    drawn,
+    plotting,
+    settings,
+)
 from axformer_onnx.result.report import ComparisonRecord, Report, axis_limits, paired
 
 
 def score_chart(report: Report, size: Size) -> Element:
     """The plot as an <svg>: a line for each graph, zero is the source."""
-    import pygal
-
     shown = compared(report)
     values = [x for _, _, one in shown for x in (one.difference.low, one.difference.high)]
     across = axis_limits([*values, 0.0], 0.08)
     low = Size(size.name, size.width, 66 + 42 * len(shown), size.ticks)
-    chart = pygal.XY(
+    chart = plotting().XY(
         **settings(low), stroke=False, allow_interruptions=True, xrange=across, range=(0.4, len(shown) + 0.6),
         y_labels=[{"value": len(shown) - i, "label": name} for i, (name, _, _) in enumerate(shown)],
         x_title=f"points of {report.metric} above the source, report rows",
