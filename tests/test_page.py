@@ -107,12 +107,13 @@ def test_the_same_report_gives_the_same_page() -> None:
     assert html_page(frontier_report()) == html_page(frontier_report())
 
 
-def test_what_is_imported_behind_a_drawing_is_imported_without_a_warning() -> None:
+def test_a_module_that_is_missing_is_looked_for_without_a_warning_also_after_a_drawing() -> None:
     program = (
         "from page_reports import frontier_report\n"
         "from axformer_onnx.result.page import html_page\n"
         "html_page(frontier_report())\n"
-        "import tabnanny\n"
+        "from importlib.util import find_spec\n"
+        "assert find_spec('a_module_that_is_not_there') is None\n"
     )
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", program], check=True, cwd=Path(__file__).parent)
 
