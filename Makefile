@@ -16,7 +16,7 @@ PYTEST   := -m pytest -n 2 --dist worksteal
 ALONE    := $(filter-out $(addprefix bench/,guard.py moved.py record.py runtime_forms.py work.py),$(wildcard bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean
+.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix (ONLY=fami
 stub: $(VENV)/.tests ## write the package's face for type checkers, axformer_onnx/__init__.pyi, from the options
 	$(BIN)/python tests/stub.py
 	$(BIN)/ruff format axformer_onnx/__init__.pyi
+
+picture: demo ## draw the README's picture, docs/frontier.svg, from the run of `make demo`
+	$(BIN)/python docs/picture.py run/nli-mini docs/frontier.svg
 
 screens: $(VENV)/.tests ## run the commands of the documentation and write what they say
 	OMP_NUM_THREADS=1 $(BIN)/python tests/screens.py
@@ -99,7 +102,7 @@ $(VENV)/.package: pyproject.toml
 $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
-		--group test --group lint --group bench
+		--group test --group browser --group lint --group bench
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.package

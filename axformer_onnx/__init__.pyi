@@ -136,6 +136,10 @@ def preview(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> Preview: ...
+def report(
+    run: str | Path,
+    output: str | Path | None = None,
+) -> Path: ...
 def score(
     model: str | Path,
     other: str | Path | None = None,

@@ -19,6 +19,7 @@ from axformer_onnx.options import (
     InspectOptions,
     OptimizeOptions,
     Options,
+    ReportOptions,
     ScoreOptions,
     fields_of,
     in_python,
@@ -168,6 +169,24 @@ def inspect(model: str | Path, length: int | None = None, *, sample: str | Path 
 
     given = make(InspectOptions, {"model": model, "length": length, "sample": sample})
     return commands.inspect_model(given.model, given.length, given.sample)
+
+
+@_face(ReportOptions)
+def report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a finished run, report.html, from its report.json; nothing is measured again. Returns the page's path.
+
+    >>> import axformer_onnx as ax
+    >>> ax.report("smaller")
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: smaller: holds no report.json; name the output folder of a finished run, or its report.json
+
+    Raises: UsageError where there is no report, AxformerError for one of another format, RuntimeFailure where the page cannot be
+    written.
+    """
+    from axformer_onnx import commands
+
+    given = make(ReportOptions, {"run": run, "output": output})
+    return commands.write_page(given.run, given.output)
 
 
 @_face(ExportOptions)

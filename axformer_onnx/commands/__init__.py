@@ -1,9 +1,10 @@
-"""What each command does, without the terminal: optimize, apply, score, inspect."""
+"""What each command does, without the terminal: optimize, apply, score, inspect, report."""
 
 from __future__ import annotations
 
 from axformer_onnx.commands.inspection import Inspection, inspect_model
 from axformer_onnx.commands.optimization import optimize, run
+from axformer_onnx.commands.pages import read_report, write_page
 from axformer_onnx.commands.preview import Preview, preview
 from axformer_onnx.commands.replay import apply
 from axformer_onnx.commands.results import OperatingPoint, OptimizeResult, ScorePair
@@ -20,6 +21,8 @@ __all__ = [
     "inspect_model",
     "optimize",
     "preview",
+    "read_report",
     "run",
     "score",
+    "write_page",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from axformer_onnx.options.base import AnyOptions, Options, fields_of, flag, make, mark
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.optimizing import MAX_SEARCH_ROWS, Backend, EffortLevel, OptimizeOptions, names_the_hub
-from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
+from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ReportOptions, ScoreOptions
 from axformer_onnx.options.registry import Registry
 from axformer_onnx.options.search_kinds import SEARCHES, SearchKind
 from axformer_onnx.options.spelling import in_python
@@ -27,6 +27,7 @@ __all__ = [
     "OptimizeOptions",
     "Options",
     "Registry",
+    "ReportOptions",
     "ScoreOptions",
     "SearchKind",
     "fields_of",
