@@ -31,6 +31,18 @@ class Interval:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogRatio:
+    """How many times as fast, as a logarithm: an estimate that can be averaged and bounded at any level.
+
+    error     its standard error; freedom: the degrees of freedom of that
+    """
+
+    value: float
+    error: float
+    freedom: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Scores:
     """One model on one set of rows.
 

@@ -1,7 +1,8 @@
-"""What each command does, without the terminal: optimize, apply, score, inspect."""
+"""What each command does, without the terminal: optimize, apply, score, compare, inspect."""
 
 from __future__ import annotations
 
+from axformer_onnx.commands.comparison import CompareResult, compare
 from axformer_onnx.commands.inspection import Inspection, inspect_model
 from axformer_onnx.commands.optimization import optimize, run
 from axformer_onnx.commands.preview import Preview, preview
@@ -10,6 +11,7 @@ from axformer_onnx.commands.results import OperatingPoint, OptimizeResult, Score
 from axformer_onnx.commands.scores import ScoreResult, score
 
 __all__ = [
+    "CompareResult",
     "Inspection",
     "OperatingPoint",
     "OptimizeResult",
@@ -17,6 +19,7 @@ __all__ = [
     "ScorePair",
     "ScoreResult",
     "apply",
+    "compare",
     "inspect_model",
     "optimize",
     "preview",

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.data import check_input
-from axformer_onnx.records import Interval
+from axformer_onnx.records import Interval, LogRatio
 from axformer_onnx.runtime.failures import told
 from axformer_onnx.runtime.foreign_load import Load, RunDelay, usable_cores
 from axformer_onnx.runtime.providers import CPU
 from axformer_onnx.runtime.rounds import Budget, Instruments, Rounds, Run, make_rounds, wait_for_quiet
 from axformer_onnx.runtime.sessions import fit_feeds
 from axformer_onnx.runtime.undisturbed import doubt, is_enough, left_alone, unseen
-from axformer_onnx.statistics import paired_ratio
+from axformer_onnx.statistics import paired_ratio, ratio_interval
 from axformer_passes.probe import TokenSequence
 
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -42,6 +42,7 @@ class LatencyRow:
     rounds    that were made; `kept` of them were undisturbed for this model and the first
     reliable  False: the figures are of a disturbed machine; `why` says by what
     load      what else the machine did meanwhile; None where that was not read
+    log_ratio what `ratio` is made of
     """
 
     model: str
@@ -55,6 +56,7 @@ class LatencyRow:
     reliable: bool = True
     why: str = ""
     load: Load | None = None
+    log_ratio: LogRatio | None = None
 
 
 def compare_latency(
@@ -128,7 +130,8 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
     for i, (name, wall) in enumerate(zip(names, made.wall_ms, strict=True)):
         kept = alone.pairs(i)
         some = kept if kept.sum() >= 2 else np.ones_like(kept)
-        ratio = paired_ratio(made.wall_ms[0, some], wall[some], seed, floor=unseen(made, some, i)) if i else None
+        found = paired_ratio(made.wall_ms[0, some], wall[some], seed, floor=unseen(made, some, i)) if i else None
+        ratio = ratio_interval(found) if found else None
         why = doubt(made, alone, i, threads, ratio)
         if ratio is not None:
             ratio = dataclasses.replace(ratio, reliable=not why, why=why)
@@ -136,7 +139,7 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
         p50, p95 = float(np.median(wall[own])), float(np.percentile(wall, 95))
         rows.append(
             LatencyRow(
-                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), reliable=not why, why=why, load=made.load
+                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), not why, why, made.load, log_ratio=found
             )
         )
     return rows

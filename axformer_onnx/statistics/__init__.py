@@ -15,13 +15,15 @@ from axformer_onnx.statistics.paired import (
     bootstrap_sums,
     mcnemar_exact,
 )
-from axformer_onnx.statistics.paired_times import paired_ratio
+from axformer_onnx.statistics.paired_shares import paired_shares
+from axformer_onnx.statistics.paired_times import averaged, paired_ratio, ratio_interval
 from axformer_onnx.statistics.proportion import exact_proportion, most_unseen
 from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
 
 __all__ = [
     "CountsMetric",
     "McNemar",
+    "averaged",
     "best_temperature",
     "bootstrap_classes",
     "bootstrap_mean",
@@ -34,6 +36,8 @@ __all__ = [
     "most_unseen",
     "number_metric",
     "paired_ratio",
+    "paired_shares",
+    "ratio_interval",
     "recalibrated_losses",
     "set_counts",
     "set_metric",
