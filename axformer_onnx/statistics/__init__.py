@@ -15,7 +15,7 @@ from axformer_onnx.statistics.paired import (
     bootstrap_sums,
     mcnemar_exact,
 )
-from axformer_onnx.statistics.paired_shares import paired_shares
+from axformer_onnx.statistics.paired_proportions import paired_shares
 from axformer_onnx.statistics.paired_times import averaged, paired_ratio, ratio_interval
 from axformer_onnx.statistics.proportion import exact_proportion, most_unseen
 from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
