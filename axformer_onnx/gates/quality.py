@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from axformer_onnx.gates.records import Gate, GateName, judged, times_more
 from axformer_onnx.records import FloatArray, Interval
-from axformer_onnx.statistics import bootstrap_mean
+from axformer_onnx.statistics import studentised_mean
 from axformer_onnx.tasks import Answers, Metric
 
 MOST_ROWS = 10_000_000
@@ -30,15 +28,8 @@ def drop_gate(
 
 def divergence_gate(divergence: FloatArray, allowed: float, *, error: float, seed: int = 0, same: bool = False) -> Gate:
     """Is the mean of float64[rows], how far each row's outputs are from the baseline's, at most `allowed`?"""
-    found = Interval(0.0, 0.0, 0.0, 1.0) if same else _mean(divergence, error, seed)
+    found = Interval(0.0, 0.0, 0.0, 1.0) if same else studentised_mean(divergence, error, seed=seed)
     return _gate("max-divergence", "divergence", found, allowed, len(divergence), error, "", same=same)
-
-
-def _mean(divergence: FloatArray, error: float, seed: int) -> Interval:
-    if np.ptp(divergence) == 0:
-        value = float(divergence[0])
-        return Interval(value, value, value, 1.0)
-    return bootstrap_mean(divergence, seed=seed, level=1 - 2 * error)
 
 
 def _gate(

@@ -14,6 +14,7 @@ from axformer_onnx.statistics.paired import (
     bootstrap_numbers,
     bootstrap_sums,
     mcnemar_exact,
+    studentised_mean,
 )
 from axformer_onnx.statistics.paired_proportions import paired_shares
 from axformer_onnx.statistics.paired_times import averaged, paired_ratio, ratio_interval
@@ -41,4 +42,5 @@ __all__ = [
     "recalibrated_losses",
     "set_counts",
     "set_metric",
+    "studentised_mean",
 ]

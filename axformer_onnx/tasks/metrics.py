@@ -76,13 +76,13 @@ class Metric(abc.ABC):
     def bounds(self, a: Answers, b: Answers, *, error: float, seed: int = 0) -> Interval:
         """value(b) - value(a), with one-sided bounds, each of which fails with a probability of about `error`.
 
-        Where no answer differs there is nothing to draw from: then as many rows as can differ unseen are taken for the worst.
+        Those of the bootstrap, moved apart by what one row can change, for answers that change one by one leave too few draws in
+        a tail. Where no answer differs there is nothing to draw from: as many rows as can differ unseen are taken for the worst.
         """
         found = self.difference(a, b, seed=seed, level=1 - 2 * error)
-        if found.low < found.high:
-            return found
-        worst = self.worst(b, math.ceil(len(b.labels) * most_unseen(len(b.labels), 1 - error)))
-        return dataclasses.replace(found, low=found.value - max(0.0, self.value(b) - worst))
+        unseen = 1 if found.low < found.high else math.ceil(len(b.labels) * most_unseen(len(b.labels), 1 - error))
+        step = max(0.0, self.value(b) - self.worst(b, unseen))
+        return dataclasses.replace(found, low=found.low - step, high=found.high + step)
 
     def worst(self, answers: Answers, rows: int) -> float:
         """The figure if so many right answers, the dearest ones, were wrong; the figure itself where answers are no choices."""
