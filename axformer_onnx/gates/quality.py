@@ -51,8 +51,10 @@ def _gate(
 def _needs(measured: Interval, allowed: float, rows: int) -> str:
     wanted = rows * times_more(measured, allowed)
     if wanted > MOST_ROWS:
-        return "no number of rows, the measured figure is too close to what is allowed; allow more than you expect"
-    return f"about {rounded_up(wanted):,} rows if it stays what it is (--data)"
+        return (
+            "no number of rows would decide it, the figure is too close to what is allowed; allow more than you expect"
+        )
+    return f"about {rounded_up(wanted):,} rows (--data) would decide it if it stays what it is"
 
 
 def rounded_up(value: float) -> int:

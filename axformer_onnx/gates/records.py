@@ -22,7 +22,7 @@ class Gate:
     allowed   what was asked for: at least of a speed, at most of everything else
     measured  the figure, with one-sided bounds that each fail with a probability of `error`; None: it could not be measured
     why       one clause: how the bounds lie, or why there are none
-    needs     what would decide it; empty where it is decided
+    needs     a clause that says what would decide it; empty where it is decided
     error     chance that the outcome is wrong, where it is passed or failed: 0 where the figure is exact
     """
 

@@ -10,5 +10,5 @@ def size_gate(baseline_bytes: int, candidate_bytes: int, allowed: float) -> Gate
     """Is the candidate at most `allowed` times the baseline's size, external data included?"""
     ratio = candidate_bytes / baseline_bytes
     measured = Interval(ratio, ratio, ratio, 1.0)
-    why = f"{candidate_bytes / 1e6:.2f} MB against {baseline_bytes / 1e6:.2f} MB"
+    why = f"{candidate_bytes:,} bytes against {baseline_bytes:,}"
     return Gate("max-size-ratio", "file size", "", allowed, measured, judged(measured, allowed, at_least=False), why)

@@ -113,15 +113,13 @@ def _look(one: Measured, least: float, error: float, repetitions: int, *, last: 
 def _needs(measured: Interval, least: float, repetitions: int) -> str:
     wanted = repetitions * times_more(measured, least)
     if wanted > MOST_REPETITIONS:
-        return "no number of repetitions, the measured speed is too close to what is asked for; ask for less than you expect"
-    return (
-        f"about {rounded_up(wanted)} repetitions if it stays what it is (--repetitions), or a machine with less noise"
-    )
+        return "no number of --repetitions would decide it, the speed is too close to what is asked for; ask for less than you expect"
+    return f"about {rounded_up(wanted)} --repetitions would decide it if it stays what it is, or fewer with less noise"
 
 
 def _unmeasured(one: Measured, least: float) -> Gate:
     why = f"not measured: {one.pairs[-1][1].why}"
-    needs = "a free machine, or a longer --wait-for-quiet"
+    needs = "a free machine or a longer --wait-for-quiet would decide it"
     return Gate("min-speedup", "speed", one.name, least, None, "undecided", why, needs)
 
 

@@ -32,7 +32,7 @@ def asked(gate: Gate) -> str:
 
 def sentence(gate: Gate) -> str:
     """Why, and what would decide it."""
-    needed = f"; to decide: {gate.needs}" if gate.needs else ""
+    needed = f"; {gate.needs}" if gate.needs else ""
     return f"{gate.full_name}: {gate.outcome}, {gate.why}{needed}"
 
 
