@@ -113,7 +113,7 @@ def _look(one: Measured, least: float, error: float, repetitions: int, *, last: 
 def _needs(measured: Interval, least: float, repetitions: int) -> str:
     wanted = repetitions * times_more(measured, least)
     if wanted > MOST_REPETITIONS:
-        return "no number of --repetitions would decide it, the speed is too close to what is asked for; ask for less than you expect"
+        return "no number of --repetitions would decide it, the speed is too close to what is asked for; ask for less than that"
     return f"about {rounded_up(wanted)} --repetitions would decide it if it stays what it is, or fewer with less noise"
 
 
