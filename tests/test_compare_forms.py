@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -165,6 +167,16 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
         assert os.read(reader, 64) == b"said\n" and pipe.is_fifo()
     finally:
         os.close(reader)
+
+
+def test_standard_output_in_a_file_stays_that_file(tmp_path: Path) -> None:
+    program = (
+        "import pathlib\nfrom axformer_onnx.gates import write\nprint('before', flush=True)\n"
+        "write(pathlib.Path('/dev/stdout'), 'written\\n', append=True)\nprint('after')"
+    )
+    with (tmp_path / "log").open("a") as log:
+        subprocess.run([sys.executable, "-c", program], stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "before\nwritten\nafter\n"
 
 
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from axformer_onnx.errors import RuntimeFailure
 def write(path: Path, text: str, *, append: bool = False) -> None:
     """Write `text`; append: behind what the file holds already, as a job's summary does.
 
-    A link is followed; what is no regular file, such as a pipe, is written to as it is. Raises: RuntimeFailure.
+    A link is followed. A pipe, or /dev/stdout whatever that is, is written to as it is. Raises: RuntimeFailure.
     """
     try:
         target = path.resolve()
-        if target.exists() and not target.is_file():
-            with target.open("a", encoding="utf-8") as stream:
+        if path.absolute().parts[1:2] in (("dev",), ("proc",)) or (target.exists() and not target.is_file()):
+            with path.open("a", encoding="utf-8") as stream:
                 stream.write(text)
             return
         before = target.read_text(encoding="utf-8") if append and target.exists() else ""
