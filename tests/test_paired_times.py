@@ -83,5 +83,11 @@ def test_the_mean_of_repetitions_is_as_sure_as_their_errors_or_their_spread_allo
     assert (alike.value, alike.error, alike.freedom) == pytest.approx((0.1, 0.01, 40.0))
     apart = averaged([LogRatio(value, 0.001, 10.0) for value in (0.0, 0.2)])
     assert apart.error == pytest.approx(np.std([0.0, 0.2], ddof=1) / np.sqrt(2))
-    one = LogRatio(0.3, 0.05, 7.0)
-    assert averaged([one]) == one
+    one = LogRatio(0.3, 0.05, 7.0, shared=0.03)
+    alone = averaged([one])
+    assert (alone.value, alone.error, alone.freedom, alone.shared) == pytest.approx((0.3, 0.05, 7.0, 0.03))
+
+
+def test_an_error_that_repetitions_share_is_not_averaged_out() -> None:
+    many = averaged([LogRatio(0.3, 0.05, 7.0, shared=0.03)] * 400)
+    assert many.error == pytest.approx(np.hypot(0.04 / 20, 0.03)) and many.shared == pytest.approx(0.03)

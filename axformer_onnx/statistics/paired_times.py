@@ -59,13 +59,15 @@ def ratio_interval(found: LogRatio, level: float = 0.95) -> Interval:
 def averaged(found: Sequence[LogRatio]) -> LogRatio:
     """The mean of repetitions, each with sessions of its own.
 
-    Its standard error is that of the repetitions' own errors, or of their spread where that is larger; degrees of freedom add up.
+    Its standard error is that of the repetitions' own errors, or of their spread where that is larger, and what they share, added
+    in squares; degrees of freedom add up.
     """
     values, count = np.array([one.value for one in found]), len(found)
-    within = math.fsum(one.error**2 for one in found) / count
+    within = math.fsum(one.error**2 - one.shared**2 for one in found) / count
     between = float(values.var(ddof=1)) if count > 1 else 0.0
-    error = math.sqrt(max(within, between) / count)
-    return LogRatio(float(values.mean()), error, math.fsum(one.freedom for one in found))
+    shared = math.sqrt(math.fsum(one.shared**2 for one in found) / count)
+    error = math.sqrt(max(within, between) / count + shared**2)
+    return LogRatio(float(values.mean()), error, math.fsum(one.freedom for one in found), shared)
 
 
 def stationary_resamples(
