@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from axformer_onnx.errors import AxformerError
 from axformer_onnx.options import (
     ApplyOptions,
+    CompareOptions,
     ExportOptions,
     InspectOptions,
     OptimizeOptions,
@@ -28,7 +29,7 @@ from axformer_onnx.options import (
 )
 
 if TYPE_CHECKING:
-    from axformer_onnx.commands import Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.commands import CompareResult, Inspection, OptimizeResult, Preview, ScoreResult
     from axformer_onnx.exporting import ExportResult
     from axformer_passes.plan import Plan
 
@@ -153,6 +154,25 @@ def score(model: str | Path, other: str | Path | None = None, **options: Any) ->
 
     models = (model,) if other is None else (model, other)
     return commands.score(make(ScoreOptions, {"models": models, **options}))
+
+
+@_face(CompareOptions)
+def compare(baseline: str | Path, candidate: str | Path, **options: Any) -> CompareResult:
+    """Is the candidate as good as the baseline? A gate for each thing asked: passed, failed or undecided, with stated error rates.
+
+    >>> import axformer_onnx as ax
+    >>> candidate = ax.apply(ax.Plan().without_heads(0, [1]), "models/nli-mini", "candidate.onnx")
+    >>> result = ax.compare("models/nli-mini", candidate, task="mnli", max_size_ratio=1.0, length=16)
+    >>> result.outcome, result.ok
+    ('passed', True)
+    >>> [gate.full_name for gate in result.gates]
+    ['max-size-ratio 1']
+
+    In a test: `assert ax.compare(...).ok`. Raises: AxformerError; a gate that fails is an outcome and raises nothing.
+    """
+    from axformer_onnx import commands
+
+    return commands.compare(make(CompareOptions, {"baseline": baseline, "candidate": candidate, **options}))
 
 
 @_face(InspectOptions)

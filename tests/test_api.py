@@ -21,7 +21,7 @@ from axformer_onnx.result.report.words import options_line
 from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ("apply", "export", "inspect", "optimize", "report", "score")
+FUNCTIONS = ("apply", "compare", "export", "inspect", "optimize", "report", "score")
 EXAMPLES = (*FUNCTIONS, "environment", "preview", "Plan", "Task")
 
 

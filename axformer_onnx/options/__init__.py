@@ -7,6 +7,7 @@ heavy is imported here, so that help and mistakes are quick.
 from __future__ import annotations
 
 from axformer_onnx.options.base import AnyOptions, Options, fields_of, flag, make, mark
+from axformer_onnx.options.comparing import CompareOptions
 from axformer_onnx.options.goal import Goal
 from axformer_onnx.options.optimizing import MAX_SEARCH_ROWS, Backend, EffortLevel, OptimizeOptions, names_the_hub
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ReportOptions, ScoreOptions
@@ -20,6 +21,7 @@ __all__ = [
     "AnyOptions",
     "ApplyOptions",
     "Backend",
+    "CompareOptions",
     "EffortLevel",
     "ExportOptions",
     "Goal",

@@ -7,11 +7,14 @@ from functools import cache
 from typing import Literal, get_args, get_origin
 
 from axformer_onnx.options.base import Options, fields_of, flag, mark
+from axformer_onnx.options.comparing import CompareOptions
 from axformer_onnx.options.optimizing import OptimizeOptions
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
 from axformer_onnx.options.search_kinds import SEARCHES
 
-_MODELS: tuple[type[Options], ...] = (OptimizeOptions, ScoreOptions, ApplyOptions, ExportOptions, InspectOptions)
+_MODELS: tuple[type[Options], ...] = (
+    OptimizeOptions, ScoreOptions, CompareOptions, ApplyOptions, ExportOptions, InspectOptions,
+)  # fmt: skip
 _NUMBER = r"\d+(?:\.\d+)?"
 
 
