@@ -14,8 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, export, inspect, optimize, preview, score
+    from axformer_onnx.api import apply, deploy, export, inspect, optimize, preview, score
     from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, Preview, ScorePair, ScoreResult
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.errors import (
         AxformerError,
         DataError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AxformerError",
     "DataError",
+    "Deployment",
     "ExportResult",
     "Inspection",
     "ModelError",
@@ -52,6 +54,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "apply",
+    "deploy",
     "export",
     "inspect",
     "optimize",
@@ -60,8 +63,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "score"),
+    "axformer_onnx.api": ("apply", "deploy", "export", "inspect", "optimize", "preview", "score"),
     "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "Preview", "ScorePair", "ScoreResult"),
+    "axformer_onnx.deploying": ("Deployment",),
     "axformer_onnx.exporting": ("ExportResult",),
     "axformer_onnx.tasks": ("Task",),
     "axformer_passes.plan": ("Plan",),
