@@ -13,7 +13,7 @@ from axformer_onnx.deploying.contents import Contents, read_contents
 from axformer_onnx.deploying.conversion import at_ir, at_opset
 from axformer_onnx.deploying.interface import fitted
 from axformer_onnx.deploying.placement import placed, record, require_free
-from axformer_onnx.deploying.reads import require_domains
+from axformer_onnx.deploying.reads import require_operators
 from axformer_onnx.deploying.target import Job, Target, target_named
 from axformer_onnx.errors import UsageError
 
@@ -142,7 +142,7 @@ def _form_note(graph: Path, target: Target, options: DeployOptions) -> list[str]
 def _fit(contents: Contents, target: Target, options: DeployOptions) -> _Fitted:
     """The graph with the inputs, outputs, operator set and format that the target reads. Raises: UsageError."""
     target.require(contents)
-    require_domains(contents.model, target.reads, target.name)
+    require_operators(contents.model, target.reads, target.name)
     model = fitted(contents, target.interface, target.name)
     notes = list[str]()
     have, reads = model.opset_imports[""], target.reads

@@ -38,6 +38,11 @@ ONNX_RUNTIME: Mapping[str, tuple[int, int]] = MappingProxyType(
 graphs of one Relu that state them; `make clients` measures it again for those that targets name."""
 
 
+OPERATORS_SINCE: Mapping[str, str] = MappingProxyType({"MultiHeadAttention": "1.21"})
+"""Operator of com.microsoft -> the first ONNX Runtime that computes it as runtime forms use it. Measured on masks that all heads
+share: 1.18 and 1.19 refuse them, 1.20 computes other numbers without a word, 1.21 and later are right."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Reads:
     """What a target's reader understands.
@@ -46,6 +51,7 @@ class Reads:
     ir        newest version of the file format; None: any
     domains   operators' domains beside the default one that it has implementations for
     what      what it is, with its version: "ONNX Runtime 1.22"
+    runtime   the version, where it is ONNX Runtime
     source    where that is stated
     """
 
@@ -54,19 +60,31 @@ class Reads:
     domains: tuple[str, ...]
     what: str
     source: str
+    runtime: str = ""
 
 
 def onnx_runtime(version: str, source: str) -> Reads:
     """What ONNX Runtime of a version reads."""
     opset, newest = ONNX_RUNTIME[version]
-    return Reads(opset, newest, ("ai.onnx.ml", "com.microsoft"), f"ONNX Runtime {version}", source)
+    return Reads(opset, newest, ("ai.onnx.ml", "com.microsoft"), f"ONNX Runtime {version}", source, version)
 
 
-def require_domains(model: ir.Model, reads: Reads, target: str) -> None:
-    """Raises: UsageError naming the first node of a domain that the target has not."""
+def require_operators(model: ir.Model, reads: Reads, target: str) -> None:
+    """Raises: UsageError naming the first node whose operator the target has not, or not in the way that it is used."""
     for node in model.graph.all_nodes():
+        where = f"node {node.name or node.outputs[0].name!r}"
         if node.domain not in ("", "ai.onnx", *reads.domains):
             raise UsageError(
-                f"--for {target}: {reads.what} has no operators of {node.domain}, and the graph has {node.op_type} at node "
-                f"{node.name or node.outputs[0].name!r}; deploy the portable model.onnx"
+                f"--for {target}: {reads.what} has no operators of {node.domain}, and {where} is its {node.op_type}; deploy the "
+                "portable model.onnx"
             )
+        since = OPERATORS_SINCE.get(node.op_type) if node.domain == "com.microsoft" else None
+        if since and reads.runtime and _number(reads.runtime) < _number(since):
+            raise UsageError(
+                f"--for {target}: {where} is {node.op_type}, which ONNX Runtime computes rightly from {since} on, and "
+                f"{reads.runtime} is allowed there ({reads.source}); deploy the portable model.onnx"
+            )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

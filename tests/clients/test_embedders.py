@@ -1,0 +1,91 @@
+"""sentence-transformers, FastEmbed and optimum load embedders that `deploy` writes, and embed as this tool's scorer does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_tasks
+from clients_fixtures import BATCHES, batched, deployed, expected
+
+import axformer_onnx as ax
+from axformer_onnx.tasks import EMBEDDING, Output
+
+pytest.importorskip("fastembed", reason="a client: make clients")
+pytest.importorskip("sentence_transformers", reason="a client: make clients")
+TEXTS = [(text,) for text in tiny_tasks.texts(24, 5)]
+POOLINGS = ("mean_tokens", "cls_token")
+WITHIN = 1e-5
+
+
+@pytest.fixture(
+    scope="module", params=[(where, pooling) for pooling in POOLINGS for where in ("graph", "folder")], ids="-".join
+)
+def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Output, bool]:
+    """(folder, what is read of its graph, pooled and of length 1 in the graph): pooled in the graph, or as the folder says."""
+    where, pooling = request.param
+    folder = tmp_path_factory.mktemp(f"{where}-{pooling}")
+    checkpoint = tiny_tasks.sentence_checkpoint(folder / "checkpoint", pooling)
+    if where == "folder":
+        graph = tiny_tasks.token_folder(checkpoint, folder / "tokens")
+    else:
+        graph = ax.export(checkpoint, folder / "graph", task="embedding", exporter="torchscript").path.parent
+    from axformer_onnx.runtime import make_session
+
+    return graph, EMBEDDING.output(make_session(graph / "model.onnx").get_outputs(), graph), where == "graph"
+
+
+def wanted(embedder: tuple[Path, Output, bool], texts: list[tuple[str, ...]]) -> np.ndarray:
+    """Pooled as the scorer pools, and of length 1 as modules.json asks."""
+    vectors = expected(embedder[0], texts, embedder[1])
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_sentence_transformers_embeds_as_our_scorer_does(embedder: tuple[Path, Output, bool], tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = deployed(embedder[0], tmp_path / "out", "sentence-transformers")
+    settings = {"file_name": "model.onnx", "provider": "CPUExecutionProvider"}
+    model = SentenceTransformer(str(folder), backend="onnx", model_kwargs=settings, device="cpu")
+    for size in BATCHES:
+        found = model.encode([text for (text,) in TEXTS], batch_size=size)
+        np.testing.assert_allclose(found, np.concatenate([wanted(embedder, [row]) for row in TEXTS]), atol=WITHIN)
+
+
+def test_fastembed_embeds_as_our_scorer_does(embedder: tuple[Path, Output, bool], tmp_path: Path) -> None:
+    from fastembed import TextEmbedding
+
+    folder = deployed(embedder[0], tmp_path / "out", "fastembed")
+    model = embedded_by_the_readme(folder, TextEmbedding)
+    for size in BATCHES:
+        found = np.stack(list(model.embed([text for (text,) in TEXTS], batch_size=size)))
+        np.testing.assert_allclose(found, np.concatenate([wanted(embedder, [row]) for row in TEXTS]), atol=WITHIN)
+
+
+def embedded_by_the_readme(folder: Path, kind: type) -> object:
+    """The model that the lines of the README make, run as they stand there, under a name that is not taken."""
+    lines = [
+        line.removeprefix("    ") for line in (folder / "README.md").read_text().splitlines() if line.startswith("    ")
+    ]
+    code = "\n".join(line for line in lines if not line.startswith("pip "))
+    place: dict[str, object] = {}
+    name = json.dumps(f"axformer/{abs(hash(folder))}")
+    exec(code.replace(next(line for line in lines if '"axformer/' in line).split(",")[0].strip(), name), place)
+    assert isinstance(place["model"], kind)
+    return place["model"]
+
+
+def test_optimum_hands_out_what_the_graph_pools(embedder: tuple[Path, Output, bool], tmp_path: Path) -> None:
+    from optimum.onnxruntime import ORTModelForFeatureExtraction
+    from transformers import AutoTokenizer
+
+    folder = deployed(embedder[0], tmp_path / "out", "optimum")
+    model = ORTModelForFeatureExtraction.from_pretrained(folder, provider="CPUExecutionProvider")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for texts in batched(TEXTS, 8):
+        tokens = tokenizer([text for (text,) in texts], padding=True, truncation=True, return_tensors="pt")
+        states = model(**tokens).last_hidden_state.numpy()
+        found = embedder[1].read(states, tokens["attention_mask"].numpy() == 1) if not embedder[2] else states[:, 0]
+        np.testing.assert_allclose(found, expected(embedder[0], texts, embedder[1]), atol=WITHIN)
