@@ -417,3 +417,11 @@ def test_the_runtime_form_of_a_run_goes_where_its_operators_are_known(tmp_path: 
         match=r"node 'fused' is MultiHeadAttention, which ONNX Runtime computes rightly from 1.21 on, and 1.18",
     ):
         ax.deploy(source, tmp_path / "optimum", for_="optimum", form="runtime")
+
+
+def test_the_documents_table_is_what_the_targets_state() -> None:
+    from axformer_onnx.deploying.support_table import written_into
+
+    text = (Path(__file__).parents[1] / "docs" / "deploying.md").read_text()
+    assert written_into(text) == text, "run python -m axformer_onnx.deploying.support_table"
+    assert all(f"| `{name}` |" in text for name in TARGETS.names)

@@ -31,7 +31,7 @@ ONNX_RUNTIME: Mapping[str, tuple[int, int]] = MappingProxyType(
         "1.29": (26, 13),
         "1.30": (26, 13),
         "1.31": (26, 13),
-        "1.32": (27, 14),
+        "1.32": (28, 14),
     }
 )
 """Version of ONNX Runtime -> (newest operator set, newest IR version) that it loads. Measured with the last patch of each, on

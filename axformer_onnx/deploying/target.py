@@ -57,6 +57,7 @@ class Target(TargetKind):
     """A target with its behaviour; see `TargetKind` for name, help and knows.
 
     title        what people call it
+    graph_place  where its graph lies in the folder; NAME stands for the model's name
     reads        what its reader understands, with the source
     interface    inputs and outputs that it asks for
     roles        what it can serve; empty: any graph
@@ -66,6 +67,7 @@ class Target(TargetKind):
     """
 
     title: str
+    graph_place: str = "model.onnx"
     reads: Reads
     interface: Interface = Interface()
     roles: tuple[Role, ...] = ()
@@ -83,7 +85,7 @@ class Target(TargetKind):
 
     def graph(self, contents: Contents, options: DeployOptions) -> str:
         """Path of the graph in the folder."""
-        return "model.onnx"
+        return self.graph_place.replace("NAME", contents.name)
 
     def place(self, job: Job) -> list[str]:
         """Write everything beside the graph and the README; returns notes for the user."""

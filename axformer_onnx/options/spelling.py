@@ -44,6 +44,8 @@ def _spellings() -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str, str]] = {}
     for model in _MODELS:
         for name, field in fields_of(model).items():
+            if mark(field, "positional") and name in found:
+                continue  # an argument here, an option of another command
             values = "|".join(_values(name, field.annotation))
             options = [flag(name), *([mark(field, "short")] if mark(field, "short") else [])]
             spelled = "|".join(map(re.escape, options))

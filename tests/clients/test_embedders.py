@@ -11,20 +11,32 @@ import tiny_tasks
 from clients_fixtures import BATCHES, batched, deployed, expected
 
 import axformer_onnx as ax
+from axformer_onnx.runtime import make_session
 from axformer_onnx.tasks import EMBEDDING, Output
+from axformer_passes.precision import Int8
 
 pytest.importorskip("fastembed", reason="a client: make clients")
 pytest.importorskip("sentence_transformers", reason="a client: make clients")
 TEXTS = [(text,) for text in tiny_tasks.texts(24, 5)]
 POOLINGS = ("mean_tokens", "cls_token")
-WITHIN = 1e-5
+WITHIN = {"graph": 1e-5, "folder": 1e-5, "hard": 1e-5, "int8": 0.1}
+"""Of numbers of vectors of length 1. Integers are rounded by the range of their batch, and a client puts other rows together."""
 
 
-@pytest.fixture(
-    scope="module", params=[(where, pooling) for pooling in POOLINGS for where in ("graph", "folder")], ids="-".join
-)
-def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Output, bool]:
-    """(folder, what is read of its graph, pooled and of length 1 in the graph): pooled in the graph, or as the folder says."""
+CASES = [(where, pooling) for pooling in POOLINGS for where in ("graph", "folder")] + [
+    ("hard", "mean_tokens"),
+    ("int8", "mean_tokens"),
+]
+Embedder = tuple[Path, Output, str]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """(folder, what is read of its graph, the case).
+
+    graph, hard, int8  pooled and of length 1 in the graph: as it was exported, with hard attention, in integers
+    folder             pooled as the folder says
+    """
     where, pooling = request.param
     folder = tmp_path_factory.mktemp(f"{where}-{pooling}")
     checkpoint = tiny_tasks.sentence_checkpoint(folder / "checkpoint", pooling)
@@ -32,18 +44,23 @@ def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         graph = tiny_tasks.token_folder(checkpoint, folder / "tokens")
     else:
         graph = ax.export(checkpoint, folder / "graph", task="embedding", exporter="torchscript").path.parent
-    from axformer_onnx.runtime import make_session
+    plans = {
+        "hard": ax.Plan().with_hard_attention(0, 3),
+        "int8": ax.Plan(int8=Int8(frozenset({0, 1}), frozenset({1}), stored=True)),
+    }
+    if where in plans:
+        graph = ax.apply(plans[where], graph, folder / where).parent
+    session = make_session(graph / "model.onnx")
+    return graph, EMBEDDING.output(session.get_outputs(), graph), where
 
-    return graph, EMBEDDING.output(make_session(graph / "model.onnx").get_outputs(), graph), where == "graph"
 
-
-def wanted(embedder: tuple[Path, Output, bool], texts: list[tuple[str, ...]]) -> np.ndarray:
+def wanted(embedder: Embedder, texts: list[tuple[str, ...]]) -> np.ndarray:
     """Pooled as the scorer pools, and of length 1 as modules.json asks."""
     vectors = expected(embedder[0], texts, embedder[1])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_sentence_transformers_embeds_as_our_scorer_does(embedder: tuple[Path, Output, bool], tmp_path: Path) -> None:
+def test_sentence_transformers_embeds_as_our_scorer_does(embedder: Embedder, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = deployed(embedder[0], tmp_path / "out", "sentence-transformers")
@@ -51,17 +68,21 @@ def test_sentence_transformers_embeds_as_our_scorer_does(embedder: tuple[Path, O
     model = SentenceTransformer(str(folder), backend="onnx", model_kwargs=settings, device="cpu")
     for size in BATCHES:
         found = model.encode([text for (text,) in TEXTS], batch_size=size)
-        np.testing.assert_allclose(found, np.concatenate([wanted(embedder, [row]) for row in TEXTS]), atol=WITHIN)
+        np.testing.assert_allclose(
+            found, np.concatenate([wanted(embedder, [row]) for row in TEXTS]), atol=WITHIN[embedder[2]]
+        )
 
 
-def test_fastembed_embeds_as_our_scorer_does(embedder: tuple[Path, Output, bool], tmp_path: Path) -> None:
+def test_fastembed_embeds_as_our_scorer_does(embedder: Embedder, tmp_path: Path) -> None:
     from fastembed import TextEmbedding
 
     folder = deployed(embedder[0], tmp_path / "out", "fastembed")
     model = embedded_by_the_readme(folder, TextEmbedding)
     for size in BATCHES:
         found = np.stack(list(model.embed([text for (text,) in TEXTS], batch_size=size)))
-        np.testing.assert_allclose(found, np.concatenate([wanted(embedder, [row]) for row in TEXTS]), atol=WITHIN)
+        np.testing.assert_allclose(
+            found, np.concatenate([wanted(embedder, [row]) for row in TEXTS]), atol=WITHIN[embedder[2]]
+        )
 
 
 def embedded_by_the_readme(folder: Path, kind: type) -> object:
@@ -77,7 +98,7 @@ def embedded_by_the_readme(folder: Path, kind: type) -> object:
     return place["model"]
 
 
-def test_optimum_hands_out_what_the_graph_pools(embedder: tuple[Path, Output, bool], tmp_path: Path) -> None:
+def test_optimum_hands_out_what_the_graph_pools(embedder: Embedder, tmp_path: Path) -> None:
     from optimum.onnxruntime import ORTModelForFeatureExtraction
     from transformers import AutoTokenizer
 
@@ -87,5 +108,7 @@ def test_optimum_hands_out_what_the_graph_pools(embedder: tuple[Path, Output, bo
     for texts in batched(TEXTS, 8):
         tokens = tokenizer([text for (text,) in texts], padding=True, truncation=True, return_tensors="pt")
         states = model(**tokens).last_hidden_state.numpy()
-        found = embedder[1].read(states, tokens["attention_mask"].numpy() == 1) if not embedder[2] else states[:, 0]
-        np.testing.assert_allclose(found, expected(embedder[0], texts, embedder[1]), atol=WITHIN)
+        found = (
+            embedder[1].read(states, tokens["attention_mask"].numpy() == 1) if embedder[2] == "folder" else states[:, 0]
+        )
+        np.testing.assert_allclose(found, expected(embedder[0], texts, embedder[1]), atol=WITHIN[embedder[2]])

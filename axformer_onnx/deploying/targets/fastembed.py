@@ -40,8 +40,8 @@ class FastEmbed(Target):
         named=True, always=("input_ids",), inputs=TEXT_INPUTS[:3], answers={"embedding": _READ}, floats=True
     )
     roles = ("embedding",)
-    hard = "yes"
-    int8 = "yes"
+    hard = "yes: seen"
+    int8 = "yes: seen"
 
     def require(self, contents: Contents) -> None:
         """Beside the output: a pooling that it has, and padding."""

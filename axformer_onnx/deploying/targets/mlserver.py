@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from axformer_onnx.deploying.contents import Contents
 from axformer_onnx.deploying.reads import onnx_runtime
 from axformer_onnx.deploying.target import Job, Target
 from axformer_onnx.deploying.targets.transformers_folder import write_config, write_tokenizer
 from axformer_onnx.errors import UsageError
-from axformer_onnx.options import TARGETS, DeployOptions
+from axformer_onnx.options import TARGETS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,15 +31,12 @@ class MlServer(Target):
 
     name = "mlserver"
     title = "MLServer"
+    graph_place = "NAME/model.onnx"
     help = "MLServer's model repository (Open Inference Protocol v2)"
     knows = ("name", "max_batch")
     reads = onnx_runtime("1.21", "this package's requirement: onnxruntime>=1.21, which its runtime for MLServer uses")
-    hard = "yes: ONNX Runtime 1.21"
-    int8 = "yes: ONNX Runtime 1.21"
-
-    def graph(self, contents: Contents, options: DeployOptions) -> str:
-        """In the model's folder."""
-        return f"{contents.name}/model.onnx"
+    hard = "yes: seen in the Python package of ONNX Runtime 1.21, not in the server"
+    int8 = "yes: seen in the Python package of ONNX Runtime 1.21, not in the server"
 
     def place(self, job: Job) -> list[str]:
         """model-settings.json, config.json and the tokenizer in the model's folder."""

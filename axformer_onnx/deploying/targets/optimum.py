@@ -50,8 +50,8 @@ class Optimum(Target):
         floats=True,
     )
     roles = ("classification", "token-classification", "question-answering", "embedding")
-    hard = "yes"
-    int8 = "yes"
+    hard = "yes: seen"
+    int8 = "yes: seen"
 
     def require(self, contents: Contents) -> None:
         """Beside the outputs: a model type."""

@@ -25,8 +25,8 @@ class Plain(Target):
     reads = Reads(
         None, None, ("ai.onnx.ml", "com.microsoft"), "any reader", "what --target-opset and --target-ir ask for"
     )
-    hard = "yes"
-    int8 = "yes"
+    hard = "as the reader has TopK and ScatterElements"
+    int8 = "as the reader has MatMulInteger and DynamicQuantizeLinear"
 
     def place(self, job: Job) -> list[str]:
         """Configuration and tokenizer."""

@@ -16,7 +16,7 @@ from axformer_onnx.deploying.targets.transformers_folder import (
     write_tokenizer,
 )
 from axformer_onnx.errors import UsageError
-from axformer_onnx.options import TARGETS, DeployOptions
+from axformer_onnx.options import TARGETS
 
 _START = """    pip install 'sentence-transformers[onnx]'
 
@@ -37,6 +37,7 @@ class SentenceTransformers(Target):
 
     name = "sentence-transformers"
     title = "sentence-transformers"
+    graph_place = "onnx/model.onnx"
     help = "sentence-transformers with backend=onnx"
     reads = onnx_runtime("1.18", "optimum-onnx 0.1.0, its requirement: onnxruntime>=1.18.0")
     interface = Interface(
@@ -48,8 +49,8 @@ class SentenceTransformers(Target):
         floats=True,
     )
     roles = ("embedding",)
-    hard = "yes"
-    int8 = "yes"
+    hard = "yes: seen"
+    int8 = "yes: seen"
 
     def require(self, contents: Contents) -> None:
         """Beside the output: a model type, and no module behind the pooling that is not in the graph."""
@@ -62,10 +63,6 @@ class SentenceTransformers(Target):
                 f"{path}: names a Dense module, which is not in the graph; `axformer-onnx export` of the sentence-transformers "
                 "folder writes it into the graph"
             )
-
-    def graph(self, contents: Contents, options: DeployOptions) -> str:
-        """Where sentence-transformers looks for its ONNX backend."""
-        return "onnx/model.onnx"
 
     def place(self, job: Job) -> list[str]:
         """config.json, tokenizer, and the modules: transformer, pooling, perhaps the normalisation."""

@@ -45,8 +45,8 @@ class TextEmbeddingsInference(Target):
         floats=True,
     )
     roles = ("classification", "embedding")
-    hard = "yes: ONNX Runtime 1.22"
-    int8 = "yes: ONNX Runtime 1.22; the server is told float32, the type of inputs and outputs"
+    hard = "yes: seen in the Python package of ONNX Runtime 1.22, not in the server"
+    int8 = "yes, as `--dtype float32`: seen in the Python package of ONNX Runtime 1.22, not in the server"
 
     def require(self, contents: Contents) -> None:
         """Beside the output: what its router reads of config.json, and a pooling that it has."""

@@ -45,6 +45,7 @@ class TransformersJs(Target):
 
     name = "transformersjs"
     title = "transformers.js"
+    graph_place = "onnx/model.onnx"
     help = "transformers.js in Node and browsers"
     knows = ("also",)
     reads = onnx_runtime(
@@ -55,8 +56,8 @@ class TransformersJs(Target):
     )
     roles = ("classification", "token-classification", "question-answering", "embedding")
     single_file = True
-    hard = "yes: ONNX Runtime 1.24 (the Python package; not seen in Node)"
-    int8 = "yes, as model_quantized.onnx: ONNX Runtime 1.24 (the Python package; not seen in Node)"
+    hard = "yes: seen in the Python package of ONNX Runtime 1.24, not in JavaScript"
+    int8 = "yes, as model_quantized.onnx: seen in the Python package of ONNX Runtime 1.24, not in JavaScript"
 
     def require(self, contents: Contents) -> None:
         """Beside the outputs: keys that it chooses a class by, and a precision that it has a name for."""

@@ -6,14 +6,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from axformer_onnx.deploying.contents import Contents
 from axformer_onnx.deploying.interface import TEXT_INPUTS
 from axformer_onnx.deploying.reads import onnx_runtime
 from axformer_onnx.deploying.target import Job, Target
 from axformer_onnx.deploying.targets.transformers_folder import require_texts, write_config, write_tokenizer
 from axformer_onnx.deploying.targets.triton_config import Faces, Tensor, ensemble_config, faces_of, model_config
 from axformer_onnx.errors import UsageError
-from axformer_onnx.options import TARGETS, DeployOptions
+from axformer_onnx.options import TARGETS
 
 _START = """    docker run --rm {gpus}-p 8000:8000 -v $PWD:/models nvcr.io/nvidia/tritonserver:26.07-py3 \\
         tritonserver --model-repository=/models
@@ -36,15 +35,12 @@ class Triton(Target):
 
     name = "triton"
     title = "Triton Inference Server"
+    graph_place = "NAME/1/model.onnx"
     help = "Triton's model repository, for its ONNX Runtime backend"
     knows = ("name", "max_batch", "instances", "device", "accelerator", "tokenizer")
     reads = onnx_runtime("1.27", "Triton's build.py for 2.73 (26.07 and later): ort_version 1.27.0")
-    hard = "yes: ONNX Runtime 1.27"
-    int8 = "yes: ONNX Runtime 1.27"
-
-    def graph(self, contents: Contents, options: DeployOptions) -> str:
-        """Version 1 of the model."""
-        return f"{contents.name}/1/model.onnx"
+    hard = "yes: seen in the Python package of ONNX Runtime 1.27, not in the server"
+    int8 = "yes: seen in the Python package of ONNX Runtime 1.27, not in the server"
 
     def place(self, job: Job) -> list[str]:
         """config.pbtxt, a row to warm up with, config.json beside them; the ensemble where it is asked for."""
