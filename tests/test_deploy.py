@@ -50,7 +50,9 @@ def test_a_classifier_goes_to_each_target_as_it_is_with_a_readme(tmp_path: Path,
     assert found.graph.read_bytes() == (source / "model.onnx").read_bytes() and not found.rewritten
     assert contents(source) == before
     readme = (found.path / "README.md").read_text()
-    assert readme.startswith("# in, for ") and "{" + "}" not in readme and "input_ids, attention_mask" in readme
+    title, _, first = readme.split("\n")[:3]
+    assert title.startswith("# in, for ") and first.startswith("    "), "the first lines are code"
+    assert "{" + "}" not in readme and "input_ids, attention_mask" in readme
     record = json.loads((found.path / "deployed.json").read_text())
     assert sorted(record["files"]) == sorted(contents(found.path)) and record["for"] == target
 

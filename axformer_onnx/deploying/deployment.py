@@ -183,9 +183,10 @@ def _write(one: _Fitted, path: Path, *, single_file: bool) -> list[float]:
 
 def _readme(job: Job, target: Target) -> str:
     versions = _versions(job.model)
+    start = target.start(job).strip("\n")
     said = f"Operator set {versions['opset']}, IR version {versions['ir']}"
     return (
-        f"# {job.contents.name}, for {target.title}\n\n{target.start(job).strip()}\n\n"
+        f"# {job.contents.name}, for {target.title}\n\n{start}\n\n"
         f"{said}; inputs {', '.join(job.inputs)}; outputs {', '.join(job.outputs)}. "
         "Written by `axformer-onnx deploy`; docs/deploying.md has a table of what each target reads.\n"
     )

@@ -25,7 +25,8 @@ _START = """    pip install 'optimum-onnx[onnxruntime]'
     from optimum.onnxruntime import ORTModelFor{kind}
     from transformers import AutoTokenizer
 
-    model, tokenizer = ORTModelFor{kind}.from_pretrained("{folder}"), AutoTokenizer.from_pretrained("{folder}")
+    model = ORTModelFor{kind}.from_pretrained("{folder}")
+    tokenizer = AutoTokenizer.from_pretrained("{folder}")
     model(**tokenizer(["A text.", "Another one."], padding=True, truncation=True, return_tensors="pt")).{output}{more}"""
 
 

@@ -82,7 +82,7 @@ class TextEmbeddingsInference(Target):
     def start(self, job: Job) -> str:
         """The container."""
         embedding = job.contents.role == "embedding"
-        return _START.format(route="embed" if embedding else "predict", fed=" and ".join(job.inputs))
+        return _START.format(route="embed" if embedding else "predict", fed=", ".join(job.inputs))
 
 
 TEI = TARGETS.add(TextEmbeddingsInference())
