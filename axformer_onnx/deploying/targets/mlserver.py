@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from axformer_onnx.deploying.reads import onnx_runtime
 from axformer_onnx.deploying.target import Job, Target
-from axformer_onnx.deploying.targets.transformers_folder import write_config, write_tokenizer
+from axformer_onnx.deploying.transformers_folder import write_config, write_tokenizer
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options import TARGETS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from axformer_onnx.deploying.reads import Reads
 from axformer_onnx.deploying.target import Job, Target
-from axformer_onnx.deploying.targets.transformers_folder import write_config, write_tokenizer
+from axformer_onnx.deploying.transformers_folder import write_config, write_tokenizer
 from axformer_onnx.options import TARGETS
 
 _START = """    import onnxruntime as ort

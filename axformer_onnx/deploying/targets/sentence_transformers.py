@@ -8,7 +8,7 @@ from axformer_onnx.deploying.contents import Contents
 from axformer_onnx.deploying.interface import TEXT_INPUTS, Interface
 from axformer_onnx.deploying.reads import onnx_runtime
 from axformer_onnx.deploying.target import Job, Target
-from axformer_onnx.deploying.targets.transformers_folder import (
+from axformer_onnx.deploying.transformers_folder import (
     pooling_file,
     require_keys,
     require_texts,

@@ -9,8 +9,8 @@ from pathlib import Path
 from axformer_onnx.deploying.interface import TEXT_INPUTS
 from axformer_onnx.deploying.reads import onnx_runtime
 from axformer_onnx.deploying.target import Job, Target
-from axformer_onnx.deploying.targets.transformers_folder import require_texts, write_config, write_tokenizer
 from axformer_onnx.deploying.targets.triton_config import Faces, Tensor, ensemble_config, faces_of, model_config
+from axformer_onnx.deploying.transformers_folder import require_texts, write_config, write_tokenizer
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options import TARGETS
 
