@@ -5,8 +5,10 @@ PYTHON ?= python3
 SECONDS ?= 60
 VENV   := .venv
 VENV5  := .venv-tf5
+VENVC  := .venv-clients
 BIN    := $(VENV)/bin
 BIN5   := $(VENV5)/bin
+BINC   := $(VENVC)/bin
 TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_support.py
 
 # Tests run in two processes of one thread each: more threads only fight over the same cores. Each process begins with a run of
@@ -16,7 +18,7 @@ PYTEST   := -m pytest -n 2 --dist worksteal
 ALONE    := $(filter-out $(addprefix bench/,guard.py moved.py record.py runtime_forms.py work.py),$(wildcard bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture
+.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture clients
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +35,9 @@ pytest: $(VENV)/.tests
 
 test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum, sampled alike
 	$(TEST_ENV) $(BIN5)/python $(PYTEST) $(TESTS5)
+
+clients: $(VENVC)/.tests ## real clients read what deploy writes; ONNX_RUNTIMES=all: every version since 1.18, not only those that targets name
+	$(TEST_ENV) $(BINC)/python -m pytest tests/clients
 
 test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix
@@ -89,7 +94,7 @@ model: $(VENV)/.tests ## train the example model again (20 minutes or more)
 	$(BIN)/python models/build_nli_mini.py
 
 clean: ## remove the environments and everything that was built
-	rm -rf $(VENV) $(VENV5) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV5) $(VENVC) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # -- environments ------------------------------------------------------------------------------------------------
 
@@ -114,4 +119,12 @@ $(VENV5)/.tests: pyproject.toml .ci/install-torch
 	$(BIN5)/python -m pip install --quiet --upgrade "pip>=25.1"
 	bash .ci/install-torch $(BIN5)/python
 	$(BIN5)/python -m pip install --quiet --editable . "transformers>=5" "onnxscript>=0.5" --group test
+	touch $@
+
+# Libraries that servers and programs read graphs with; their versions of protobuf and transformers are not those of the tests.
+$(VENVC)/.tests: pyproject.toml .ci/install-torch
+	test -x $(BINC)/python || $(PYTHON) -m venv $(VENVC)
+	$(BINC)/python -m pip install --quiet --upgrade "pip>=25.1"
+	bash .ci/install-torch $(BINC)/python
+	$(BINC)/python -m pip install --quiet --editable . "transformers>=4.57,<5" "onnxscript>=0.5" --group clients --group test
 	touch $@

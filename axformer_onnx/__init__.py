@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, compare, export, inspect, optimize, preview, report, score
+    from axformer_onnx.api import apply, compare, deploy, export, inspect, optimize, preview, report, score
     from axformer_onnx.commands import (
         CompareResult,
         Inspection,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ScorePair,
         ScoreResult,
     )
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.errors import (
         AxformerError,
         DataError,
@@ -44,6 +45,7 @@ __all__ = [
     "AxformerError",
     "CompareResult",
     "DataError",
+    "Deployment",
     "ExportResult",
     "Inspection",
     "ModelError",
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "deploy",
     "environment",
     "export",
     "inspect",
@@ -72,7 +75,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "compare", "export", "inspect", "optimize", "preview", "report", "score"),
+    "axformer_onnx.api": ("apply", "compare", "deploy", "export", "inspect", "optimize", "preview", "report", "score"),
     "axformer_onnx.commands": (
         "CompareResult",
         "Inspection",
@@ -82,6 +85,7 @@ _HOMES = {
         "ScorePair",
         "ScoreResult",
     ),
+    "axformer_onnx.deploying": ("Deployment",),
     "axformer_onnx.exporting": ("ExportResult",),
     "axformer_onnx.installation": ("environment",),
     "axformer_onnx.tasks": ("Task",),

@@ -11,6 +11,7 @@ from axformer_onnx.commands import OptimizeResult as OptimizeResult
 from axformer_onnx.commands import Preview as Preview
 from axformer_onnx.commands import ScorePair as ScorePair
 from axformer_onnx.commands import ScoreResult as ScoreResult
+from axformer_onnx.deploying import Deployment as Deployment
 from axformer_onnx.errors import AxformerError as AxformerError
 from axformer_onnx.errors import DataError as DataError
 from axformer_onnx.errors import ModelError as ModelError
@@ -63,6 +64,24 @@ def compare(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> CompareResult: ...
+def deploy(
+    model: str | Path,
+    output: str | Path,
+    *,
+    for_: str,
+    form: Literal["portable", "runtime"] = "portable",
+    target_opset: int | None = None,
+    target_ir: int | None = None,
+    name: str | None = None,
+    max_batch: int = 32,
+    instances: int = 1,
+    device: Literal["cpu", "gpu"] = "cpu",
+    accelerator: Literal["openvino", "cuda", "tensorrt"] | None = None,
+    tokenizer: bool = False,
+    openvino_ir: bool = False,
+    also: Sequence[str | Path] | str | Path = ...,
+    overwrite: bool = False,
+) -> Deployment: ...
 def environment() -> dict[str, Any]: ...
 def export(
     checkpoint: str | Path,

@@ -16,6 +16,7 @@ from axformer_onnx.errors import AxformerError
 from axformer_onnx.options import (
     ApplyOptions,
     CompareOptions,
+    DeployOptions,
     ExportOptions,
     InspectOptions,
     OptimizeOptions,
@@ -30,6 +31,7 @@ from axformer_onnx.options import (
 
 if TYPE_CHECKING:
     from axformer_onnx.commands import CompareResult, Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.exporting import ExportResult
     from axformer_passes.plan import Plan
 
@@ -224,3 +226,19 @@ def export(checkpoint: str | Path, out: str | Path, **options: Any) -> ExportRes
 
     given = make(ExportOptions, {"checkpoint": checkpoint, "out": out, **options})
     return run(given.checkpoint, given.out, **given.model_dump(exclude={"checkpoint", "out"}))
+
+
+@_face(DeployOptions)
+def deploy(model: str | Path, output: str | Path, **options: Any) -> Deployment:
+    """Write the folder that a server or a library reads: Triton, text-embeddings-inference, transformers.js, OpenVINO, ...
+
+    >>> import axformer_onnx as ax
+    >>> found = ax.deploy("models/nli-mini", "for-tei", for_="tei")
+    >>> found.graph.as_posix(), found.opset
+    ('for-tei/model.onnx', 17)
+
+    Raises: UsageError where the target cannot serve the graph, with the reason; then nothing was written.
+    """
+    from axformer_onnx.deploying import deploy as run
+
+    return run(make(DeployOptions, {"model": model, "output": output, **options}))

@@ -10,4 +10,5 @@ VERBS = {
     "report": "Show a finished run again, and write its page, report.html.",
     "score": "Score a model, or two against each other.",
     "compare": "Hold a model against a baseline, with gates for CI.",
+    "deploy": "Write the folder that a server or a library reads.",
 }
