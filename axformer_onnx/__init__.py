@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, export, inspect, optimize, preview, score
+    from axformer_onnx.api import apply, export, inspect, optimize, preview, score, serve
     from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, Preview, ScorePair, ScoreResult
     from axformer_onnx.errors import (
         AxformerError,
@@ -57,10 +57,11 @@ __all__ = [
     "optimize",
     "preview",
     "score",
+    "serve",
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "score"),
+    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "score", "serve"),
     "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "Preview", "ScorePair", "ScoreResult"),
     "axformer_onnx.exporting": ("ExportResult",),
     "axformer_onnx.tasks": ("Task",),

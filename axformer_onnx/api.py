@@ -20,6 +20,7 @@ from axformer_onnx.options import (
     OptimizeOptions,
     Options,
     ScoreOptions,
+    ServeOptions,
     fields_of,
     in_python,
     make,
@@ -185,3 +186,19 @@ def export(checkpoint: str | Path, out: str | Path, **options: Any) -> ExportRes
 
     given = make(ExportOptions, {"checkpoint": checkpoint, "out": out, **options})
     return run(given.checkpoint, given.out, **given.model_dump(exclude={"checkpoint", "out"}))
+
+
+@_face(ServeOptions)
+def serve(model: str | Path, **options: Any) -> None:
+    """Answer requests for a model over HTTP (Open Inference Protocol v2) until the process is told to stop.
+
+    >>> import axformer_onnx as ax
+    >>> ax.serve("models/nli-mini", port=70000)
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: port is 70000: expected at most 65535
+
+    Needs the extra: pip install 'axformer-onnx[serve]'. Raises: RuntimeFailure for a port in use; what loading a model raises.
+    """
+    from axformer_onnx.serving import serve as run
+
+    run(make(ServeOptions, {"model": model, **options}), lambda one: print(f"{one.name}: {one.url}/", flush=True))

@@ -8,4 +8,5 @@ VERBS = {
     "optimize": "Find what a model can do without, and write it smaller.",
     "apply": "Replay a plan: the same PLAN and MODEL give the same bytes.",
     "score": "Score a model, or two against each other.",
+    "serve": "Answer requests over HTTP, and a page to try the model on.",
 }

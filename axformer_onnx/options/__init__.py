@@ -12,6 +12,7 @@ from axformer_onnx.options.optimizing import MAX_SEARCH_ROWS, Backend, EffortLev
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
 from axformer_onnx.options.registry import Registry
 from axformer_onnx.options.search_kinds import SEARCHES, SearchKind
+from axformer_onnx.options.serving import ServeOptions
 from axformer_onnx.options.spelling import in_python
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Registry",
     "ScoreOptions",
     "SearchKind",
+    "ServeOptions",
     "fields_of",
     "flag",
     "in_python",

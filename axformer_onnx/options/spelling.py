@@ -10,8 +10,11 @@ from axformer_onnx.options.base import Options, fields_of, flag, mark
 from axformer_onnx.options.optimizing import OptimizeOptions
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
 from axformer_onnx.options.search_kinds import SEARCHES
+from axformer_onnx.options.serving import ServeOptions
 
-_MODELS: tuple[type[Options], ...] = (OptimizeOptions, ScoreOptions, ApplyOptions, ExportOptions, InspectOptions)
+_MODELS: tuple[type[Options], ...] = (
+    OptimizeOptions, ScoreOptions, ApplyOptions, ExportOptions, InspectOptions, ServeOptions,
+)  # fmt: skip
 _NUMBER = r"\d+(?:\.\d+)?"
 
 
