@@ -27,7 +27,8 @@ from axformer_onnx.serving.tensors import BadRequest
 _PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 _PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",

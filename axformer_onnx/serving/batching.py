@@ -146,7 +146,6 @@ class Batcher:
 
     async def _company(self) -> None:
         """Wait until a batch is full, or its oldest row has waited long enough."""
-        loop = asyncio.get_running_loop()
         until = self._waiting[0].since + self._policy.delay_s
         while not self._stopping and len(self._waiting) < self._policy.rows and time.monotonic() < until:
             self._arrival.clear()
