@@ -7,6 +7,7 @@ VENV   := .venv
 VENV5  := .venv-tf5
 BIN    := $(VENV)/bin
 BIN5   := $(VENV5)/bin
+VENVM  := .venv-mlserver
 TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_support.py
 
 # Tests run in two processes of one thread each: more threads only fight over the same cores. Each process begins with a run of
@@ -15,7 +16,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens fuzz lint format wheel bench model clean
+.PHONY: help demo test pytest test5 servers test-all support stub screens fuzz lint format wheel bench model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ pytest: $(VENV)/.tests
 
 test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum, sampled alike
 	$(TEST_ENV) $(BIN5)/python $(PYTEST) $(TESTS5)
+
+servers: $(VENVM)/.tests ## MLServer and serve under load, with clients that people use (Python below 3.13)
+	$(TEST_ENV) $(VENVM)/bin/python -m pytest tests/test_mlserver.py
 
 test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix
@@ -73,7 +77,7 @@ model: $(VENV)/.tests ## train the example model again (20 minutes or more)
 	$(BIN)/python models/build_nli_mini.py
 
 clean: ## remove the environments and everything that was built
-	rm -rf $(VENV) $(VENV5) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV5) $(VENVM) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # -- environments ------------------------------------------------------------------------------------------------
 
@@ -85,7 +89,7 @@ $(VENV)/.package: pyproject.toml
 
 $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
+	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray,serve]" "transformers>=4.57,<5" \
 		--group test --group lint
 	touch $@
 
@@ -94,4 +98,10 @@ $(VENV5)/.tests: pyproject.toml .ci/install-torch
 	$(BIN5)/python -m pip install --quiet --upgrade "pip>=25.1"
 	bash .ci/install-torch $(BIN5)/python
 	$(BIN5)/python -m pip install --quiet --editable . "transformers>=5" "onnxscript>=0.5" --group test
+	touch $@
+
+$(VENVM)/.tests: pyproject.toml
+	test -x $(VENVM)/bin/python || $(PYTHON) -m venv $(VENVM)
+	$(VENVM)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENVM)/bin/python -m pip install --quiet --editable ".[serve]" --group mlserver
 	touch $@

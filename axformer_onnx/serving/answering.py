@@ -15,6 +15,7 @@ import numpy as np
 
 from axformer_onnx.data import Encoded, Rows, batches, read_json
 from axformer_onnx.errors import RuntimeFailure
+from axformer_onnx.options import ServeOptions
 from axformer_onnx.probing import vocabulary_of
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import run_session
@@ -76,6 +77,13 @@ class Answerer:
             types=types if isinstance(types, int) and types > 0 else None,
             warnings=tuple(provider_warnings(session, machine.provider)),
         )
+
+    @classmethod
+    def of(cls, options: ServeOptions, path: Path) -> Answerer:
+        """The same by these options, run once, so that no client waits for what ONNX Runtime does on a first run."""
+        found = cls.load(path, options.machine, task=options.task, max_length=options.max_length, name=options.name)
+        found.run(found.encode([("a",)]))
+        return found
 
     # -- what it takes and gives ---------------------------------------------------------------------------------------
 

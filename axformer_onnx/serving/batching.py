@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from axformer_onnx.data import Encoded, joined
+from axformer_onnx.data import Encoded, Encoder, joined
 from axformer_onnx.errors import AxformerError
+from axformer_onnx.options import ServeOptions
 from axformer_onnx.records import FloatArray
 from axformer_onnx.serving.metrics import Metrics
 
@@ -51,6 +52,15 @@ class Policy:
     def padding(self) -> float:
         """Tokens of padding for each real one, at most."""
         return np.inf if self.filled else MOST_PADDING if self.padded else 0.0
+
+
+def policy_of(options: ServeOptions, encoder: Encoder) -> Policy:
+    """What the options ask for, as far as the graph and its padding allow it."""
+    rows, tokens = encoder.sizes
+    return Policy(
+        rows=rows or options.max_batch, delay_s=options.max_delay / 1e3, queue=options.max_queue,
+        padded=encoder.padding.id is not None, filled=tokens is not None,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,21 +75,16 @@ def _extra() -> tuple[Any, Any]:
 
 
 def _loaded(options: ServeOptions, path: Any, application: Any) -> Any:
-    """The model, run once so that the first client does not wait for what ONNX Runtime does on a first run."""
+    """What the routes work with."""
     import axformer_onnx
     from axformer_onnx.serving.answering import Answerer
-    from axformer_onnx.serving.batching import Policy
+    from axformer_onnx.serving.batching import policy_of
 
-    answerer = Answerer.load(
-        path, options.machine, task=options.task, max_length=options.max_length, name=options.name
-    )  # fmt: skip
-    answerer.run(answerer.encode([("a",)]))
-    rows, tokens = answerer.reading.encoder.sizes
-    policy = Policy(
-        rows=rows or options.max_batch, delay_s=options.max_delay / 1e3, queue=options.max_queue,
-        padded=answerer.reading.encoder.padding.id is not None, filled=tokens is not None,
-    )  # fmt: skip
-    return application.Server(answerer, policy, int(options.max_body * 2**20), axformer_onnx.__version__)
+    answerer = Answerer.of(options, path)
+    most_bytes = int(options.max_body * 2**20)
+    return application.Server(
+        answerer, policy_of(options, answerer.reading.encoder), most_bytes, axformer_onnx.__version__
+    )
 
 
 def _socket(host: str, port: int) -> socket.socket:
