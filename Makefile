@@ -35,7 +35,7 @@ test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and withou
 	$(TEST_ENV) $(BIN5)/python $(PYTEST) $(TESTS5)
 
 servers: $(VENVM)/.tests ## MLServer and serve under load, with clients that people use (Python below 3.13)
-	$(TEST_ENV) $(VENVM)/bin/python -m pytest tests/test_mlserver.py
+	$(TEST_ENV) $(VENVM)/bin/python -m pytest tests/test_mlserver.py || test $$? -eq 5  # 5: there is no MLServer
 
 test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix

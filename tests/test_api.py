@@ -21,7 +21,7 @@ from axformer_onnx.result.report.words import options_line
 from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ("apply", "export", "inspect", "optimize", "score")
+FUNCTIONS = ("apply", "export", "inspect", "optimize", "score", "serve")
 EXAMPLES = (*FUNCTIONS, "preview", "Plan", "Task")
 
 

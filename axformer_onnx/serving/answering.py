@@ -17,7 +17,6 @@ from axformer_onnx.data import Encoded, Rows, batches, read_json
 from axformer_onnx.errors import RuntimeFailure
 from axformer_onnx.options import ServeOptions
 from axformer_onnx.probing import vocabulary_of
-from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import run_session
 from axformer_onnx.scoring import Machine, Reading, provider_warnings, reading_of
 from axformer_onnx.serving.served_task import served_task
@@ -141,7 +140,7 @@ class Answerer:
         with self._tokenizer:  # truncation is a state of the tokenizer
             return self.reading.encode(rows)
 
-    def run(self, encoded: Encoded) -> FloatArray:
+    def run(self, encoded: Encoded) -> Array:
         """float32[sequences, C], of one run where the graph takes them together.
 
         Raises: RuntimeFailure where ONNX Runtime refuses, or the model puts out nan or infinity.
@@ -158,7 +157,7 @@ class Answerer:
             raise RuntimeFailure("the model puts out nan or infinity")
         return outputs
 
-    def answers(self, outputs: FloatArray, encoded: Encoded) -> list[Tensor]:
+    def answers(self, outputs: Array, encoded: Encoded) -> list[Tensor]:
         """The tensors of `self.outputs()` for the outputs [sequences, C] of these rows."""
         kind, label_map = self.reading.task.kind, self.reading.label_map
         rows = kind.of_sequences(outputs, encoded.owner)

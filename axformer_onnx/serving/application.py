@@ -34,6 +34,8 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-store",
 }
 RETRY_SECONDS = "1"
+_SHORT_BYTES = 4096
+"""Texts of a body up to this size are encoded at once: that takes less time than to hand them to a thread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,10 @@ async def _answered(request: Request) -> Response:
     server, answerer = _server(request), _model(request)
     body = await _body(request, server.most_bytes)
     asked = read_request(body, request.headers.get(JSON_LENGTH))
-    encoded = await asyncio.to_thread(read_rows, answerer, asked.inputs, server.policy.queue)
+    if len(body) > _SHORT_BYTES:
+        encoded = await asyncio.to_thread(read_rows, answerer, asked.inputs, server.policy.queue)
+    else:
+        encoded = read_rows(answerer, asked.inputs, server.policy.queue)
     ran = await request.app.state.batcher.submit(encoded)
     server.metrics.truncated.inc(encoded.truncated)
     about = {

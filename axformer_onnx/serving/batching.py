@@ -18,13 +18,13 @@ import numpy as np
 from axformer_onnx.data import Encoded, Encoder, joined
 from axformer_onnx.errors import AxformerError
 from axformer_onnx.options import ServeOptions
-from axformer_onnx.records import FloatArray
 from axformer_onnx.serving.metrics import Metrics
+from axformer_onnx.serving.tensors import Array
 
 MOST_PADDING = 0.25
 """Tokens of padding in a batch, at most, as a share of its real tokens. A guess that is not tuned: a run costs about as much as its
 tokens, and a run more costs little beside them."""
-Run: TypeAlias = Callable[[Encoded], FloatArray]
+Run: TypeAlias = Callable[[Encoded], Array]
 
 
 class QueueFull(AxformerError):
@@ -67,7 +67,7 @@ def policy_of(options: ServeOptions, encoder: Encoder) -> Policy:
 class Ran:
     """What became of a request's rows: outputs float32[sequences, C], and how long the slowest waited and ran."""
 
-    outputs: FloatArray
+    outputs: Array
     queue_s: float
     run_s: float
 
@@ -181,7 +181,7 @@ class Batcher:
             else:
                 one.done.set_result(Ran(answer, started - one.since, seconds))
 
-    def _outputs(self, parts: list[Encoded]) -> list[FloatArray | Exception]:
+    def _outputs(self, parts: list[Encoded]) -> list[Array | Exception]:
         """Outputs of each part [1, C]. Where all together fail, each is run alone: one bad row costs no other its answer."""
         try:
             outputs = self._run(joined(parts) if len(parts) > 1 else parts[0])

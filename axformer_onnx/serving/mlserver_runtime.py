@@ -4,8 +4,8 @@
      "parameters": {"uri": ".", "extra": {"threads": 2, "max_batch": 32, "max_length": 128, "task": "sst2"}}}
 
 `uri` names the folder of model.onnx, tokenizer.json and config.json, or a graph in it; `extra` takes options of `serve`, and may
-be left out. Requests are batched here, as in `serve`: leave MLServer's own `max_batch_size` at 0. It joins whatever tensors come, so
-that a request of pairs and one of single texts, or one malformed request, spoil the batch for all.
+be left out. Requests are batched here, as in `serve`: leave MLServer's own `max_batch_size` at 0. It joins whatever tensors come,
+so that a request of pairs and one of single texts, or one malformed request, spoil the batch for all.
 
 This is the one module that imports mlserver, which needs an environment of its own.
 """

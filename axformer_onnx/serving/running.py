@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 from axformer_onnx.errors import RuntimeFailure
@@ -76,14 +77,13 @@ def _extra() -> tuple[Any, Any]:
 
 def _loaded(options: ServeOptions, path: Any, application: Any) -> Any:
     """What the routes work with."""
-    import axformer_onnx
     from axformer_onnx.serving.answering import Answerer
     from axformer_onnx.serving.batching import policy_of
 
     answerer = Answerer.of(options, path)
     most_bytes = int(options.max_body * 2**20)
     return application.Server(
-        answerer, policy_of(options, answerer.reading.encoder), most_bytes, axformer_onnx.__version__
+        answerer, policy_of(options, answerer.reading.encoder), most_bytes, version("axformer-onnx")
     )
 
 
