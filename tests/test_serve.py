@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import json
 import signal
 import socket
@@ -20,6 +22,8 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the [serve] extra")
 
 import axformer_onnx as ax
+from axformer_onnx.options import ServeOptions, make
+from axformer_onnx.serving import Started, serve
 
 MODEL = Path(__file__).parents[1] / "models" / "nli-mini"
 BODY = json.dumps(
@@ -61,6 +65,29 @@ def test_it_says_where_it_is_and_finishes_what_it_was_asked_when_it_is_told_to_s
         rest = server.communicate()
     assert answers[0]["outputs"][-1]["data"][0] in ("entailment", "neutral", "contradiction")
     assert rest == ("", "")
+
+
+def test_where_an_event_loop_runs_already_it_serves_until_it_is_interrupted() -> None:
+    answers: list[Any] = []
+
+    def started(one: Started) -> None:
+        def ask() -> None:
+            answers.append(asked(f"{one.url}/v2/models/{one.name}/infer", BODY))
+            _thread.interrupt_main()
+
+        threading.Thread(target=ask).start()
+
+    async def notebook() -> None:
+        serve(make(ServeOptions, {"model": MODEL, "port": 0, "threads": 1}), started)
+
+    loop, before = asyncio.new_event_loop(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        # as in a notebook, whose loop leaves Ctrl-C to what it runs; asyncio.run would take it for itself
+        loop.run_until_complete(notebook())
+    finally:
+        loop.close()
+        signal.signal(signal.SIGINT, before)
+    assert answers[0]["model_name"] == "nli-mini"
 
 
 def test_a_port_in_use_is_one_line(call: Any) -> None:

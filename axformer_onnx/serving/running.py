@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
@@ -58,8 +59,25 @@ def serve(
             started(Started(bound_to, server.answerer.name, _about(server), notes))
 
         running.startup = startup
+        _run(running, bound)
+
+
+def _run(running: Any, bound: socket.socket) -> None:
+    """Until it is told to stop; in a thread of its own where an event loop runs here already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
         with _signals_that_end_well():
             running.run(sockets=[bound])
+        return
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]})
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)  # without a time, an interrupt that comes to another thread would not be seen
+    except KeyboardInterrupt:
+        running.should_exit = True
+        thread.join()
 
 
 def _extra() -> tuple[Any, Any]:
