@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -263,6 +264,25 @@ def test_a_model_that_no_task_reads_is_refused_when_it_is_loaded(tmp_path: Path)
     path, _ = folder(tmp_path / "model", 3, {"id2label": {"0": "a", "1": "b"}})
     with pytest.raises(DataError, match="id2label has 2 names"):
         Answerer.load(path / "model.onnx", Machine(threads=1))
+
+
+def test_a_graph_that_rounds_by_the_range_of_a_batch_says_so(tmp_path: Path) -> None:
+    path, table = folder(tmp_path / "model", 2, {})
+    assert Answerer.load(path / "model.onnx", Machine(threads=1)).warnings == ()
+    model = onnx.ModelProto.FromString(tiny_classifier(table, "exact"))
+    rounded = ["rounded", "scale", "zero"]
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("DynamicQuantizeLinear", ["exact"], rounded),
+            onnx.helper.make_node("DequantizeLinear", rounded, ["logits"]),
+        ]
+    )
+    model.graph.output[0].name = "logits"
+    onnx.save(model, path / "model.onnx")
+    answerer = Answerer.load(path / "model.onnx", Machine(threads=1))
+    assert "--max-batch 1" in answerer.warnings[0]
+    both = answerer.encode([("a b",), ("c",)])
+    assert not np.array_equal(answerer.run(both)[:1], answerer.run(both.take([0])))
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,11 @@ from axformer_onnx.runtime import run_session
 from axformer_onnx.scoring import Machine, Reading, provider_warnings, reading_of
 from axformer_onnx.serving.served_task import served_task
 from axformer_onnx.serving.tensors import TEXT, Array, Tensor, TensorSpec
-from axformer_passes.io import settings_folder
+from axformer_passes.io import load_model, settings_folder
 
 PROBABILITIES, LABEL = "probabilities", "label"
 """Outputs beside the graph's own: of every column, and the answer in words."""
+_DYNAMIC = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Answerer:
             reading=reading,
             vocabulary=vocabulary_of(config) or reading.encoder.tokenizer.get_vocab_size(),
             types=types if isinstance(types, int) and types > 0 else None,
-            warnings=tuple(provider_warnings(session, machine.provider)),
+            warnings=(*provider_warnings(session, machine.provider), *_batch_warnings(path)),
         )
 
     @classmethod
@@ -169,3 +170,13 @@ class Answerer:
         if kind.named:
             found.append(Tensor(LABEL, TEXT, np.array(kind.in_words(rows, label_map), dtype=object)))
         return found
+
+
+def _batch_warnings(path: Path) -> list[str]:
+    """A sentence where a row's answer depends on what else is in its batch."""
+    if not any(node.op_type in _DYNAMIC for node in load_model(path).graph.all_nodes()):
+        return []
+    return [
+        "the graph rounds activations to integers by the range of a whole batch, so an answer depends a little on the rows that "
+        "share its batch; --max-batch 1 makes answers repeatable, optimize --activations static makes a graph without this"
+    ]
