@@ -1,6 +1,6 @@
 """Does the speed-up of a result arrive at a client of a server?
 
-    python bench/serving.py SOURCE RESULT [--task T] [--data FOLDER] [--clients 1 16] [--rows 1] [--rounds 8] [--seconds 10]
+    python bench/serving.py [SOURCE RESULT] [--task T] [--data FOLDER] [--clients 1 16] [--rows 1] [--rounds 8] [--seconds 10]
                             [--threads N] [--json FILE]
 
 `axformer-onnx serve` runs both, one process each. wrk (https://github.com/wg/wrk, Debian's package wrk) asks them in turns of
@@ -31,6 +31,8 @@ from axformer_onnx.data import resolve_report
 from axformer_onnx.runtime import describe_hardware, versions
 from axformer_onnx.tasks import get_task
 
+EXAMPLE = Path(__file__).parents[1] / "models" / "nli-mini"
+UPPER_HALF = frozenset({3, 4, 5})
 _NAMES = ("source", "result")
 _FIGURES = ("p50_ms", "p99_ms", "requests_per_s")
 _WRK = """
@@ -141,9 +143,9 @@ def graph_alone(a: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("result", type=Path)
-    parser.add_argument("--task", required=True)
+    parser.add_argument("source", nargs="?", type=Path, default=EXAMPLE)
+    parser.add_argument("result", nargs="?", type=Path, help="default: the example without its upper half")
+    parser.add_argument("--task", default="mnli")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rows", type=int, default=1)
@@ -154,6 +156,15 @@ def main() -> None:
     a = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not here: apt-get install wrk")
+    with tempfile.TemporaryDirectory() as folder:
+        if a.result is None:
+            a.result = Path(folder) / "result"
+            ax.apply(ax.Plan(attention_blocks=UPPER_HALF, feed_forward_blocks=UPPER_HALF), a.source, a.result)
+        measure(a)
+
+
+def measure(a: argparse.Namespace) -> None:
+    """The graphs alone, then both under every load."""
     found: dict[str, Any] = {"graph alone": graph_alone(a)}
     print(f"graph alone: {found['graph alone']}")
     begun = time.monotonic()

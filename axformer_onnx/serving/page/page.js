@@ -24,7 +24,7 @@ async function start() {
   at("name").textContent = model.name;
   const what = task === kind || task === "custom" ? kind : `${kind}, ${task}`;
   at("about").textContent = `${what}; up to ${max_length} tokens`;
-  if (texts !== null) at("label-a").textContent = spoken(columns[0]);
+  if (texts === columns.length) at("label-a").textContent = spoken(columns[0]);
   if (texts === 2) at("label-b").textContent = spoken(columns[1]);
   if (texts === 1) at("second").remove();
   const given = new URLSearchParams(location.search);
