@@ -9,6 +9,7 @@ VENVC  := .venv-clients
 BIN    := $(VENV)/bin
 BIN5   := $(VENV5)/bin
 BINC   := $(VENVC)/bin
+VENVM  := .venv-mlserver
 TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_support.py
 
 # Tests run in two processes of one thread each: more threads only fight over the same cores. Each process begins with a run of
@@ -18,7 +19,7 @@ PYTEST   := -m pytest -n 2 --dist worksteal
 ALONE    := $(filter-out $(addprefix bench/,guard.py moved.py record.py runtime_forms.py work.py),$(wildcard bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture clients
+.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture clients servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +39,9 @@ test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and withou
 
 clients: $(VENVC)/.tests ## real clients read what deploy writes; ONNX_RUNTIMES=all: every version since 1.18, not only those that targets name
 	$(TEST_ENV) $(BINC)/python -m pytest tests/clients
+
+servers: $(VENVM)/.tests ## MLServer and serve under load, with clients that people use (Python below 3.13)
+	$(TEST_ENV) $(VENVM)/bin/python -m pytest tests/test_mlserver.py || test $$? -eq 5  # 5: there is no MLServer
 
 test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
 	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix
@@ -94,7 +98,7 @@ model: $(VENV)/.tests ## train the example model again (20 minutes or more)
 	$(BIN)/python models/build_nli_mini.py
 
 clean: ## remove the environments and everything that was built
-	rm -rf $(VENV) $(VENV5) $(VENVC) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV5) $(VENVC) $(VENVM) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # -- environments ------------------------------------------------------------------------------------------------
 
@@ -106,7 +110,7 @@ $(VENV)/.package: pyproject.toml
 
 $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
+	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray,serve]" "transformers>=4.57,<5" \
 		--group test --group browser --group lint --group bench
 	touch $@
 
@@ -127,4 +131,10 @@ $(VENVC)/.tests: pyproject.toml .ci/install-torch
 	$(BINC)/python -m pip install --quiet --upgrade "pip>=25.1"
 	bash .ci/install-torch $(BINC)/python
 	$(BINC)/python -m pip install --quiet --editable . "transformers>=4.57,<5" "onnxscript>=0.5" --group clients --group test
+	touch $@
+
+$(VENVM)/.tests: pyproject.toml
+	test -x $(VENVM)/bin/python || $(PYTHON) -m venv $(VENVM)
+	$(VENVM)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENVM)/bin/python -m pip install --quiet --editable ".[serve]" --group mlserver
 	touch $@

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, compare, deploy, export, inspect, optimize, preview, report, score
+    from axformer_onnx.api import apply, compare, deploy, export, inspect, optimize, preview, report, score, serve
     from axformer_onnx.commands import (
         CompareResult,
         Inspection,
@@ -72,10 +72,22 @@ __all__ = [
     "preview",
     "report",
     "score",
+    "serve",
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "compare", "deploy", "export", "inspect", "optimize", "preview", "report", "score"),
+    "axformer_onnx.api": (
+        "apply",
+        "compare",
+        "deploy",
+        "export",
+        "inspect",
+        "optimize",
+        "preview",
+        "report",
+        "score",
+        "serve",
+    ),
     "axformer_onnx.commands": (
         "CompareResult",
         "Inspection",

@@ -208,3 +208,18 @@ def score(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> ScoreResult: ...
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    task: str | None = None,
+    max_batch: int = 32,
+    max_delay: float = 0.0,
+    max_queue: int = 1024,
+    max_body: float = 4.0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    max_length: int | None = None,
+) -> None: ...

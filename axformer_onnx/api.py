@@ -23,6 +23,7 @@ from axformer_onnx.options import (
     Options,
     ReportOptions,
     ScoreOptions,
+    ServeOptions,
     fields_of,
     in_python,
     make,
@@ -242,3 +243,19 @@ def deploy(model: str | Path, output: str | Path, **options: Any) -> Deployment:
     from axformer_onnx.deploying import deploy as run
 
     return run(make(DeployOptions, {"model": model, "output": output, **options}))
+
+
+@_face(ServeOptions)
+def serve(model: str | Path, **options: Any) -> None:
+    """Answer requests for a model over HTTP (Open Inference Protocol v2) until the process is told to stop.
+
+    >>> import axformer_onnx as ax
+    >>> ax.serve("models/nli-mini", port=70000)
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: port is 70000: expected at most 65535
+
+    Needs the extra: pip install 'axformer-onnx[serve]'. Raises: RuntimeFailure for a port in use; what loading a model raises.
+    """
+    from axformer_onnx.serving import serve as run
+
+    run(make(ServeOptions, {"model": model, **options}), lambda one: print(f"{one.name}: {one.url}/", flush=True))

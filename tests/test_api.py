@@ -21,7 +21,7 @@ from axformer_onnx.result.report.words import options_line
 from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ("apply", "compare", "export", "inspect", "optimize", "report", "score")
+FUNCTIONS = ("apply", "compare", "deploy", "export", "inspect", "optimize", "report", "score", "serve")
 EXAMPLES = (*FUNCTIONS, "environment", "preview", "Plan", "Task")
 
 

@@ -11,4 +11,5 @@ VERBS = {
     "score": "Score a model, or two against each other.",
     "compare": "Hold a model against a baseline, with gates for CI.",
     "deploy": "Write the folder that a server or a library reads.",
+    "serve": "Answer requests over HTTP, and a page to try the model on.",
 }

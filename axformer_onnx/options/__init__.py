@@ -14,6 +14,7 @@ from axformer_onnx.options.optimizing import MAX_SEARCH_ROWS, Backend, EffortLev
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ReportOptions, ScoreOptions
 from axformer_onnx.options.registry import Registry
 from axformer_onnx.options.search_kinds import SEARCHES, SearchKind
+from axformer_onnx.options.serving import ServeOptions
 from axformer_onnx.options.spelling import in_python
 from axformer_onnx.options.target_kinds import TARGETS, TargetKind
 
@@ -36,6 +37,7 @@ __all__ = [
     "ReportOptions",
     "ScoreOptions",
     "SearchKind",
+    "ServeOptions",
     "TargetKind",
     "fields_of",
     "flag",

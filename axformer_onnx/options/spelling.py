@@ -12,10 +12,12 @@ from axformer_onnx.options.deploying import DeployOptions
 from axformer_onnx.options.optimizing import OptimizeOptions
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
 from axformer_onnx.options.search_kinds import SEARCHES
+from axformer_onnx.options.serving import ServeOptions
 from axformer_onnx.options.target_kinds import TARGETS
 
 _MODELS: tuple[type[Options], ...] = (
     OptimizeOptions, ScoreOptions, CompareOptions, ApplyOptions, ExportOptions, InspectOptions, DeployOptions,
+    ServeOptions,
 )  # fmt: skip
 _NUMBER = r"\d+(?:\.\d+)?"
 
