@@ -15,10 +15,10 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub picture screens fuzz lint format wheel bench model clean
+.PHONY: help demo test pytest test5 test-all support stub picture screens docs fuzz lint format wheel release-check bench model clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.package ## optimize the example model; installs no torch
 	$(BIN)/axformer-onnx optimize models/nli-mini/model.onnx --task mnli -o run/nli-mini --overwrite
@@ -48,8 +48,11 @@ stub: $(VENV)/.tests ## write the package's face for type checkers, axformer_onn
 picture: demo ## draw the README's picture, docs/frontier.svg, from the run of `make demo`
 	$(BIN)/python docs/picture.py run/nli-mini docs/frontier.svg
 
-screens: $(VENV)/.tests ## run the commands of docs/bring-your-model.md and write what they say
+screens: $(VENV)/.tests ## run the commands of the documentation and write what they say
 	OMP_NUM_THREADS=1 $(BIN)/python tests/screens.py
+
+docs: $(VENV)/.docs ## build the documentation into build/docs; a warning is an error
+	$(BIN)/sphinx-build -b html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 
 fuzz: $(VENV)/.tests ## fuzz the loader and the plan reader side by side, SECONDS=60
 	$(BIN)/python -m pip install --quiet --group fuzz
@@ -60,6 +63,7 @@ lint: $(VENV)/.tests ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy models/build_nli_mini.py
+	$(BIN)/mypy tests/typed_user.py
 
 format: $(VENV)/.tests ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -68,6 +72,10 @@ format: $(VENV)/.tests ## let ruff rewrite what it can
 wheel: $(VENV)/.package ## build the wheel into dist/
 	rm -f dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+release-check: $(VENV)/.package ## build sdist and wheel, use both on every Python that is here (PYTHONS="path ..": on these, too)
+	$(BIN)/python -m pip install --quiet --group release
+	$(BIN)/python tests/release.py $(addprefix --with ,$(PYTHONS))
 
 bench: $(VENV)/.tests ## the benchmarks: ratios measured in one run
 	set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
@@ -90,6 +98,10 @@ $(VENV)/.tests: $(VENV)/.package .ci/install-torch
 	bash .ci/install-torch $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[export,graphsurgeon,ray]" "transformers>=4.57,<5" \
 		--group test --group browser --group lint
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet --group docs
 	touch $@
 
 $(VENV5)/.tests: pyproject.toml .ci/install-torch

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from axformer_onnx.exporting import ExportResult
+    from axformer_onnx.installation import environment
     from axformer_onnx.tasks import Task
+    from axformer_onnx.version import __version__
     from axformer_passes.plan import Plan
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AxformerError",
@@ -52,6 +52,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "apply",
+    "environment",
     "export",
     "inspect",
     "optimize",
@@ -64,7 +65,9 @@ _HOMES = {
     "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "report", "score"),
     "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "Preview", "ScorePair", "ScoreResult"),
     "axformer_onnx.exporting": ("ExportResult",),
+    "axformer_onnx.installation": ("environment",),
     "axformer_onnx.tasks": ("Task",),
+    "axformer_onnx.version": ("__version__",),
     "axformer_passes.plan": ("Plan",),
 }
 """Where a name is, if not with the errors."""

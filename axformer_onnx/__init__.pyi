@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from axformer_onnx.commands import Inspection as Inspection
 from axformer_onnx.commands import OperatingPoint as OperatingPoint
@@ -33,6 +33,7 @@ def apply(
     overwrite: bool = False,
     sample: str | Path | None = None,
 ) -> Path: ...
+def environment() -> dict[str, Any]: ...
 def export(
     checkpoint: str | Path,
     out: str | Path,
@@ -76,7 +77,7 @@ def optimize(
     readout: Literal["whole", "narrow"] = "narrow",
     constants: Literal["kept", "folded"] = "folded",
     keys_values: Literal["projected", "absorbed"] = "absorbed",
-    padding: Literal["kept", "removed"] = "kept",
+    padding: Literal["kept", "removed"] | Literal["measured"] = "kept",
     runtime_form: Literal["measured", "none"] = "none",
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
@@ -119,7 +120,7 @@ def preview(
     readout: Literal["whole", "narrow"] = "narrow",
     constants: Literal["kept", "folded"] = "folded",
     keys_values: Literal["projected", "absorbed"] = "absorbed",
-    padding: Literal["kept", "removed"] = "kept",
+    padding: Literal["kept", "removed"] | Literal["measured"] = "kept",
     runtime_form: Literal["measured", "none"] = "none",
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",

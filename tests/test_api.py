@@ -22,7 +22,7 @@ from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = ("apply", "export", "inspect", "optimize", "report", "score")
-EXAMPLES = (*FUNCTIONS, "preview", "Plan", "Task")
+EXAMPLES = (*FUNCTIONS, "environment", "preview", "Plan", "Task")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from axformer_onnx.result.report import (
     count,
     divergence,
     html_table,
+    in_cpu_time,
     megabytes,
     milliseconds,
     model_record,
@@ -93,7 +94,9 @@ class ScoreResult:
             figures.append((f"latency p50, {name}", *(milliseconds(row.p50_ms, reliable=row.reliable) for row in rows)))
             figures.append((f"latency p95, {name}", *(milliseconds(row.p95_ms, reliable=row.reliable) for row in rows)))
             if len(rows) == 2 and rows[1].ratio is not None:
-                found = speed(rows[1].ratio) if rows[1].reliable else f"undecided: {rows[1].why}"
+                found = (
+                    speed(rows[1].ratio) if rows[1].reliable else f"undecided: {rows[1].why}{in_cpu_time(rows[1].cpu)}"
+                )
                 figures.append((f"speed, {name}", "1.00x", found))
         figures.append(("file size", *(megabytes(record.size_bytes) for record in records)))
         figures.append(("parameters", *(count(record.parameters) for record in records)))
@@ -161,7 +164,7 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     shapes = options.shapes or default_shapes(scored[0].encoded)
     latency = latency_of(
         {model.name: model.path for model in models}, shapes, scored[0].reading.tokens, options.machine, options.seed,
-        wait_seconds=options.wait_for_quiet, say=step,
+        wait_seconds=options.wait_for_quiet, say=step, by_cpu_time=True,
     )  # fmt: skip
     return _result(options, rows, scored, latency)
 

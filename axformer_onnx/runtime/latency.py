@@ -43,6 +43,7 @@ class LatencyRow:
     reliable  False: the figures are of a disturbed machine; `why` says by what
     load      what else the machine did meanwhile; None where that was not read
     wall_ms   of every round, in the order in which they were made
+    cpu       where it is not reliable: the ratio by CPU time on one thread, if that could be measured
     """
 
     model: str
@@ -57,6 +58,7 @@ class LatencyRow:
     why: str = ""
     load: Load | None = None
     wall_ms: tuple[float, ...] = ()
+    cpu: Interval | None = None
 
 
 def compare_latency(
@@ -70,6 +72,8 @@ def compare_latency(
     seed: int = 0,
     wait_seconds: float = 0.0,
     say: Say = lambda text: None,
+    on_one_thread: Callable[[], Mapping[str, Any]] | None = None,
+    cpu_time: bool = False,
     instruments: Instruments | None = None,
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
@@ -78,6 +82,9 @@ def compare_latency(
                   them were undisturbed; 5 are made whatever max_seconds says
     warmup        runs of each session before the first round
     wait_seconds  how long to wait, over all shapes, for a machine that is free, and measure again where it was not; `say` is told
+    on_one_thread makes sessions of the same models on one thread: where a shape could not be measured, their CPU time is
+    cpu_time      that alone, of sessions on one thread. Other processes do not move it but by the caches and execution units that
+                  they share. It says how much work a model is, not how well that is divided between cores
     instruments   what the machine is read by; None: INSTRUMENTS
 
     On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when
@@ -86,12 +93,20 @@ def compare_latency(
     Raises: RuntimeFailure where a session does not run.
     """
     instruments, rows = instruments or INSTRUMENTS, list[LatencyRow]()
+    instruments = instruments.by_cpu_time() if cpu_time else instruments
     budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), threads_of(sessions)
     if threads > usable_cores():  # they wait for each other, whoever else there is
         instruments = dataclasses.replace(instruments, delay=lambda: RunDelay(None))
     left = min(wait_seconds, MOST_WAIT)
     for batch, length, feeds in feeds_by_shape:
         found, left = _measured(runs_of(sessions, feeds), budget, threads, seed, left, say, instruments)
+        if on_one_thread is not None and not all(row.reliable for row in found):
+            runs, clock = runs_of(on_one_thread(), feeds), instruments.by_cpu_time()
+            by_cpu, _ = _measured(runs, budget, 1, seed, 0.0, say, clock)
+            found = [
+                row if row.reliable or not cpu.reliable else dataclasses.replace(row, cpu=cpu.ratio)
+                for row, cpu in zip(found, by_cpu, strict=True)
+            ]
         rows += [dataclasses.replace(row, batch=batch, length=length) for row in found]
     return rows
 

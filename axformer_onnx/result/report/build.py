@@ -91,6 +91,7 @@ def latency_records(rows: Sequence[LatencyRow]) -> list[LatencyRecord]:
                 why=after.why,
                 rounds=after.rounds,
                 rounds_kept=after.kept,
+                cpu_speedup=None if after.cpu is None else interval_record(after.cpu),
                 others_cores=None if after.load is None or after.load.others is None else round(after.load.others, 2),
                 cores=None if after.load is None else after.load.cores,
                 histogram=histogram_record(before.wall_ms, after.wall_ms),

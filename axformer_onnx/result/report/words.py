@@ -42,8 +42,10 @@ def _speed(report: Report) -> str:
     measured = [x for x in report.latency if x.reliable]
     lost = [x for x in report.latency if not x.reliable]
     if lost and not measured:
-        return f"speed not measured: {lost[0].why}"
-    missing = "".join(f"; speed at {x.batch} x {x.length} not measured: {x.why}" for x in lost)
+        return f"speed not measured: {lost[0].why}{in_cpu_time(lost[0].cpu_speedup)}"
+    missing = "".join(
+        f"; speed at {x.batch} x {x.length} not measured: {x.why}{in_cpu_time(x.cpu_speedup)}" for x in lost
+    )
     return _difference(measured) + missing
 
 
@@ -113,6 +115,11 @@ def speed(speedup: IntervalRecord | Interval) -> str:
     return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 
+def in_cpu_time(speedup: IntervalRecord | Interval | None) -> str:
+    """What follows on a speed that was not measured: "; in CPU time, on one thread, 1.21x [1.19, 1.23]", or nothing."""
+    return "" if speedup is None else f"; in CPU time, on one thread, {speed(speedup)}"
+
+
 def figure_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """The rows (figure, source, result, change) of the main table."""
     before, after = report.source, report.candidate
@@ -155,7 +162,12 @@ def _latency_rows(x: LatencyRecord) -> list[tuple[str, str, str, str]]:
         for pair in ((x.source_p50_ms, x.candidate_p50_ms), (x.source_p95_ms, x.candidate_p95_ms))
     )
     return [
-        (f"latency p50, {shape}", p50[0], p50[1], speed(x.speedup) if x.reliable else NOT_MEASURED),
+        (
+            f"latency p50, {shape}",
+            p50[0],
+            p50[1],
+            speed(x.speedup) if x.reliable else NOT_MEASURED + in_cpu_time(x.cpu_speedup),
+        ),
         (f"latency p95, {shape}", p95[0], p95[1], ""),
     ]
 
