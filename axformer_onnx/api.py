@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from axformer_onnx.errors import AxformerError
 from axformer_onnx.options import (
     ApplyOptions,
+    CompareOptions,
+    DeployOptions,
     ExportOptions,
     InspectOptions,
     OptimizeOptions,
@@ -28,7 +30,8 @@ from axformer_onnx.options import (
 )
 
 if TYPE_CHECKING:
-    from axformer_onnx.commands import Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.commands import CompareResult, Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.exporting import ExportResult
     from axformer_passes.plan import Plan
 
@@ -155,6 +158,25 @@ def score(model: str | Path, other: str | Path | None = None, **options: Any) ->
     return commands.score(make(ScoreOptions, {"models": models, **options}))
 
 
+@_face(CompareOptions)
+def compare(baseline: str | Path, candidate: str | Path, **options: Any) -> CompareResult:
+    """Is the candidate as good as the baseline? A gate for each thing asked: passed, failed or undecided, with stated error rates.
+
+    >>> import axformer_onnx as ax
+    >>> candidate = ax.apply(ax.Plan().without_heads(0, [1]), "models/nli-mini", "candidate.onnx")
+    >>> result = ax.compare("models/nli-mini", candidate, task="mnli", max_size_ratio=1.0, length=16)
+    >>> result.outcome, result.ok
+    ('passed', True)
+    >>> [gate.full_name for gate in result.gates]
+    ['max-size-ratio 1']
+
+    In a test: `assert ax.compare(...).ok`. Raises: AxformerError; a gate that fails is an outcome and raises nothing.
+    """
+    from axformer_onnx import commands
+
+    return commands.compare(make(CompareOptions, {"baseline": baseline, "candidate": candidate, **options}))
+
+
 @_face(InspectOptions)
 def inspect(model: str | Path, length: int | None = None, *, sample: str | Path | None = None) -> Inspection:
     """Layers, heads, neurons, parameters and compute of a graph, and what was not recognised.
@@ -204,3 +226,19 @@ def export(checkpoint: str | Path, out: str | Path, **options: Any) -> ExportRes
 
     given = make(ExportOptions, {"checkpoint": checkpoint, "out": out, **options})
     return run(given.checkpoint, given.out, **given.model_dump(exclude={"checkpoint", "out"}))
+
+
+@_face(DeployOptions)
+def deploy(model: str | Path, output: str | Path, **options: Any) -> Deployment:
+    """Write the folder that a server or a library reads: Triton, text-embeddings-inference, transformers.js, OpenVINO, ...
+
+    >>> import axformer_onnx as ax
+    >>> found = ax.deploy("models/nli-mini", "for-tei", for_="tei")
+    >>> found.graph.as_posix(), found.opset
+    ('for-tei/model.onnx', 17)
+
+    Raises: UsageError where the target cannot serve the graph, with the reason; then nothing was written.
+    """
+    from axformer_onnx.deploying import deploy as run
+
+    return run(make(DeployOptions, {"model": model, "output": output, **options}))

@@ -21,7 +21,7 @@ from axformer_onnx.result.report.words import options_line
 from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ("apply", "export", "inspect", "optimize", "report", "score")
+FUNCTIONS = ("apply", "compare", "export", "inspect", "optimize", "report", "score")
 EXAMPLES = (*FUNCTIONS, "environment", "preview", "Plan", "Task")
 
 
@@ -181,7 +181,7 @@ def test_a_score_says_undecided_where_speed_could_not_be_measured(
 ) -> None:
     waited = []
 
-    def disturbed(models: Any, shapes: Any, *rest: Any, wait_seconds: float, say: Any) -> list[LatencyRow]:
+    def disturbed(models: Any, shapes: Any, *rest: Any, wait_seconds: float, **more: Any) -> list[LatencyRow]:
         waited.append(wait_seconds)
         ratio = Interval(2.0, 1.0, 4.0, reliable=False, why="a neighbour")
         return [

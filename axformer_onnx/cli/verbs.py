@@ -9,4 +9,6 @@ VERBS = {
     "apply": "Replay a plan: the same PLAN and MODEL give the same bytes.",
     "report": "Show a finished run again, and write its page, report.html.",
     "score": "Score a model, or two against each other.",
+    "compare": "Hold a model against a baseline, with gates for CI.",
+    "deploy": "Write the folder that a server or a library reads.",
 }

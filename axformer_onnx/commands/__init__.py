@@ -1,7 +1,8 @@
-"""What each command does, without the terminal: optimize, apply, score, inspect, report."""
+"""What each command does, without the terminal: optimize, apply, score, compare, inspect, report."""
 
 from __future__ import annotations
 
+from axformer_onnx.commands.comparison import CompareResult, compare
 from axformer_onnx.commands.inspection import Inspection, inspect_model
 from axformer_onnx.commands.optimization import optimize, run
 from axformer_onnx.commands.pages import read_report, write_page
@@ -11,6 +12,7 @@ from axformer_onnx.commands.results import OperatingPoint, OptimizeResult, Score
 from axformer_onnx.commands.scores import ScoreResult, score
 
 __all__ = [
+    "CompareResult",
     "Inspection",
     "OperatingPoint",
     "OptimizeResult",
@@ -18,6 +20,7 @@ __all__ = [
     "ScorePair",
     "ScoreResult",
     "apply",
+    "compare",
     "inspect_model",
     "optimize",
     "preview",

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.data import check_input
-from axformer_onnx.records import Interval
+from axformer_onnx.records import Interval, LogRatio
 from axformer_onnx.runtime.failures import told
 from axformer_onnx.runtime.foreign_load import Load, RunDelay, usable_cores
 from axformer_onnx.runtime.providers import CPU
 from axformer_onnx.runtime.rounds import Budget, Instruments, Rounds, Run, make_rounds, wait_for_quiet
 from axformer_onnx.runtime.sessions import fit_feeds
-from axformer_onnx.runtime.undisturbed import doubt, is_enough, left_alone, unseen
-from axformer_onnx.statistics import paired_ratio
+from axformer_onnx.runtime.undisturbed import doubt, is_enough, left_alone, pace_error, unseen
+from axformer_onnx.statistics import paired_ratio, ratio_interval
 from axformer_passes.probe import TokenSequence
 
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -42,8 +42,9 @@ class LatencyRow:
     rounds    that were made; `kept` of them were undisturbed for this model and the first
     reliable  False: the figures are of a disturbed machine; `why` says by what
     load      what else the machine did meanwhile; None where that was not read
-    wall_ms   of every round, in the order in which they were made
     cpu       where it is not reliable: the ratio by CPU time on one thread, if that could be measured
+    wall_ms   of every round, in the order in which they were made
+    log_ratio what `ratio` is made of
     """
 
     model: str
@@ -57,8 +58,9 @@ class LatencyRow:
     reliable: bool = True
     why: str = ""
     load: Load | None = None
-    wall_ms: tuple[float, ...] = ()
     cpu: Interval | None = None
+    wall_ms: tuple[float, ...] = ()
+    log_ratio: LogRatio | None = None
 
 
 def compare_latency(
@@ -145,7 +147,8 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
     for i, (name, wall) in enumerate(zip(names, made.wall_ms, strict=True)):
         kept = alone.pairs(i)
         some = kept if kept.sum() >= 2 else np.ones_like(kept)
-        ratio = paired_ratio(made.wall_ms[0, some], wall[some], seed, floor=unseen(made, some, i)) if i else None
+        found = _log_ratio(made, some, i, seed) if i else None
+        ratio = ratio_interval(found) if found else None
         why = doubt(made, alone, i, threads, ratio)
         if ratio is not None:
             ratio = dataclasses.replace(ratio, reliable=not why, why=why)
@@ -161,13 +164,20 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
                 ratio,
                 len(wall),
                 int(kept.sum()),
-                reliable=not why,
-                why=why,
-                load=made.load,
+                not why,
+                why,
+                made.load,
                 wall_ms=tuple(wall.tolist()),
+                log_ratio=found,
             )
         )
     return rows
+
+
+def _log_ratio(made: Rounds, some: npt.NDArray[np.bool_], i: int, seed: int) -> LogRatio:
+    """Of the first model to model i, by the rounds `some`."""
+    found = paired_ratio(made.wall_ms[0, some], made.wall_ms[i, some], seed, floor=unseen(made, some, i))
+    return dataclasses.replace(found, shared=pace_error(made, some))
 
 
 def threads_of(sessions: Mapping[str, Any]) -> int:

@@ -108,7 +108,12 @@ def slowness(rounds: Rounds, kept: BoolArray) -> float:
 def unseen(rounds: Rounds, kept: BoolArray, i: int) -> float:
     """Standard error of the logarithm of model i's speed that the rounds `kept` cannot show by themselves."""
     spread = float(np.log(rounds.wall_ms[[0, i]][:, kept]).mean(axis=0).std())
-    return math.hypot(SESSIONS, MIX * spread, PACE * math.log(slowness(rounds, kept)))
+    return math.hypot(SESSIONS, MIX * spread, pace_error(rounds, kept))
+
+
+def pace_error(rounds: Rounds, kept: BoolArray) -> float:
+    """The part of it that comes from a machine that was slow, and that comparisons on the same machine have in common."""
+    return PACE * math.log(slowness(rounds, kept))
 
 
 def doubt(rounds: Rounds, alone: Alone, i: int, threads: int, ratio: Interval | None) -> str:

@@ -6,7 +6,7 @@ Takes sessions and encoded rows; gives `Scores` and comparisons of them.
 from __future__ import annotations
 
 from axformer_onnx.scoring.activation_reach import outliers, static_steps
-from axformer_onnx.scoring.comparison import Comparison, compare
+from axformer_onnx.scoring.comparison import Comparison, compare, paired_answers
 from axformer_onnx.scoring.evaluation import (
     Machine,
     Reading,
@@ -55,6 +55,7 @@ __all__ = [
     "latency_warnings",
     "outliers",
     "padding_gains",
+    "paired_answers",
     "placement_of",
     "provider_warnings",
     "reading_of",
