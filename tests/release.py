@@ -4,8 +4,8 @@
 
 The wheel is built from the sdist, so that the sdist holds all that it needs. Each is installed into a clean environment of every
 interpreter (`python3.N` on the path, and those of pyenv and uv) and run from an empty folder: help, versions, inspect, optimize,
-apply, and the functions of `import axformer_onnx`. On the oldest Python the wheel is used once more, with the oldest of each dependency
-that pyproject.toml allows. Ends with a table; the exit code is 1 where anything failed.
+apply, and the functions of `import axformer_onnx`. On the oldest Python the wheel is used once more, with the oldest of each
+dependency that pyproject.toml allows. Ends with a table; the exit code is 1 where anything failed.
 """
 
 from __future__ import annotations
