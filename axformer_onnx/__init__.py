@@ -14,8 +14,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, export, inspect, optimize, preview, score
-    from axformer_onnx.commands import Inspection, OperatingPoint, OptimizeResult, Preview, ScorePair, ScoreResult
+    from axformer_onnx.api import apply, compare, deploy, export, inspect, optimize, preview, report, score, serve
+    from axformer_onnx.commands import (
+        CompareResult,
+        Inspection,
+        OperatingPoint,
+        OptimizeResult,
+        Preview,
+        ScorePair,
+        ScoreResult,
+    )
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.errors import (
         AxformerError,
         DataError,
@@ -34,7 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AxformerError",
+    "CompareResult",
     "DataError",
+    "Deployment",
     "ExportResult",
     "Inspection",
     "ModelError",
@@ -52,17 +63,41 @@ __all__ = [
     "VerifyError",
     "__version__",
     "apply",
+    "compare",
+    "deploy",
     "environment",
     "export",
     "inspect",
     "optimize",
     "preview",
+    "report",
     "score",
+    "serve",
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "export", "inspect", "optimize", "preview", "score"),
-    "axformer_onnx.commands": ("Inspection", "OperatingPoint", "OptimizeResult", "Preview", "ScorePair", "ScoreResult"),
+    "axformer_onnx.api": (
+        "apply",
+        "compare",
+        "deploy",
+        "export",
+        "inspect",
+        "optimize",
+        "preview",
+        "report",
+        "score",
+        "serve",
+    ),
+    "axformer_onnx.commands": (
+        "CompareResult",
+        "Inspection",
+        "OperatingPoint",
+        "OptimizeResult",
+        "Preview",
+        "ScorePair",
+        "ScoreResult",
+    ),
+    "axformer_onnx.deploying": ("Deployment",),
     "axformer_onnx.exporting": ("ExportResult",),
     "axformer_onnx.installation": ("environment",),
     "axformer_onnx.tasks": ("Task",),

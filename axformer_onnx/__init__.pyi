@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from axformer_onnx.commands import CompareResult as CompareResult
 from axformer_onnx.commands import Inspection as Inspection
 from axformer_onnx.commands import OperatingPoint as OperatingPoint
 from axformer_onnx.commands import OptimizeResult as OptimizeResult
 from axformer_onnx.commands import Preview as Preview
 from axformer_onnx.commands import ScorePair as ScorePair
 from axformer_onnx.commands import ScoreResult as ScoreResult
+from axformer_onnx.deploying import Deployment as Deployment
 from axformer_onnx.errors import AxformerError as AxformerError
 from axformer_onnx.errors import DataError as DataError
 from axformer_onnx.errors import ModelError as ModelError
@@ -33,6 +35,53 @@ def apply(
     overwrite: bool = False,
     sample: str | Path | None = None,
 ) -> Path: ...
+def compare(
+    baseline: str | Path,
+    candidate: str | Path,
+    *,
+    columns: Sequence[str] | str | None = None,
+    label: str | None = None,
+    metric: str | None = None,
+    task: str | Task | None = None,
+    data: str | Path | None = None,
+    max_drop: float | None = None,
+    max_divergence: float | None = None,
+    min_speedup: float | None = None,
+    max_size_ratio: float | None = None,
+    strict: bool = False,
+    error_rate: float = 0.05,
+    repetitions: int = 8,
+    junit: str | Path | None = None,
+    markdown: str | Path | None = None,
+    benchmark: str | Path | None = None,
+    bmf: str | Path | None = None,
+    seed: int = 0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: Sequence[int] | int = ...,
+    length: Sequence[int] | int = ...,
+    wait_for_quiet: float = 30.0,
+    max_length: int | None = None,
+    sample: str | Path | None = None,
+) -> CompareResult: ...
+def deploy(
+    model: str | Path,
+    output: str | Path,
+    *,
+    for_: str,
+    form: Literal["portable", "runtime"] = "portable",
+    target_opset: int | None = None,
+    target_ir: int | None = None,
+    name: str | None = None,
+    max_batch: int = 32,
+    instances: int = 1,
+    device: Literal["cpu", "gpu"] = "cpu",
+    accelerator: Literal["openvino", "cuda", "tensorrt"] | None = None,
+    tokenizer: bool = False,
+    openvino_ir: bool = False,
+    also: Sequence[str | Path] | str | Path = ...,
+    overwrite: bool = False,
+) -> Deployment: ...
 def environment() -> dict[str, Any]: ...
 def export(
     checkpoint: str | Path,
@@ -77,7 +126,7 @@ def optimize(
     readout: Literal["whole", "narrow"] = "narrow",
     constants: Literal["kept", "folded"] = "folded",
     keys_values: Literal["projected", "absorbed"] = "absorbed",
-    padding: Literal["kept", "removed"] = "kept",
+    padding: Literal["kept", "removed"] | Literal["measured"] = "kept",
     runtime_form: Literal["measured", "none"] = "none",
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
@@ -120,7 +169,7 @@ def preview(
     readout: Literal["whole", "narrow"] = "narrow",
     constants: Literal["kept", "folded"] = "folded",
     keys_values: Literal["projected", "absorbed"] = "absorbed",
-    padding: Literal["kept", "removed"] = "kept",
+    padding: Literal["kept", "removed"] | Literal["measured"] = "kept",
     runtime_form: Literal["measured", "none"] = "none",
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
@@ -136,6 +185,10 @@ def preview(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> Preview: ...
+def report(
+    run: str | Path,
+    output: str | Path | None = None,
+) -> Path: ...
 def score(
     model: str | Path,
     other: str | Path | None = None,
@@ -155,3 +208,18 @@ def score(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> ScoreResult: ...
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    task: str | None = None,
+    max_batch: int = 32,
+    max_delay: float = 0.0,
+    max_queue: int = 1024,
+    max_body: float = 4.0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    max_length: int | None = None,
+) -> None: ...

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from axformer_onnx.errors import AxformerError
 from axformer_onnx.options import (
     ApplyOptions,
+    CompareOptions,
+    DeployOptions,
     ExportOptions,
     InspectOptions,
     OptimizeOptions,
     Options,
+    ReportOptions,
     ScoreOptions,
+    ServeOptions,
     fields_of,
     in_python,
     make,
@@ -27,7 +31,8 @@ from axformer_onnx.options import (
 )
 
 if TYPE_CHECKING:
-    from axformer_onnx.commands import Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.commands import CompareResult, Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.exporting import ExportResult
     from axformer_passes.plan import Plan
 
@@ -154,6 +159,25 @@ def score(model: str | Path, other: str | Path | None = None, **options: Any) ->
     return commands.score(make(ScoreOptions, {"models": models, **options}))
 
 
+@_face(CompareOptions)
+def compare(baseline: str | Path, candidate: str | Path, **options: Any) -> CompareResult:
+    """Is the candidate as good as the baseline? A gate for each thing asked: passed, failed or undecided, with stated error rates.
+
+    >>> import axformer_onnx as ax
+    >>> candidate = ax.apply(ax.Plan().without_heads(0, [1]), "models/nli-mini", "candidate.onnx")
+    >>> result = ax.compare("models/nli-mini", candidate, task="mnli", max_size_ratio=1.0, length=16)
+    >>> result.outcome, result.ok
+    ('passed', True)
+    >>> [gate.full_name for gate in result.gates]
+    ['max-size-ratio 1']
+
+    In a test: `assert ax.compare(...).ok`. Raises: AxformerError; a gate that fails is an outcome and raises nothing.
+    """
+    from axformer_onnx import commands
+
+    return commands.compare(make(CompareOptions, {"baseline": baseline, "candidate": candidate, **options}))
+
+
 @_face(InspectOptions)
 def inspect(model: str | Path, length: int | None = None, *, sample: str | Path | None = None) -> Inspection:
     """Layers, heads, neurons, parameters and compute of a graph, and what was not recognised.
@@ -168,6 +192,24 @@ def inspect(model: str | Path, length: int | None = None, *, sample: str | Path 
 
     given = make(InspectOptions, {"model": model, "length": length, "sample": sample})
     return commands.inspect_model(given.model, given.length, given.sample)
+
+
+@_face(ReportOptions)
+def report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a finished run, report.html, from its report.json; nothing is measured again. Returns the page's path.
+
+    >>> import axformer_onnx as ax
+    >>> ax.report("smaller")
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: smaller: holds no report.json; name the output folder of a finished run, or its report.json
+
+    Raises: UsageError where there is no report, AxformerError for one of another format, RuntimeFailure where the page cannot be
+    written.
+    """
+    from axformer_onnx import commands
+
+    given = make(ReportOptions, {"run": run, "output": output})
+    return commands.write_page(given.run, given.output)
 
 
 @_face(ExportOptions)
@@ -185,3 +227,35 @@ def export(checkpoint: str | Path, out: str | Path, **options: Any) -> ExportRes
 
     given = make(ExportOptions, {"checkpoint": checkpoint, "out": out, **options})
     return run(given.checkpoint, given.out, **given.model_dump(exclude={"checkpoint", "out"}))
+
+
+@_face(DeployOptions)
+def deploy(model: str | Path, output: str | Path, **options: Any) -> Deployment:
+    """Write the folder that a server or a library reads: Triton, text-embeddings-inference, transformers.js, OpenVINO, ...
+
+    >>> import axformer_onnx as ax
+    >>> found = ax.deploy("models/nli-mini", "for-tei", for_="tei")
+    >>> found.graph.as_posix(), found.opset
+    ('for-tei/model.onnx', 17)
+
+    Raises: UsageError where the target cannot serve the graph, with the reason; then nothing was written.
+    """
+    from axformer_onnx.deploying import deploy as run
+
+    return run(make(DeployOptions, {"model": model, "output": output, **options}))
+
+
+@_face(ServeOptions)
+def serve(model: str | Path, **options: Any) -> None:
+    """Answer requests for a model over HTTP (Open Inference Protocol v2) until the process is told to stop.
+
+    >>> import axformer_onnx as ax
+    >>> ax.serve("models/nli-mini", port=70000)
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: port is 70000: expected at most 65535
+
+    Needs the extra: pip install 'axformer-onnx[serve]'. Raises: RuntimeFailure for a port in use; what loading a model raises.
+    """
+    from axformer_onnx.serving import serve as run
+
+    run(make(ServeOptions, {"model": model, **options}), lambda one: print(f"{one.name}: {one.url}/", flush=True))

@@ -31,6 +31,20 @@ class Interval:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogRatio:
+    """How many times as fast, as a logarithm: an estimate that can be averaged and bounded at any level.
+
+    error     its standard error; freedom: the degrees of freedom of that
+    shared    the part of the error (in squares) that repetitions on the same machine have in common: they do not average it out
+    """
+
+    value: float
+    error: float
+    freedom: float
+    shared: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Scores:
     """One model on one set of rows.
 

@@ -75,6 +75,7 @@ class SimulatedMachine:
         """Of this machine."""
         return Instruments(
             clock_ns=lambda: round(self.now * 1e9),
+            cpu_ns=lambda: round((self.now - self.waited / 1e3) * 1e9),
             sleep=self._pass,
             counters=lambda: Counters(self.now, busy=self.busy, own=0.0),
             delay=lambda: _Delay(self),

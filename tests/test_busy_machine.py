@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from simulated_machine import SimulatedMachine, World
 
 from axformer_onnx.runtime import latency, rounds
+from axformer_onnx.runtime.foreign_load import usable_cores
 from axformer_onnx.runtime.latency import LatencyRow, compare_latency
 
 COMPARISONS = 100
@@ -32,12 +34,12 @@ def _as_many_rounds_and_as_much_patience_as_users_get(monkeypatch: pytest.Monkey
     monkeypatch.setattr(latency, "MOST_WAIT", 3600.0)
 
 
-def compared(world: World, seed: int, **choices: float) -> tuple[LatencyRow, SimulatedMachine]:
+def compared(world: World, seed: int, **choices: Any) -> tuple[LatencyRow, SimulatedMachine]:
     """The row of the second model, and the machine that it was measured on."""
     machine = SimulatedMachine(world, seed)
     rows = compare_latency(
         machine.sessions, [(1, 8, {})], seed=seed, say=machine.said.append, instruments=machine.instruments, **choices
-    )  # type: ignore[arg-type]
+    )
     return rows[1], machine
 
 
@@ -127,3 +129,53 @@ def test_more_threads_than_cores_wait_for_each_other_and_that_is_no_load_of_othe
     few, _ = compared(world, 0)
     many, _ = compared(dataclasses.replace(world, threads=1000), 0)
     assert "waited for a core" in few.why and "waited for a core" not in many.why
+
+
+NEVER_FREE = World(load=0.3, active=1.0, idle=0.0, others=64.0)
+
+
+def by_cpu_time(world: World, seed: int) -> LatencyRow:
+    """The row where the models' sessions on one thread may be asked for."""
+    machine = SimulatedMachine(world, seed)
+    return compare_latency(
+        machine.sessions,
+        [(1, 8, {})],
+        seed=seed,
+        on_one_thread=lambda: machine.sessions,
+        instruments=machine.instruments,
+    )[1]
+
+
+def test_a_machine_that_is_never_free_gives_the_speed_in_cpu_time_and_nine_of_ten_hold() -> None:
+    rows = [by_cpu_time(NEVER_FREE, seed) for seed in range(COMPARISONS // 2)]
+    assert not any(row.reliable for row in rows)
+    found = [row.cpu for row in rows if row.cpu is not None]
+    assert len(found) >= 0.9 * len(rows)
+    assert np.mean([one.low <= TRUE <= one.high for one in found]) >= 0.9
+    assert np.median([one.high / one.low for one in found]) < 1.1
+
+
+def test_a_free_machine_is_not_asked_for_cpu_time() -> None:
+    machine = SimulatedMachine(World(), 0)
+    row = compare_latency(
+        machine.sessions, [(1, 8, {})], on_one_thread=lambda: pytest.fail("not needed"), instruments=machine.instruments
+    )[1]
+    assert row.reliable and row.cpu is None
+
+
+def test_a_neighbour_slows_cpu_time_as_well_and_that_is_not_stated_either() -> None:
+    row = by_cpu_time(dataclasses.replace(NEVER_FREE, slow=(1.8, 1.3)), 0)
+    assert not row.reliable and row.cpu is None
+
+
+def test_others_that_never_leave_room_are_doubted_even_where_no_wait_was_counted() -> None:
+    row, _ = compared(World(load=0.001, active=1.0, idle=0.0, told=True, others=64.0), 0)
+    assert row.kept > 0 and not row.reliable and row.why == f"other processes kept 64.0 of {usable_cores()} cores busy"
+
+
+@pytest.mark.parametrize("slow", [1.1, 1.3, 1.5])
+def test_the_slower_the_machine_the_wider_the_interval(slow: float) -> None:
+    row, _ = compared(World(slow=(slow, slow**0.8), active=1.0, idle=0.0), 0)
+    at_pace, _ = compared(World(), 0)
+    assert row.reliable and holds(row)
+    assert row.ratio and at_pace.ratio and row.ratio.high / row.ratio.low > at_pace.ratio.high / at_pace.ratio.low

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from axformer_onnx.search.compensated.operating_points import (
     nearly_as_fast,
     within_drop,
 )
+from axformer_onnx.searches.compensated import _keep_plans
 from axformer_onnx.tasks import CLASSIFICATION
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.labels import LabelMap
@@ -142,3 +144,16 @@ def test_a_speedup_is_met_by_the_least_divergent_point_that_is_measured_so_fast(
 def test_what_is_measured_nowhere_is_not_reached_whatever_the_table_says() -> None:
     points = [timed(1.5, 1.4), timed(2.0, 1.7), timed(2.05, 1.8)]
     assert best_at_speed(points, 2.0, 0.05) == (points[2], False)
+
+
+def test_folders_are_named_by_what_was_measured_and_else_by_the_table_and_say_so(tmp_path: Path) -> None:
+    made = [
+        dataclasses.replace(timed(1.2, 1.31), folder=tmp_path / "a"),
+        dataclasses.replace(point(2.0, 0.0, measured=9.9, reliable=False), folder=tmp_path / "b"),
+        dataclasses.replace(point(2.0, 0.0, measured=0.3, reliable=False), folder=tmp_path / "c"),
+    ]
+    for one in made:
+        one.folder.mkdir()
+    names = _keep_plans(SimpleNamespace(points=made, chosen=made[0]))  # type: ignore[arg-type]
+    assert list(names.values()) == ["frontier/1.31x", "frontier/2.00x-by-table", "frontier/2.00x-by-table-2"]
+    assert {path.name for path in tmp_path.iterdir()} == {Path(name).name for name in names.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import onnx_ir as ir
 import pytest
 import small_graphs as draw
 import torch
-from surgery import assert_close, gated_outputs, sessions
+from onnxruntime.quantization import quantize_dynamic
+from surgery import assert_close, gated_outputs, serialized, sessions
 from torch_oracle import masked_outputs
 from zoo import CASES, ZooModel, build, onnx_outputs
 
 from axformer_onnx.runtime.sessions import run_once
 from axformer_onnx.scoring.stage_sessions import Setting, StageSessions, setting_of
-from axformer_passes.apply import apply_plan
+from axformer_passes.apply import apply_plan, narrowed
+from axformer_passes.io import load_model
 from axformer_passes.plan import Plan
 from axformer_passes.stages.stages import FORMS, NO_K, Staged
 
@@ -135,6 +138,28 @@ def test_a_fractional_gate_scales_a_head(value: float) -> None:
         expected = model.logits(feeds)
     assert np.abs(expected - model.logits(feeds)).max() > 1e-2
     assert_close(tensors[stages.staged.graph_outputs[0]], expected, f"gate {value}")
+
+
+def test_integers_that_are_picked_behind_their_quantisation_are_gated_to_their_zero_point(tmp_path: Path) -> None:
+    """A narrow read-out picks a token of what DynamicQuantizeLinear gives, whose range is of all tokens. Gated is what a cut gives,
+    but for that range, which keeps the channels that are gone."""
+    model = build("bert", "torchscript-eager-17")
+    quantize_dynamic(model.path, tmp_path / "int8.onnx")
+    narrow, found = narrowed(load_model(tmp_path / "int8.onnx"), run_once)
+    assert found.nodes
+    stages = StageSessions(narrow, threads=1)
+    last = stages.stages[-2].blocks[0] if stages.stages[-1].blocks == () else stages.stages[-1].blocks[0]
+    assert last.kind == "feed_forward"
+    feeds = model.feeds(3, 9)
+    whole = gated_outputs(stages, Plan(), feeds)[0]
+    assert_close(whole, onnx_outputs(tmp_path / "int8.onnx", feeds)[0])
+    half = Plan().without_neurons(last.layer, range(len(last.positions) // 2))
+    gated, cut = (
+        gated_outputs(stages, half, feeds)[0],
+        onnx_outputs(serialized(apply_plan(narrow, half, run_once)), feeds)[0],
+    )
+    assert np.abs(gated - whole).max() > 1e-3
+    assert np.abs(gated - cut).max() < 0.2 * np.abs(gated - whole).max()
 
 
 @pytest.mark.parametrize(("family", "exporter"), [("bert", "dynamo-20"), ("gpt2", "dynamo-23")])

@@ -214,7 +214,36 @@ def test_what_was_timed_at_another_pace_is_timed_again(clock: None, monkeypatch:
     monkeypatch.setattr(plan_clock, "compare_latency", disturbed)
     assert measured() == quiet
     monkeypatch.setattr(plan_clock, "PASSES", 1)
+    monkeypatch.setattr(latency_table, "TRY_CPU_TIME", False)
     assert measured() != quiet, "without timing again the table is wrong"
+
+
+def test_on_a_machine_that_is_never_free_the_table_is_of_cpu_time_and_is_not_kept_for_others(
+    clock: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quiet, true_comparison, threads = measured(), plan_clock.compare_latency, set()
+    noise = np.random.default_rng(0)
+
+    def busy(sessions: dict[str, Any], feeds: Any, cpu_time: bool, **rest: Any) -> list[Any]:
+        rows = true_comparison(sessions, feeds, **rest)
+        for row in () if cpu_time else rows:
+            row.reliable = False
+            row.p50_ms *= noise.uniform(1, 3)
+            if row.ratio:
+                row.ratio.value *= noise.uniform(0.3, 3)
+        return rows
+
+    def session(one: Any, threads_of_it: set[Any] = threads, **rest: Any) -> _Session:
+        threads_of_it.add(rest["threads"])
+        return _Session(one)
+
+    monkeypatch.setattr(plan_clock, "compare_latency", busy)
+    monkeypatch.setattr(plan_clock, "make_session", session)
+    monkeypatch.setattr(latency_table, "_cache_folder", lambda: tmp_path)
+    found = latency_table.cached_table({}, UNITS, measured)
+    assert found == dataclasses.replace(quiet, cpu_time=True) and threads == {None, 1}
+    assert latency_table.from_json(json.loads(json.dumps(latency_table.to_json(found)))) == found
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_machine_that_stays_disturbed_costs_a_few_passes_and_no_more(
@@ -235,7 +264,8 @@ def test_a_machine_that_stays_disturbed_costs_a_few_passes_and_no_more(
     source: Any = Plan()
     clock_of_plans = PlanClock(source, source, Plan(), Machine(), (1, 8), TOKENS, 0, lambda: seconds)
     variants = [(number, Plan().without_neurons(0, range(number))) for number in range(10 * 3)]
-    ms, found = clock_of_plans.ratios(variants[: 2 * 3], lambda done, of: None)
+    ms, found, holds = clock_of_plans.ratios(variants[: 2 * 3], lambda done, of: None)
+    assert not holds
     assert calls == 5, "two groups, again until 90 seconds are over"
     assert found == {key: pytest.approx(true_ms(plan) / ms) for key, plan in variants[: 2 * 3]}
     calls = 0

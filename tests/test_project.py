@@ -13,8 +13,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch", "transformers", "optimum", "onnxruntime", "scipy", "pyarrow", "tokenizers", "datasets",
+    "jinja2", "pygal", "plotille",
 )  # fmt: skip
-TEXT = {"", ".py", ".md", ".toml", ".json", ".txt", ".cfg", ".yml", ".yaml", ".sh", ".js", ".html", ".css"}
+TEXT = {
+    "",
+    ".py",
+    ".md",
+    ".toml",
+    ".json",
+    ".txt",
+    ".cfg",
+    ".yml",
+    ".yaml",
+    ".sh",
+    ".js",
+    ".html",
+    ".css",
+    ".jinja",
+    ".svg",
+}
 
 
 def tracked_texts() -> dict[str, str]:

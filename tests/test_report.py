@@ -274,6 +274,13 @@ def test_shapes_that_were_measured_keep_their_speed_beside_one_that_was_not() ->
     assert "1.25x [1.20, 1.30] as fast at 1 x 32; speed at 8 x 32 not measured: a neighbour" in one
 
 
+@pytest.mark.parametrize("form", [headline, markdown, shown, html])
+def test_where_no_speed_was_measured_that_of_cpu_time_is_said_as_such(form: Any) -> None:
+    by_cpu = IntervalRecord(value=1.31, low=1.22, high=1.41)
+    text = " ".join(form(report(latency=[lost("a neighbour", cpu_speedup=by_cpu)])).split())
+    assert "speed not measured: a neighbour; in CPU time, on one thread, 1.31x [1.22, 1.41]" in text
+
+
 def test_the_record_says_whether_a_latency_holds_and_why_not() -> None:
     (found,) = json.loads(report(latency=[lost("a neighbour")]).dumps())["latency"]
     assert (found["reliable"], found["why"]) == (False, "a neighbour")

@@ -61,6 +61,13 @@ def test_tuning_stays_in_the_budget_and_within_its_evaluations_and_never_gets_wo
     assert len(set(asked.choices)) == len(asked.choices), "a choice was asked twice"
 
 
+def test_tuning_begins_with_the_coefficients_that_it_is_given() -> None:
+    start = np.array([8.0, 1.0, 1.0, 1.0, 1.0, 0.1])
+    found = tune(COSTS, PRICES, 3.0, Asked(), evaluations=0, seed=0, start=start)
+    assert found is not None and found.choice.rungs == allocate(COSTS, PRICES, 3.0, start)
+    assert found.choice.rungs != allocate(COSTS, PRICES, 3.0) and (found.coefficients == start).all()
+
+
 def test_tuning_finds_what_the_single_costs_do_not_show() -> None:
     found = tune(COSTS, PRICES, 3.0, Asked(), evaluations=200, seed=0)
     first = allocate(COSTS, PRICES, 3.0)

@@ -1,4 +1,4 @@
-"""What the command line prints on stdout: the tables of inspect and score. Nothing is computed."""
+"""What the command line prints on stdout: the tables of inspect, score and compare. Nothing is computed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from axformer_onnx.errors import printable
+from axformer_onnx.gates import HEADER, gate_row, headline, rates, sentence
 from axformer_onnx.inputs import NOTHING, left_whole, placed
 from axformer_onnx.result.report import count, megabytes, paired
 from axformer_passes.blocks import words
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from axformer_onnx.commands import Inspection, Preview, ScoreResult
+    from axformer_onnx.gates import Verdict
     from axformer_onnx.inputs import Placed
     from axformer_passes.anatomy import Layer
 
 _WIDTH = 120  # where stdout is no terminal
 _TEXT = 100
 """Characters of a text that is shown."""
+_COLOURS = {"passed": "green", "failed": "red", "undecided": "yellow"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -141,6 +144,28 @@ def print_scores(result: ScoreResult, out: Console) -> None:
         _say(out, line)
     for warning in result.warnings:
         _say(out, f"Warning: {warning}", "yellow")
+
+
+def print_verdict(verdict: Verdict, out: Console) -> None:
+    """The figures, a row a gate, why, and in the end the verdict."""
+    from rich.text import Text
+
+    figures = plain_table("", *(f">{name}" for name in verdict.figures[0][1:]))
+    for row in verdict.figures[1:]:
+        figures.add_row(*row)
+    gates = plain_table(*HEADER)
+    for gate in verdict.gates:
+        *cells, outcome = gate_row(gate)
+        gates.add_row(*cells, Text(outcome, style=_COLOURS[gate.outcome]))
+    _say(out, f"{verdict.task}: {verdict.rows} rows")
+    out.print(figures)
+    out.print(gates)
+    for gate in verdict.gates:
+        _say(out, sentence(gate))
+    for warning in verdict.warnings:
+        _say(out, f"Warning: {warning}", "yellow")
+    _say(out, rates(verdict), "dim")
+    _say(out, headline(verdict), f"bold {_COLOURS['passed' if verdict.ok else 'failed']}")
 
 
 def _shortened(text: str) -> str:

@@ -15,6 +15,7 @@ from axformer_onnx.version import __version__
 _EPILOG = """\b
 Exit codes:
   0    done
+  1    compare: a gate failed
   2    something about the input that you can mend: model, plan, data, options
   3    something at run time: ONNX Runtime, a provider, a missing extra, the file system,
        a produced graph that failed its own check

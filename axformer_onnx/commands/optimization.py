@@ -13,13 +13,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axformer_onnx.commands.padding_choice import with_padding_chosen
 from axformer_onnx.commands.preview import Preview, preview
 from axformer_onnx.commands.replay import write_planned
 from axformer_onnx.commands.results import OptimizeResult
 from axformer_onnx.compensate import WEIGHTS
 from axformer_onnx.errors import UsageError
 from axformer_onnx.inputs import Given, OptimizeOptions, shared_weights
-from axformer_onnx.result import JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
+from axformer_onnx.result import JOURNAL, MODEL, PAGE, REPORT, claim, clear, copy_companions, staging, sweep
 from axformer_onnx.runtime import run_once, versions
 from axformer_onnx.search import open_journal
 from axformer_onnx.searches import Decided, SearchRun, Watcher, Working, search_named
@@ -55,7 +56,8 @@ def run(seen: Preview, watcher: Watcher) -> OptimizeResult:
         if options.overwrite:
             clear(options.output)
         with staging(options.output) as folder:
-            working, given = _working_model(options, _with_padding(options, given))
+            working, given = _working_model(options, given)
+            given = with_padding_chosen(options, given, _start(options, given), journal, watcher.step)
             watcher.step("searching")
             work = SearchRun(options, given, working, _start(options, given), journal, folder, watcher)
             decided = search_named(options.search).run(work)
@@ -107,19 +109,6 @@ def _working_model(options: OptimizeOptions, given: Given) -> tuple[Working, Giv
     return (Working.of(model) if found.nodes else Working(source.model, source.examined)), given
 
 
-def _with_padding(options: OptimizeOptions, given: Given) -> Given:
-    """What it means to remove padding is said, or refused, before anything is searched. Raises: PlanError, UsageError."""
-    from axformer_passes.apply import of_real_tokens
-
-    if options.padding == "kept":
-        return given
-    products = of_real_tokens(given.source.model, run_once)
-    if not products:
-        raise UsageError(f"--padding removed: no product of {options.model} works on each token of a batch alone")
-    said = f"padding is removed (exact): {len(products)} products of the source are computed for the real tokens of a batch alone"
-    return dataclasses.replace(given, notes=(*given.notes, said))
-
-
 def _start(options: OptimizeOptions, given: Given) -> Plan:
     source = given.source
     return Plan(
@@ -129,7 +118,7 @@ def _start(options: OptimizeOptions, given: Given) -> Plan:
         constants=options.constants,
         keys_values="projected" if options.int8 else options.keys_values,
         half=_half(options, given),
-        padding=options.padding,
+        padding=given.padding,
         source="dequantised" if source.dequantised else "given",
     )
 
@@ -148,6 +137,7 @@ def _half(options: OptimizeOptions, given: Given) -> Half | None:
 def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Path, watcher: Watcher) -> Report:
     """Write model, plan, report and companions into `folder`."""
     from axformer_onnx.result import outcome
+    from axformer_onnx.result.page import html_page
     from axformer_onnx.result.report import markdown
 
     watcher.step("applying the plan")
@@ -159,6 +149,7 @@ def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Pat
     copy_companions(given.source.folder, folder)
     given = dataclasses.replace(given, notes=(*given.notes, *decided.notes))
     report = outcome(options, given, decided.plan, model, decided.search, decided.compensation, step=watcher.step)
-    (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
+    (folder / REPORT).write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    (folder / PAGE).write_text(html_page(report), encoding="utf-8")
     return report

@@ -17,7 +17,7 @@ from axformer_onnx.scoring import Reading, provider_warnings, reading_of, trunca
 from axformer_passes.anatomy import Anatomy
 from axformer_passes.blocks import shared_groups, words
 from axformer_passes.io import model_path, settings_folder, sha256_of
-from axformer_passes.plan import SharedWeights
+from axformer_passes.plan import Padding, SharedWeights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,6 +69,7 @@ class Given:
     """Everything that the search and the report need: the source, how it reads the task, rows and tokens by role.
 
     narrow   the plan narrows the read-out
+    padding  what the plan does with it
     runs_on  ONNX Runtime's name of the provider that the source ran on, which may not be the one that was asked for
     """
 
@@ -79,6 +80,7 @@ class Given:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     narrow: bool = False
+    padding: Padding = "kept"
     runs_on: str = ""
 
 

@@ -99,7 +99,11 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
     readout: Readout = _rewrite("readout")
     constants: Constants = _rewrite("constants")
     keys_values: KeysValues = _rewrite("keys_values")
-    padding: Padding = _rewrite("padding")
+    padding: Padding | Literal["measured"] = option(
+        "kept",
+        f"{REWRITES['padding'].help.rstrip('.')}; measured: where batches of the task's rows (8 and 32, or --batch) are faster so.",
+        decisive=True,
+    )
     runtime_form: Literal["measured", "none"] = option(
         "none",
         "measured: fused attention and packed products are measured on this machine; where one is faster, model.runtime.onnx lies "

@@ -67,9 +67,9 @@ class Load:
             said.append(f"the container was stopped {100 * self.throttled:.0f} % of the time (its CPU quota)")
         return ", ".join(said)
 
-    def crowds(self, threads: int) -> bool:
-        """Is there less room than `threads` threads need?"""
-        room = max(self.cores - threads, 0) + BUSY
+    def crowds(self, threads: int, spare: float = 0.0) -> bool:
+        """Do others leave less room than `threads` threads need, by more than `spare` cores?"""
+        room = max(self.cores - threads, 0) + max(BUSY, spare)
         taken = (self.others or 0.0) + (self.stolen or 0.0)
         return taken > room or (self.throttled or 0.0) >= 0.01
 

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from axformer_onnx.data import check_input
-from axformer_onnx.records import Interval
+from axformer_onnx.records import Interval, LogRatio
 from axformer_onnx.runtime.failures import told
 from axformer_onnx.runtime.foreign_load import Load, RunDelay, usable_cores
 from axformer_onnx.runtime.providers import CPU
 from axformer_onnx.runtime.rounds import Budget, Instruments, Rounds, Run, make_rounds, wait_for_quiet
 from axformer_onnx.runtime.sessions import fit_feeds
-from axformer_onnx.runtime.undisturbed import doubt, is_enough, left_alone, unseen
-from axformer_onnx.statistics import paired_ratio
+from axformer_onnx.runtime.undisturbed import doubt, is_enough, left_alone, pace_error, unseen
+from axformer_onnx.statistics import paired_ratio, ratio_interval
 from axformer_passes.probe import TokenSequence
 
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -42,6 +42,9 @@ class LatencyRow:
     rounds    that were made; `kept` of them were undisturbed for this model and the first
     reliable  False: the figures are of a disturbed machine; `why` says by what
     load      what else the machine did meanwhile; None where that was not read
+    cpu       where it is not reliable: the ratio by CPU time on one thread, if that could be measured
+    wall_ms   of every round, in the order in which they were made
+    log_ratio what `ratio` is made of
     """
 
     model: str
@@ -55,6 +58,9 @@ class LatencyRow:
     reliable: bool = True
     why: str = ""
     load: Load | None = None
+    cpu: Interval | None = None
+    wall_ms: tuple[float, ...] = ()
+    log_ratio: LogRatio | None = None
 
 
 def compare_latency(
@@ -68,6 +74,8 @@ def compare_latency(
     seed: int = 0,
     wait_seconds: float = 0.0,
     say: Say = lambda text: None,
+    on_one_thread: Callable[[], Mapping[str, Any]] | None = None,
+    cpu_time: bool = False,
     instruments: Instruments | None = None,
 ) -> list[LatencyRow]:
     """Time every session at every (batch, length, feeds); the others are compared with the first.
@@ -76,6 +84,9 @@ def compare_latency(
                   them were undisturbed; 5 are made whatever max_seconds says
     warmup        runs of each session before the first round
     wait_seconds  how long to wait, over all shapes, for a machine that is free, and measure again where it was not; `say` is told
+    on_one_thread makes sessions of the same models on one thread: where a shape could not be measured, their CPU time is
+    cpu_time      that alone, of sessions on one thread. Other processes do not move it but by the caches and execution units that
+                  they share. It says how much work a model is, not how well that is divided between cores
     instruments   what the machine is read by; None: INSTRUMENTS
 
     On other providers than the CPU inputs and outputs stay on the device (IO binding), and a run ends when
@@ -84,12 +95,20 @@ def compare_latency(
     Raises: RuntimeFailure where a session does not run.
     """
     instruments, rows = instruments or INSTRUMENTS, list[LatencyRow]()
+    instruments = instruments.by_cpu_time() if cpu_time else instruments
     budget, threads = Budget(rounds, warmup, min_seconds, max_seconds), threads_of(sessions)
     if threads > usable_cores():  # they wait for each other, whoever else there is
         instruments = dataclasses.replace(instruments, delay=lambda: RunDelay(None))
     left = min(wait_seconds, MOST_WAIT)
     for batch, length, feeds in feeds_by_shape:
         found, left = _measured(runs_of(sessions, feeds), budget, threads, seed, left, say, instruments)
+        if on_one_thread is not None and not all(row.reliable for row in found):
+            runs, clock = runs_of(on_one_thread(), feeds), instruments.by_cpu_time()
+            by_cpu, _ = _measured(runs, budget, 1, seed, 0.0, say, clock)
+            found = [
+                row if row.reliable or not cpu.reliable else dataclasses.replace(row, cpu=cpu.ratio)
+                for row, cpu in zip(found, by_cpu, strict=True)
+            ]
         rows += [dataclasses.replace(row, batch=batch, length=length) for row in found]
     return rows
 
@@ -128,7 +147,8 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
     for i, (name, wall) in enumerate(zip(names, made.wall_ms, strict=True)):
         kept = alone.pairs(i)
         some = kept if kept.sum() >= 2 else np.ones_like(kept)
-        ratio = paired_ratio(made.wall_ms[0, some], wall[some], seed, floor=unseen(made, some, i)) if i else None
+        found = _log_ratio(made, some, i, seed) if i else None
+        ratio = ratio_interval(found) if found else None
         why = doubt(made, alone, i, threads, ratio)
         if ratio is not None:
             ratio = dataclasses.replace(ratio, reliable=not why, why=why)
@@ -136,10 +156,28 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
         p50, p95 = float(np.median(wall[own])), float(np.percentile(wall, 95))
         rows.append(
             LatencyRow(
-                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), reliable=not why, why=why, load=made.load
+                name,
+                0,
+                0,
+                p50,
+                p95,
+                ratio,
+                len(wall),
+                int(kept.sum()),
+                not why,
+                why,
+                made.load,
+                wall_ms=tuple(wall.tolist()),
+                log_ratio=found,
             )
         )
     return rows
+
+
+def _log_ratio(made: Rounds, some: npt.NDArray[np.bool_], i: int, seed: int) -> LogRatio:
+    """Of the first model to model i, by the rounds `some`."""
+    found = paired_ratio(made.wall_ms[0, some], made.wall_ms[i, some], seed, floor=unseen(made, some, i))
+    return dataclasses.replace(found, shared=pace_error(made, some))
 
 
 def threads_of(sessions: Mapping[str, Any]) -> int:

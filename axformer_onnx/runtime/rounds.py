@@ -35,6 +35,7 @@ class Instruments:
     """What is read of the machine; tests put their own in its place.
 
     clock_ns   nanoseconds of a clock that never goes back
+    cpu_ns     nanoseconds that this thread spent on a core
     sleep      for so many seconds
     counters   what the machine did so far
     delay      makes a reader of how long this process waited for cores
@@ -43,6 +44,7 @@ class Instruments:
     """
 
     clock_ns: Callable[[], int] = time.perf_counter_ns
+    cpu_ns: Callable[[], int] = time.thread_time_ns
     sleep: Callable[[float], None] = time.sleep
     counters: Callable[[], Counters] = read_counters
     delay: Callable[[], RunDelay] = RunDelay
@@ -52,6 +54,12 @@ class Instruments:
     def seconds(self) -> float:
         """The clock in seconds."""
         return self.clock_ns() / 1e9
+
+    def by_cpu_time(self) -> Instruments:
+        """The same with CPU time for the clock, in which nobody waits for a core, and whoever else runs is no load."""
+        return dataclasses.replace(
+            self, clock_ns=self.cpu_ns, delay=lambda: RunDelay(None), counters=lambda: Counters(self.seconds())
+        )
 
 
 @dataclasses.dataclass(frozen=True)

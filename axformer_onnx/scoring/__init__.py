@@ -6,7 +6,7 @@ Takes sessions and encoded rows; gives `Scores` and comparisons of them.
 from __future__ import annotations
 
 from axformer_onnx.scoring.activation_reach import outliers, static_steps
-from axformer_onnx.scoring.comparison import Comparison, compare
+from axformer_onnx.scoring.comparison import Comparison, compare, paired_answers
 from axformer_onnx.scoring.evaluation import (
     Machine,
     Reading,
@@ -23,6 +23,8 @@ from axformer_onnx.scoring.evaluation import (
 from axformer_onnx.scoring.half_fit import half_for
 from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, judged_drop, judged_noise
 from axformer_onnx.scoring.outputs import score_session
+from axformer_onnx.scoring.padding_gain import SIZES as PADDING_SIZES
+from axformer_onnx.scoring.padding_gain import PaddingGain, padding_gains
 from axformer_onnx.scoring.plan_clock import PlanClock
 from axformer_onnx.scoring.recalibrate import Recalibrated
 from axformer_onnx.scoring.stage_scorer import StageScorer
@@ -31,10 +33,12 @@ from axformer_onnx.scoring.stage_sessions import BATCH_SIZE, BATCH_TOKENS, Setti
 __all__ = [
     "BATCH_SIZE",
     "BATCH_TOKENS",
+    "PADDING_SIZES",
     "ROUNDING",
     "Comparison",
     "Drop",
     "Machine",
+    "PaddingGain",
     "PlanClock",
     "Reading",
     "Recalibrated",
@@ -50,6 +54,8 @@ __all__ = [
     "latency_of",
     "latency_warnings",
     "outliers",
+    "padding_gains",
+    "paired_answers",
     "placement_of",
     "provider_warnings",
     "reading_of",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from axformer_onnx.records import Interval, Scores
 from axformer_onnx.statistics import McNemar
-from axformer_onnx.tasks import LabelMap, Metric, Task, metric_named
+from axformer_onnx.tasks import Answers, LabelMap, Metric, Task, metric_named
 
 Outcome = Literal["better", "worse", "no significant difference"]
 
@@ -51,10 +51,7 @@ def compare(
 
     label_map_b  where b's logits stand in another order than a's
     """
-    kind, metric = task.kind, metric_named(task.kind.name, scores_a.metric)
-    labels = kind.truth(labels, scores_a.outputs, label_map)
-    a = kind.answers(scores_a.outputs, scores_a.loss_per_row, labels, label_map)
-    b = kind.answers(scores_b.outputs, scores_b.loss_per_row, labels, label_map_b or label_map)
+    metric, a, b = paired_answers(scores_a, scores_b, labels, task, label_map, label_map_b)
     difference, mcnemar = metric.difference(a, b, seed=seed), metric.exact_test(a, b)
     outcome = _outcome(difference, mcnemar)
     verdict = _sentence(metric, scores_a.value, scores_b.value, difference, mcnemar, outcome)
@@ -62,6 +59,22 @@ def compare(
     return Comparison(
         metric.name, scores_a.value, scores_b.value, difference, mcnemar, outcome, verdict, words, metric.interval
     )
+
+
+def paired_answers(
+    scores_a: Scores,
+    scores_b: Scores,
+    labels: npt.NDArray[Any],
+    task: Task,
+    label_map: LabelMap,
+    label_map_b: LabelMap | None = None,
+) -> tuple[Metric, Answers, Answers]:
+    """The task's main metric on these rows, and what both models answered."""
+    kind = task.kind
+    labels = kind.truth(labels, scores_a.outputs, label_map)
+    a = kind.answers(scores_a.outputs, scores_a.loss_per_row, labels, label_map)
+    b = kind.answers(scores_b.outputs, scores_b.loss_per_row, labels, label_map_b or label_map)
+    return metric_named(kind.name, scores_a.metric), a, b
 
 
 def metric_noise(

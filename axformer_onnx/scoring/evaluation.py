@@ -138,15 +138,22 @@ def latency_of(
     *,
     wait_seconds: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
+    by_cpu_time: bool = False,
 ) -> list[LatencyRow]:
     """Latency of the graphs at these paths, interleaved, on rows as `tokens` has them; the first is the baseline.
 
     wait_seconds   for a free machine, at most; `say` is told what for
+    by_cpu_time    on the CPU, where that was not measurable, by CPU time as well
     """
     sessions = {name: machine.session(path) for name, path in models.items()}
+    alone = dataclasses.replace(machine, threads=1)
+    on_one_thread = (lambda: {name: alone.session(path) for name, path in models.items()}) if by_cpu_time else None
     names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
     feeds = [(batch, length, make_feeds(names, batch, length, tokens=tokens, seed=seed)) for batch, length in shapes]
-    return compare_latency(sessions, feeds, seed=seed, wait_seconds=wait_seconds, say=say)
+    return compare_latency(
+        sessions, feeds, seed=seed, wait_seconds=wait_seconds, say=say,
+        on_one_thread=on_one_thread if is_cpu_alone(machine.provider) else None,
+    )  # fmt: skip
 
 
 def placement_of(

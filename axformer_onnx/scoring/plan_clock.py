@@ -33,7 +33,7 @@ which one arithmetic may lose more than another."""
 
 @dataclasses.dataclass(frozen=True)
 class PlanClock:
-    """Times plans against a model as it is, in the same rounds; each with `rewrites`."""
+    """Times plans against a model as it is, in the same rounds; each with `rewrites`. `cpu_time`: that of one thread."""
 
     model: ir.Model
     examined: Examined
@@ -43,11 +43,12 @@ class PlanClock:
     tokens: TokenSequence
     seed: int
     seconds: Callable[[], float] = time.monotonic
+    cpu_time: bool = False
 
     def ratios(
         self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]
-    ) -> tuple[float, dict[Any, float]]:
-        """(ms of the model, what every variant takes as a part of it); a path: the graph that lies there.
+    ) -> tuple[float, dict[Any, float], bool]:
+        """(ms of the model, what every variant takes as a part of it, do all of these hold?); a path: the graph that lies there.
 
         A few are timed together with the model. The fastest pace that the model shows among any of them is the machine's; what
         was timed at a slower one, or while it was disturbed, is timed again, for AGAIN_SECONDS at most, and the better
@@ -67,7 +68,8 @@ class PlanClock:
             for (key, _), row in zip(group, best[number][1:], strict=True):
                 assert row.ratio is not None  # the first row alone has none
                 found[key] = 1 / row.ratio.value
-        return min((rows[0].p50_ms for rows in best.values()), default=0.0), found
+        holds = all(_doubt(rows)[0] == 0 for rows in best.values())
+        return min((rows[0].p50_ms for rows in best.values()), default=0.0), found, holds
 
     @cached_property
     def _base(self) -> Any:
@@ -78,10 +80,12 @@ class PlanClock:
         names = [one.name for one in self._base.get_inputs()]
         feeds = [(*self.shape, make_feeds(names, *self.shape, tokens=self.tokens, seed=self.seed))]
         sessions = {"model": self._base, **{str(key): self._session(what) for key, what in group}}
-        return compare_latency(sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=self.seed)
+        return compare_latency(
+            sessions, feeds, rounds=ROUNDS, min_seconds=0.5, max_seconds=20.0, seed=self.seed, cpu_time=self.cpu_time
+        )
 
     def _session(self, what: Plan | Path) -> Any:
-        provider, threads = self.machine.provider, self.machine.threads
+        provider, threads = self.machine.provider, 1 if self.cpu_time else self.machine.threads
         if isinstance(what, Path):
             return make_session(what, provider=provider, threads=threads)
         also = self.rewrites

@@ -75,14 +75,15 @@ class Compensated(Search):
 
 
 def _keep_plans(found: Found) -> dict[Path, str]:
-    """Name the folder of every point after its speedup; returns the names, relative to the output folder."""
+    """Name folders of points after their speedups, by the table where one was not measured; names are relative to the output."""
     from axformer_onnx.result import FRONTIER
 
     names: dict[Path, str] = {}
-    for point in sorted(found.points, key=lambda p: p.speedup.value):
+    for point in sorted(found.points, key=lambda p: p.speedup.value if p.speedup.reliable else p.predicted):
         for graph in point.folder.glob(f"{point.graph.name}*") if point is not found.chosen else ():
             graph.unlink()
-        name = base = f"{point.speedup.value:.2f}x"
+        measured = point.speedup.reliable
+        name = base = f"{point.speedup.value:.2f}x" if measured else f"{point.predicted:.2f}x-by-table"
         number = 2
         while (point.folder.parent / name).exists():
             name, number = f"{base}-{number}", number + 1

@@ -14,14 +14,17 @@ from axformer_onnx.statistics.paired import (
     bootstrap_numbers,
     bootstrap_sums,
     mcnemar_exact,
+    studentised_mean,
 )
-from axformer_onnx.statistics.paired_times import paired_ratio
+from axformer_onnx.statistics.paired_proportions import paired_shares
+from axformer_onnx.statistics.paired_times import averaged, paired_ratio, ratio_interval
 from axformer_onnx.statistics.proportion import exact_proportion, most_unseen
 from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
 
 __all__ = [
     "CountsMetric",
     "McNemar",
+    "averaged",
     "best_temperature",
     "bootstrap_classes",
     "bootstrap_mean",
@@ -34,7 +37,10 @@ __all__ = [
     "most_unseen",
     "number_metric",
     "paired_ratio",
+    "paired_shares",
+    "ratio_interval",
     "recalibrated_losses",
     "set_counts",
     "set_metric",
+    "studentised_mean",
 ]

@@ -9,11 +9,12 @@ both, arch, needs pandas and statsmodels; the few lines that are needed of it ar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.records import FloatArray, Interval
+from axformer_onnx.records import FloatArray, Interval, LogRatio
 
 DRAWS = 500
 LONGER = 4.0
@@ -28,27 +29,45 @@ def paired_ratio(
     *,
     floor: float = 0.0,
     draws: int = DRAWS,
-    level: float = 0.95,
-) -> Interval:
-    """exp(median of log(a / b)) over rounds: how many times as fast b is, with its interval.
+) -> LogRatio:
+    """Median of log(a / b) over rounds: how many times as fast b is.
 
     a_ms, b_ms  float[rounds], in the order in which they were measured
     floor       standard error of the logarithm that rounds of one pair of sessions cannot show, added in squares
 
-    The logarithm's standard error is that of the medians of `draws` resamples; the interval is normal, by Student's t with as many
-    degrees of freedom as there are independent blocks.
+    The logarithm's standard error is that of the medians of `draws` resamples; it has as many degrees of freedom as there are
+    independent blocks.
     """
-    from scipy.stats import t
-
     logs = np.log(np.asarray(a_ms, dtype=float)) - np.log(np.asarray(b_ms, dtype=float))
     value, rounds = float(np.median(logs)), len(logs)
     if rounds < 2:
-        return Interval(math.exp(value), math.exp(value), math.exp(value), level)
+        return LogRatio(value, 0.0, 2.0)
     length = max(1.0, min(max(LONGER * block_length(logs), rounds ** (1 / 3)), rounds / 4))
     drawn = stationary_resamples(rounds, length, draws, np.random.default_rng(seed))
     error = math.hypot(float(np.median(logs[drawn], axis=1).std()), floor)
-    reach = float(t.ppf((1 + level) / 2, max(2.0, rounds / length - 1))) * error
-    return Interval(math.exp(value), math.exp(value - reach), math.exp(value + reach), level)
+    return LogRatio(value, error, max(2.0, rounds / length - 1))
+
+
+def ratio_interval(found: LogRatio, level: float = 0.95) -> Interval:
+    """exp(value) with its interval, normal in the logarithm, by Student's t."""
+    from scipy.stats import t
+
+    reach = float(t.ppf((1 + level) / 2, found.freedom)) * found.error
+    return Interval(math.exp(found.value), math.exp(found.value - reach), math.exp(found.value + reach), level)
+
+
+def averaged(found: Sequence[LogRatio]) -> LogRatio:
+    """The mean of repetitions, each with sessions of its own.
+
+    Its standard error is that of the repetitions' own errors, or of their spread where that is larger, and what they share, added
+    in squares; degrees of freedom add up.
+    """
+    values, count = np.array([one.value for one in found]), len(found)
+    within = math.fsum(one.error**2 - one.shared**2 for one in found) / count
+    between = float(values.var(ddof=1)) if count > 1 else 0.0
+    shared = math.sqrt(math.fsum(one.shared**2 for one in found) / count)
+    error = math.sqrt(max(within, between) / count + shared**2)
+    return LogRatio(float(values.mean()), error, math.fsum(one.freedom for one in found), shared)
 
 
 def stationary_resamples(

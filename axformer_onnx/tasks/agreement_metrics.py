@@ -33,6 +33,10 @@ class UnchangedMetric(Metric):
         value, low, high = (0.0 - 100 * share for share in (found.value, found.high, found.low))
         return Interval(value, low, high, level)
 
+    def bounds(self, a: Answers, b: Answers, *, error: float, seed: int = 0) -> Interval:
+        """The same: it is exact where nothing changed, too."""
+        return self.difference(a, b, seed=seed, level=1 - 2 * error)
+
     def words(self, a: Answers, b: Answers, difference: Interval) -> str:
         """For example "6 of 500 answers changed: 1.20 % [0.44, 2.59]", "0 of 500 answers changed: at most 0.60 % ..."."""
         count, rows, level = int(changed(b).sum()), len(b.given), difference.level
@@ -58,6 +62,10 @@ class DecisionsMetric(Metric):
         if np.ptp(changes) == 0:
             return Interval(float(changes[0]), float(changes[0]), float(changes[0]), level)
         return bootstrap_mean(changes, draws=draws, seed=seed, level=level)
+
+    def worst(self, answers: Answers, rows: int) -> float:
+        """All decisions of a row are wrong."""
+        return self.value(answers) - 100 * rows / len(answers.given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,9 @@ from axformer_onnx.statistics import (
     bootstrap_sums,
     confusion,
     mcnemar_exact,
+    most_unseen,
     number_metric,
+    paired_shares,
     set_counts,
     set_metric,
 )
@@ -70,6 +73,21 @@ class Metric(abc.ABC):
         """The exact paired test that decides in the interval's place, or None."""
         return None
 
+    def bounds(self, a: Answers, b: Answers, *, error: float, seed: int = 0) -> Interval:
+        """value(b) - value(a), with one-sided bounds, each of which fails with a probability of about `error`.
+
+        Those of the bootstrap, moved apart by what one row can change, for answers that change one by one leave too few draws in
+        a tail. Where no answer differs there is nothing to draw from: as many rows as can differ unseen are taken for the worst.
+        """
+        found = self.difference(a, b, seed=seed, level=1 - 2 * error)
+        unseen = 1 if found.low < found.high else math.ceil(len(b.labels) * most_unseen(len(b.labels), 1 - error))
+        step = max(0.0, self.value(b) - self.worst(b, unseen))
+        return dataclasses.replace(found, low=found.low - step, high=found.high + step)
+
+    def worst(self, answers: Answers, rows: int) -> float:
+        """The figure if so many right answers, the dearest ones, were wrong; the figure itself where answers are no choices."""
+        return self.value(answers)
+
     def words(self, a: Answers, b: Answers, difference: Interval) -> str | None:
         """The difference in words of its own, or None: points with their interval say it all."""
         return None
@@ -98,6 +116,23 @@ class ClassMetric(Metric):
     def exact_test(self, a: Answers, b: Answers) -> McNemar | None:
         """McNemar's, where it fits the metric."""
         return mcnemar_exact(a.given == a.labels, b.given == b.labels) if self.exact else None
+
+    def bounds(self, a: Answers, b: Answers, *, error: float, seed: int = 0) -> Interval:
+        """Of accuracy by the score statistic of two shares, which holds for few differing rows."""
+        test = self.exact_test(a, b)
+        if test is None:
+            return super().bounds(a, b, error=error, seed=seed)
+        found = paired_shares(test.only_a, test.only_b, len(a.labels), error)
+        return Interval(100 * found.value, 100 * found.low, 100 * found.high, found.level)
+
+    def worst(self, answers: Answers, rows: int) -> float:
+        """Those of the rarest label are the dearest."""
+        frequency = np.bincount(answers.labels, minlength=answers.classes)[answers.labels]
+        right = np.flatnonzero(answers.given == answers.labels)
+        some = right[np.argsort(frequency[right], kind="stable")][:rows]
+        given = np.array(answers.given)
+        given[some] = (given[some] + 1) % answers.classes
+        return self.value(dataclasses.replace(answers, given=given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +168,13 @@ class SetMetric(Metric):
         """By draws of rows."""
         parts = [set_counts(one.labels, one.given) for one in (a, b)]
         return bootstrap_sums(self._of(a), *parts, draws=draws, seed=seed, level=level)
+
+    def worst(self, answers: Answers, rows: int) -> float:
+        """Those with the most labels are the dearest."""
+        hits = (answers.given * answers.labels).sum(axis=1)
+        given = np.array(answers.given)
+        given[np.argsort(-hits, kind="stable")[:rows]] = 0
+        return self.value(dataclasses.replace(answers, given=given))
 
     def _of(self, answers: Answers) -> CountsMetric:
         return partial(set_metric, self.name, rows=len(answers.labels))

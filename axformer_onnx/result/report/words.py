@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
-from axformer_onnx.options import flag
+from axformer_onnx.options import OptimizeOptions, fields_of, flag
 from axformer_onnx.records import Interval
 from axformer_onnx.result.report.record import (
     ComparisonRecord,
@@ -41,8 +42,10 @@ def _speed(report: Report) -> str:
     measured = [x for x in report.latency if x.reliable]
     lost = [x for x in report.latency if not x.reliable]
     if lost and not measured:
-        return f"speed not measured: {lost[0].why}"
-    missing = "".join(f"; speed at {x.batch} x {x.length} not measured: {x.why}" for x in lost)
+        return f"speed not measured: {lost[0].why}{in_cpu_time(lost[0].cpu_speedup)}"
+    missing = "".join(
+        f"; speed at {x.batch} x {x.length} not measured: {x.why}{in_cpu_time(x.cpu_speedup)}" for x in lost
+    )
     return _difference(measured) + missing
 
 
@@ -112,6 +115,11 @@ def speed(speedup: IntervalRecord | Interval) -> str:
     return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
 
 
+def in_cpu_time(speedup: IntervalRecord | Interval | None) -> str:
+    """What follows on a speed that was not measured: "; in CPU time, on one thread, 1.21x [1.19, 1.23]", or nothing."""
+    return "" if speedup is None else f"; in CPU time, on one thread, {speed(speedup)}"
+
+
 def figure_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """The rows (figure, source, result, change) of the main table."""
     before, after = report.source, report.candidate
@@ -154,7 +162,12 @@ def _latency_rows(x: LatencyRecord) -> list[tuple[str, str, str, str]]:
         for pair in ((x.source_p50_ms, x.candidate_p50_ms), (x.source_p95_ms, x.candidate_p95_ms))
     )
     return [
-        (f"latency p50, {shape}", p50[0], p50[1], speed(x.speedup) if x.reliable else NOT_MEASURED),
+        (
+            f"latency p50, {shape}",
+            p50[0],
+            p50[1],
+            speed(x.speedup) if x.reliable else NOT_MEASURED + in_cpu_time(x.cpu_speedup),
+        ),
         (f"latency p95, {shape}", p95[0], p95[1], ""),
     ]
 
@@ -241,11 +254,22 @@ def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
 
 def options_line(report: Report) -> str:
     """The options of the run as the command line has them, those at their defaults left out."""
-    said = []
+    return shlex.join(_options(report))
+
+
+def command_words(report: Report) -> list[str]:
+    """The command that makes such a run, word by word, as a shell reads them."""
+    return [shlex.quote(word) for word in ("axformer-onnx", "optimize", report.model, *_options(report))]
+
+
+def _options(report: Report) -> list[str]:
+    said, fields = list[str](), fields_of(OptimizeOptions)
     for name, value in report.options.items():
+        if isinstance(value, list) and not (name in fields and fields[name].default == ()):
+            value = ",".join(map(str, value))
         for one in value if isinstance(value, list) else [value]:
-            said.append(flag(name) if one is True else f"{flag(name)} {one}")
-    return " ".join(said)
+            said += [flag(name)] if one is True else [flag(name), str(one)]
+    return said
 
 
 FRONTIER_HEADER = ("speedup", "select rows", "below the source", "judged", "divergence", "file size", "plan")
@@ -280,6 +304,20 @@ def _point_row(point: PointRecord) -> tuple[str, ...]:
         megabytes(point.size_bytes),
         f"{point.folder}{' <- the result' if point.chosen else ''}",
     )
+
+
+def condition_rows(report: Report) -> list[tuple[str, str]]:
+    """(name, value): when, with which options, of which files and on what it ran; versions are apart."""
+    return [
+        ("created", report.created),
+        ("options", options_line(report)),
+        ("provider", report.provider),
+        ("threads", str(report.threads or "ONNX Runtime's default")),
+        ("source sha256", report.source.sha256),
+        ("result sha256", report.candidate.sha256),
+        *sorted(report.hardware.items()),
+        *[("ran on", line) for line in placement_words(report.placement)],
+    ]
 
 
 def placement_words(found: Mapping[str, Mapping[str, int]]) -> list[str]:

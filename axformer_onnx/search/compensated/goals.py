@@ -30,7 +30,7 @@ from axformer_onnx.errors import UsageError
 from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.allocation import allocate, price_of
 from axformer_onnx.search.compensated.latency_table import LatencyTable
-from axformer_onnx.search.compensated.levels import Choice, Unit
+from axformer_onnx.search.compensated.levels import Choice, bytes_by_rung
 from axformer_onnx.search.compensated.operating_points import (
     Builder,
     Point,
@@ -41,7 +41,6 @@ from axformer_onnx.search.compensated.operating_points import (
 )
 from axformer_onnx.search.compensated.preparation import Prepared, SearchInputs, Watch, prepare
 from axformer_onnx.search.compensated.tuning import GENERATION, Tuned, chunks, tune
-from axformer_passes.blocks import linear_parameters, linears
 from axformer_passes.integers import BYTES_OF_TABLES, tables_of
 from axformer_passes.plan import Hard, Plan
 
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from axformer_onnx.runtime import Shelf
     from axformer_onnx.scoring import StageSessions
     from axformer_onnx.search.journal import Journal
-    from axformer_passes.anatomy import Anatomy
 
 LADDER, INT8_LADDER = (1.5, 2.0, 2.5, 3.0), (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 """Speedups of the frontier's points beside the exact one."""
@@ -60,13 +58,19 @@ FIRST_TUNED, INT8_FIRST_TUNED = 2.0, 3.0
 """Speedup at which the coefficients are tuned where none was asked for."""
 MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth evaluating it."""
-REFINED = 2
+REFINED = 3
+"""Points between the fastest that passes and the next one, after the frontier was built."""
+NEAR = 0.1
+"""Relative difference of two speedups beyond which coefficients of the one are tuned again for the other."""
 CLOSE = 0.02
 """Relative difference of two speedups that are as good as equal."""
 MOST_WRONG = 0.15
 """The table's error counts up to here: beyond, it was measured on a machine that was busy with something else."""
 AROUND = 2
 """Points beyond the first that a speedup is built with, evenly spaced up to the table's error."""
+BY_CPU_TIME = (
+    "the machine was never free: blocks are priced by CPU time on one thread, as are the speeds that the table predicts"
+)
 TEACHER_BYTES = 2**30
 """Of what the source computes, kept in memory for the refits; the rest is in files."""
 
@@ -126,7 +130,7 @@ def search_budget(
         builder = Builder(options, given, prepared.levels, teacher, start, folder, journal)
         table = prepared.table
         exact = builder.point(Choice((0,) * len(prepared.levels.units)), table.speedup(table.whole_ms))
-        sizes = _sizes(sessions.staged.examined.anatomy, prepared.levels.units)
+        sizes = bytes_by_rung(sessions.staged.examined.anatomy, prepared.levels.units)
         return _Choosing(inputs, prepared, builder, exact, sizes).found()
 
 
@@ -184,7 +188,7 @@ class _Choosing:
             hard_asked=evaluator.hard,
             stages_run=scored.divergence.stages_run + scored.sampled.stages_run,
             stages_plain=plain,
-            notes=scored.notes,
+            notes=(*scored.notes, *([BY_CPU_TIME] if self.table.cpu_time else [])),
             interrupted=interrupted,
         )
 
@@ -200,15 +204,17 @@ class _Choosing:
         if tuned is not None:
             self._harden(tuned, budget)
         self._ladder(tuned)
-        return self._fastest_within(goal.value, tuned)
+        return self._fastest_within(goal.value, tuned, speedup)
 
     def _predicted(self, choice: Choice) -> float:
         return self.table.speedup(price_of(self.table.prices, choice.rungs) + self._hard_ms(choice))
 
-    def _tuned(self, prices: Sequence[FloatArray], budget: float, name: str) -> Tuned | None:
+    def _tuned(
+        self, prices: Sequence[FloatArray], budget: float, name: str, start: FloatArray | None = None
+    ) -> Tuned | None:
         return tune(
             self.prepared.costs, prices, budget, self.prepared.evaluator.races,
-            evaluations=self.prepared.scored.effort.evaluations, seed=self.inputs.options.seed,
+            evaluations=self.prepared.scored.effort.evaluations, seed=self.inputs.options.seed, start=start,
             heights=[unit.height for unit in self.prepared.levels.units],
             progress=lambda done, of: self.inputs.watch(f"tuning at {name}", done, of),
         )  # fmt: skip
@@ -253,8 +259,8 @@ class _Choosing:
         return None if rungs is None else Choice(rungs, hard)
 
     def _build(self, choice: Choice, held: Sequence[Point] = ()) -> Point:
-        """A point; no more evaluations follow, so what they left goes first. `held`: points that may be the answer."""
-        self.prepared.scored.close()
+        """A point; few evaluations follow, if any, so what they left goes first. `held`: points that may be the answer."""
+        self.prepared.scored.divergence.forget()
         point = self.builder.point(choice, self._predicted(choice))
         self.builder.keep_graphs([*self._may_win(), *held])
         return point
@@ -293,8 +299,9 @@ class _Choosing:
         """The speedup without any head and neuron, by the table."""
         return self.table.speedup(price_of(self.table.prices, [-1] * len(self.prepared.costs)))
 
-    def _fastest_within(self, drop: float, tuned: Tuned | None) -> tuple[Point, bool]:
-        for _ in range(REFINED):
+    def _fastest_within(self, drop: float, tuned: Tuned | None, tuned_at: float) -> tuple[Point, bool]:
+        """Halve the gap between the fastest point that passes and the next; the first time with coefficients tuned there."""
+        for turn in range(REFINED):
             points = self.builder.points
             passing = within_drop(points, drop)
             best = max(passing, key=lambda p: p.predicted, default=self.exact)
@@ -302,11 +309,24 @@ class _Choosing:
             if not beyond:
                 break
             between = (best.predicted + beyond[0].predicted) / 2
+            if between / best.predicted < 1 + CLOSE:
+                break
             choice = self._choice(tuned, between)
-            if choice is None or between / best.predicted < 1 + CLOSE:
+            if turn == 0 and tuned is not None and abs(between / tuned_at - 1) > NEAR:
+                tuned = self._tuned_again(tuned, between)
+                choice = tuned.choice
+            if choice is None:
                 break
             self._build(choice)
         return self._best_so_far()
+
+    def _tuned_again(self, tuned: Tuned, speedup: float) -> Tuned:
+        """From the coefficients that were found elsewhere."""
+        budget = self.table.budget_ms(speedup)
+        again = self._tuned(self.table.prices, budget, f"x{speedup:.3g}", tuned.coefficients)
+        assert again is not None  # points that are faster were built
+        self._harden(again, budget)
+        return again
 
     def _at_speedup(self, speedup: float) -> tuple[Point, bool]:
         """Tuned at what the table promises; beside that points that are fast enough even if it promises too much."""
@@ -372,21 +392,6 @@ class _Choosing:
             return nearly_as_fast(within_drop(self.builder.points, goal.value) or [self.exact], self.error)
         small = [p for p in self.builder.points if p.size_bytes <= goal.value * self.source_bytes]
         return [best, min(small, key=lambda p: p.divergence)] if goal.kind == "size" and small else [best]
-
-
-def _sizes(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
-    """Bytes of every rung by unit: weights in float32 or in integers with a scale a column, biases in float32.
-
-    What is stored in integers and multiplied in float32 counts as float32: or nothing would become a product of integers.
-    """
-    found = []
-    for unit in units:
-        block = getattr(anatomy.layers[unit.layers[0]], unit.kind)
-        *inner, last = linears(block)
-        per_unit = (sum(map(linear_parameters, inner)) + last.rows * last.columns) / unit.size
-        each = np.array([1.0 if rung.int8 else 4.0 for rung in unit.rungs])
-        found.append(each * np.array(unit.counts) * per_unit + 4.0 * last.columns)
-    return found
 
 
 __all__ = ["Found", "search_budget"]

@@ -11,7 +11,10 @@ too, and all figures are scaled to make their sum what that saves. Rungs that ar
 made non-decreasing in the number of heads (neurons) kept (isotonic regression): a kernel may take longer for fewer, and then the
 wider rung on the fast side of that step is the one to take.
 
-Tables are kept in the user's cache folder under a key of model, machine, provider, threads, shape and versions.
+Where the machine is never free, all of it is CPU time on one thread: another figure, but one that other processes do not move.
+
+Tables are kept in the user's cache folder under a key of model, machine, provider, threads, shape and versions; those of CPU time
+are not.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import (
     cache_folder,
     describe_hardware,
+    is_cpu_alone,
     keep_json,
     versions,
 )
@@ -60,6 +64,8 @@ FORMAT = "axformer-latency/3"
 MEASURED = {"attention": 7, "feed_forward": 9}
 """Rungs of a class that are measured, the full and the empty one among them; of a class of a single unit, fewer."""
 _SINGLE = 4
+TRY_CPU_TIME = True
+"""Where wall-clock times do not hold."""
 _EMPTY, _SOURCE = "empty", "source"
 """The variant without any unit, and the graph that was given."""
 
@@ -74,6 +80,7 @@ class LatencyTable:
     unit_ms     by unit: of every rung, the empty one 0; non-decreasing in what is kept
     hard_ms     by k: what hard attention with that k adds to one attention block; empty where it was not asked for
     mixed       plans that change all units, timed: what sums of prices are wrong by (`table_error.py`)
+    cpu_time    all of it is CPU time on one thread
 
     Sums of `unit_ms` and `hard_ms` are budgets of the units; `speedup` and `budget_ms` translate between them and what they mean.
     """
@@ -85,6 +92,7 @@ class LatencyTable:
     unit_ms: tuple[tuple[float, ...], ...]
     hard_ms: Mapping[int, float] = dataclasses.field(default_factory=dict)
     mixed: tuple[Mixed, ...] = ()
+    cpu_time: bool = False
 
     @property
     def prices(self) -> list[FloatArray]:
@@ -151,7 +159,10 @@ def measure_table(
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
     variants.append((_EMPTY, _plan([(unit, 0, False) for unit in units])))
     clock = PlanClock(model, examined, rewrites, machine, shape, tokens, seed)
-    base_ms, ratios = clock.ratios([(_SOURCE, source), *variants], progress)
+    base_ms, ratios, holds = clock.ratios([(_SOURCE, source), *variants], progress)
+    if not holds and TRY_CPU_TIME and is_cpu_alone(machine.provider):
+        clock = dataclasses.replace(clock, cpu_time=True)
+        base_ms, ratios, _ = clock.ratios([(_SOURCE, source), *variants], progress)
     ms = {key: ratio * base_ms for key, ratio in ratios.items()}
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
@@ -163,7 +174,7 @@ def measure_table(
             unit_ms[u] = _by_rung(units[u], measured)
     unit_ms = _adding_up(unit_ms, base_ms - ms[_EMPTY])
     added = {k: (ms[k] - base_ms) / len(attention) for k in hard if attention}
-    table = LatencyTable(*shape, ms[_SOURCE], base_ms, tuple(unit_ms), added)
+    table = LatencyTable(*shape, ms[_SOURCE], base_ms, tuple(unit_ms), added, cpu_time=clock.cpu_time)
     return dataclasses.replace(table, mixed=_mixed(table, units, int8, clock, progress))
 
 
@@ -180,7 +191,7 @@ def _mixed(
         (rungs, _plan([(u, u.counts[r], u.rungs[r].int8) for u, r in zip(units, rungs, strict=True)], int8))
         for rungs in choices
     ]
-    _, ratios = clock.ratios(plans, progress)
+    _, ratios, _ = clock.ratios(plans, progress)
     return tuple(
         Mixed(table.whole_ms - price_of(table.prices, rungs), table.model_ms * (1 - ratios[rungs])) for rungs in choices
     )
@@ -276,6 +287,8 @@ def cached_table(key: Mapping[str, Any], units: Sequence[Unit], measure: Callabl
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     found = measure()
+    if found.cpu_time:
+        return found
     try:
         keep_json(path, {**to_json(found), "key": whole})
     except OSError as error:
@@ -316,6 +329,7 @@ def from_json(data: Mapping[str, Any]) -> LatencyTable:
         unit_ms=tuple(tuple(float(x) for x in ms) for ms in data["unit_ms"]),
         hard_ms={int(k): float(ms) for k, ms in data["hard_ms"].items()},
         mixed=tuple(Mixed(float(m["summed_ms"]), float(m["measured_ms"])) for m in data["mixed"]),
+        cpu_time=bool(data.get("cpu_time", False)),
     )
 
 

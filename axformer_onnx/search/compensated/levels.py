@@ -21,7 +21,7 @@ import numpy.typing as npt
 from axformer_onnx.compensate import Moments, Sample, calibrate, levels
 from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.runtime import Shelf
-from axformer_passes.blocks import BlockKind, shared_groups
+from axformer_passes.blocks import BlockKind, linear_parameters, linears, shared_groups
 from axformer_passes.cut import weight_key
 from axformer_passes.integers import inner_shifts, least_opset, nearest, simulated
 from axformer_passes.plan import Hard, Plan, SharedWeights
@@ -29,7 +29,9 @@ from axformer_passes.precision import Int8
 from axformer_passes.stages import writable
 
 if TYPE_CHECKING:
+    from axformer_onnx.records import FloatArray
     from axformer_onnx.scoring import StageSessions
+    from axformer_passes.anatomy import Anatomy
     from axformer_passes.blocks import Projection
 
 Array = npt.NDArray[Any]
@@ -263,4 +265,19 @@ def _number(unit: int, rung: int) -> int:
     return unit * 1000 + rung
 
 
-__all__ = ["Choice", "Levels", "Rung", "Unit", "build_levels", "ladder", "round_stages"]
+def bytes_by_rung(anatomy: Anatomy, units: Sequence[Unit]) -> list[FloatArray]:
+    """Bytes of every rung by unit: weights in float32 or in integers with a scale a column, biases in float32.
+
+    What is stored in integers and multiplied in float32 counts as float32: or nothing would become a product of integers.
+    """
+    found = []
+    for unit in units:
+        block = getattr(anatomy.layers[unit.layers[0]], unit.kind)
+        *inner, last = linears(block)
+        per_unit = (sum(map(linear_parameters, inner)) + last.rows * last.columns) / unit.size
+        each = np.array([1.0 if rung.int8 else 4.0 for rung in unit.rungs])
+        found.append(each * np.array(unit.counts) * per_unit + 4.0 * last.columns)
+    return found
+
+
+__all__ = ["Choice", "Levels", "Rung", "Unit", "build_levels", "bytes_by_rung", "ladder", "round_stages"]

@@ -112,7 +112,8 @@ def expected_tokens(options: OptimizeOptions, given: Given, points: int) -> floa
     rungs = ladders * effort.rungs * sum(len(layer.blocks) for layer in given.source.anatomy.layers)
     affordable = SWEEP_MACS / max(rungs * macs * mean / 2, 1.0)
     sweep = rungs * min(effort.sweep_rows, len(tokens), affordable) * mean / 2
-    races = effort.evaluations * min(race_rows(effort, macs * mean), len(tokens)) * mean / 2
+    tunings = 2 if options.goal.kind == "drop" else 1  # once more near the answer
+    races = tunings * effort.evaluations * min(race_rows(effort, macs * mean), len(tokens)) * mean / 2
     refits = points * _REFITS * affordable_tokens(effort.refit_tokens, macs)
     select = points * float(given.encoded["select"].row_lengths.sum())
     return affordable_tokens(effort.calibration_tokens, macs) + sweep + races + refits + select
@@ -185,17 +186,20 @@ def tune(
     evaluations: int,
     seed: int,
     heights: Sequence[int] | None = None,
+    start: FloatArray | None = None,
     progress: Callable[[int, int], None] = lambda done, left: None,
 ) -> Tuned | None:
     """The choice of least true divergence that was found within the budget; None where nothing fits it.
 
     heights   as `exchanges` takes them
+    start     float64[units]: coefficients to begin with; None: 1
     """
-    first = allocate(costs, prices, budget)
+    start = np.ones(len(costs)) if start is None else start
+    first = allocate(costs, prices, budget, start)
     if first is None:
         return None
     (race,) = evaluate([Choice(first)], None)
-    best = Tuned(Choice(first), race.divergence, np.ones(len(costs)))
+    best = Tuned(Choice(first), race.divergence, start)
     generator, seen = np.random.default_rng(seed), {first}
     half = evaluations // 2
     while best.evaluations < half:

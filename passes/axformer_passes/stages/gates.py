@@ -54,18 +54,28 @@ def _gate_rows(graph: ir.Graph, examined: Examined, block: Block, names: GatedBl
     if shape[-1] != names.width:
         gate = _step(graph, node, "Reshape", [gate, _constant(graph, gate, list(shape))], gate, "spread")
     if np.asarray(examined.labelling.values[str(x.name)]).dtype.kind in "iu":
-        node.replace_input_with(slot, _gated_integers(graph, product, x, gate))
+        node.replace_input_with(slot, _gated_integers(graph, node, product, x, gate))
     else:
         node.replace_input_with(slot, _step(graph, node, "Mul", [x, gate], x, "gated"))
 
 
-def _gated_integers(graph: ir.Graph, product: ir.Node, x: ir.Value, gate: ir.Value) -> ir.Value:
-    """QuantizeLinear(DequantizeLinear(x) * gate), by the scale and zero point that the product reads beside x."""
+def _gated_integers(graph: ir.Graph, node: ir.Node, product: ir.Node, x: ir.Value, gate: ir.Value) -> ir.Value:
+    """Integers whose gated channels are the zero point that the product reads: of a product that knows its scale
+    QuantizeLinear(DequantizeLinear(x) * gate), else Where(gate, x, zero point), whose gates are
+    switches: what is not 0 is 1."""
+    if product.op_type not in OPERANDS:
+        zero = product.inputs[2 + data_side(product)] if len(product.inputs) > 2 + data_side(product) else None
+        if zero is None:
+            assert x.dtype is not None
+            zero = initializer(graph, f"{gate.name}_zero", np.zeros((), x.dtype.numpy()))
+        on = ir.Value(name=fresh(graph, f"{gate.name}_on"), type=ir.TensorType(ir.DataType.BOOL))
+        graph.insert_before(node, ir.node("Cast", [gate], {"to": int(ir.DataType.BOOL)}, outputs=[on]))
+        return _step(graph, node, "Where", [on, x, zero], x, "integers")
     slot = OPERANDS[product.op_type][data_side(product)]
     scale = list(product.inputs[slot + 1 : slot + 3])
-    floats = _step(graph, product, "DequantizeLinear", [x, *scale], gate, "floats")
-    times = _step(graph, product, "Mul", [floats, gate], gate, "gated")
-    return _step(graph, product, "QuantizeLinear", [times, *scale], x, "integers")
+    floats = _step(graph, node, "DequantizeLinear", [x, *scale], gate, "floats")
+    times = _step(graph, node, "Mul", [floats, gate], gate, "gated")
+    return _step(graph, node, "QuantizeLinear", [times, *scale], x, "integers")
 
 
 def _constant(graph: ir.Graph, like: ir.Value, values: list[int]) -> ir.Value:
