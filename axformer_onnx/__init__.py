@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axformer_onnx.api import apply, compare, export, inspect, optimize, preview, score
+    from axformer_onnx.api import apply, compare, deploy, export, inspect, optimize, preview, report, score, serve
     from axformer_onnx.commands import (
         CompareResult,
         Inspection,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ScorePair,
         ScoreResult,
     )
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.errors import (
         AxformerError,
         DataError,
@@ -35,15 +36,16 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from axformer_onnx.exporting import ExportResult
+    from axformer_onnx.installation import environment
     from axformer_onnx.tasks import Task
+    from axformer_onnx.version import __version__
     from axformer_passes.plan import Plan
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AxformerError",
     "CompareResult",
     "DataError",
+    "Deployment",
     "ExportResult",
     "Inspection",
     "ModelError",
@@ -62,15 +64,30 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "deploy",
+    "environment",
     "export",
     "inspect",
     "optimize",
     "preview",
+    "report",
     "score",
+    "serve",
 ]
 
 _HOMES = {
-    "axformer_onnx.api": ("apply", "compare", "export", "inspect", "optimize", "preview", "score"),
+    "axformer_onnx.api": (
+        "apply",
+        "compare",
+        "deploy",
+        "export",
+        "inspect",
+        "optimize",
+        "preview",
+        "report",
+        "score",
+        "serve",
+    ),
     "axformer_onnx.commands": (
         "CompareResult",
         "Inspection",
@@ -80,8 +97,11 @@ _HOMES = {
         "ScorePair",
         "ScoreResult",
     ),
+    "axformer_onnx.deploying": ("Deployment",),
     "axformer_onnx.exporting": ("ExportResult",),
+    "axformer_onnx.installation": ("environment",),
     "axformer_onnx.tasks": ("Task",),
+    "axformer_onnx.version": ("__version__",),
     "axformer_passes.plan": ("Plan",),
 }
 """Where a name is, if not with the errors."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from axformer_onnx.commands import CompareResult as CompareResult
 from axformer_onnx.commands import Inspection as Inspection
@@ -11,6 +11,7 @@ from axformer_onnx.commands import OptimizeResult as OptimizeResult
 from axformer_onnx.commands import Preview as Preview
 from axformer_onnx.commands import ScorePair as ScorePair
 from axformer_onnx.commands import ScoreResult as ScoreResult
+from axformer_onnx.deploying import Deployment as Deployment
 from axformer_onnx.errors import AxformerError as AxformerError
 from axformer_onnx.errors import DataError as DataError
 from axformer_onnx.errors import ModelError as ModelError
@@ -63,6 +64,25 @@ def compare(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> CompareResult: ...
+def deploy(
+    model: str | Path,
+    output: str | Path,
+    *,
+    for_: str,
+    form: Literal["portable", "runtime"] = "portable",
+    target_opset: int | None = None,
+    target_ir: int | None = None,
+    name: str | None = None,
+    max_batch: int = 32,
+    instances: int = 1,
+    device: Literal["cpu", "gpu"] = "cpu",
+    accelerator: Literal["openvino", "cuda", "tensorrt"] | None = None,
+    tokenizer: bool = False,
+    openvino_ir: bool = False,
+    also: Sequence[str | Path] | str | Path = ...,
+    overwrite: bool = False,
+) -> Deployment: ...
+def environment() -> dict[str, Any]: ...
 def export(
     checkpoint: str | Path,
     out: str | Path,
@@ -165,6 +185,10 @@ def preview(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> Preview: ...
+def report(
+    run: str | Path,
+    output: str | Path | None = None,
+) -> Path: ...
 def score(
     model: str | Path,
     other: str | Path | None = None,
@@ -184,3 +208,18 @@ def score(
     max_length: int | None = None,
     sample: str | Path | None = None,
 ) -> ScoreResult: ...
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    task: str | None = None,
+    max_batch: int = 32,
+    max_delay: float = 0.0,
+    max_queue: int = 1024,
+    max_body: float = 4.0,
+    provider: str = "cpu",
+    threads: int | None = None,
+    max_length: int | None = None,
+) -> None: ...

@@ -16,11 +16,14 @@ from axformer_onnx.errors import AxformerError
 from axformer_onnx.options import (
     ApplyOptions,
     CompareOptions,
+    DeployOptions,
     ExportOptions,
     InspectOptions,
     OptimizeOptions,
     Options,
+    ReportOptions,
     ScoreOptions,
+    ServeOptions,
     fields_of,
     in_python,
     make,
@@ -29,6 +32,7 @@ from axformer_onnx.options import (
 
 if TYPE_CHECKING:
     from axformer_onnx.commands import CompareResult, Inspection, OptimizeResult, Preview, ScoreResult
+    from axformer_onnx.deploying import Deployment
     from axformer_onnx.exporting import ExportResult
     from axformer_passes.plan import Plan
 
@@ -190,6 +194,24 @@ def inspect(model: str | Path, length: int | None = None, *, sample: str | Path 
     return commands.inspect_model(given.model, given.length, given.sample)
 
 
+@_face(ReportOptions)
+def report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a finished run, report.html, from its report.json; nothing is measured again. Returns the page's path.
+
+    >>> import axformer_onnx as ax
+    >>> ax.report("smaller")
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: smaller: holds no report.json; name the output folder of a finished run, or its report.json
+
+    Raises: UsageError where there is no report, AxformerError for one of another format, RuntimeFailure where the page cannot be
+    written.
+    """
+    from axformer_onnx import commands
+
+    given = make(ReportOptions, {"run": run, "output": output})
+    return commands.write_page(given.run, given.output)
+
+
 @_face(ExportOptions)
 def export(checkpoint: str | Path, out: str | Path, **options: Any) -> ExportResult:
     """Write a fine-tuned checkpoint to OUT/model.onnx, checked against torch. Needs the extra: pip install 'axformer-onnx[export]'.
@@ -205,3 +227,35 @@ def export(checkpoint: str | Path, out: str | Path, **options: Any) -> ExportRes
 
     given = make(ExportOptions, {"checkpoint": checkpoint, "out": out, **options})
     return run(given.checkpoint, given.out, **given.model_dump(exclude={"checkpoint", "out"}))
+
+
+@_face(DeployOptions)
+def deploy(model: str | Path, output: str | Path, **options: Any) -> Deployment:
+    """Write the folder that a server or a library reads: Triton, text-embeddings-inference, transformers.js, OpenVINO, ...
+
+    >>> import axformer_onnx as ax
+    >>> found = ax.deploy("models/nli-mini", "for-tei", for_="tei")
+    >>> found.graph.as_posix(), found.opset
+    ('for-tei/model.onnx', 17)
+
+    Raises: UsageError where the target cannot serve the graph, with the reason; then nothing was written.
+    """
+    from axformer_onnx.deploying import deploy as run
+
+    return run(make(DeployOptions, {"model": model, "output": output, **options}))
+
+
+@_face(ServeOptions)
+def serve(model: str | Path, **options: Any) -> None:
+    """Answer requests for a model over HTTP (Open Inference Protocol v2) until the process is told to stop.
+
+    >>> import axformer_onnx as ax
+    >>> ax.serve("models/nli-mini", port=70000)
+    Traceback (most recent call last):
+    axformer_passes.errors.UsageError: port is 70000: expected at most 65535
+
+    Needs the extra: pip install 'axformer-onnx[serve]'. Raises: RuntimeFailure for a port in use; what loading a model raises.
+    """
+    from axformer_onnx.serving import serve as run
+
+    run(make(ServeOptions, {"model": model, **options}), lambda one: print(f"{one.name}: {one.url}/", flush=True))

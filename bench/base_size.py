@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from record import stamped, write
+
 from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
-from axformer_onnx.runtime.sessions import describe_hardware, versions
 from axformer_onnx.tasks.definitions import get_task
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -77,7 +78,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     seconds, found = time.perf_counter() - began, result.report.compensation
     assert found is not None
     ends = [*[at for _, at in marks[1:]], seconds]
-    return {
+    return stamped({
         "seconds": round(seconds),
         "seconds_without_report": round(next(at for what, at in marks if what.startswith("applying"))),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -90,9 +91,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "plain_work": found.plain_work,
         "points": len(found.frontier),
         "speedup": result.report.latency[0].speedup.model_dump(),
-        "hardware": describe_hardware(),
-        "versions": versions(),
-    }
+    })  # fmt: skip
 
 
 def main() -> None:
@@ -109,8 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, Path(folder))
     print(json.dumps(result, indent=2))
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import stamped, write
 
 from axformer_onnx.commands.optimization import OptimizeOptions, Watcher, optimize
 from axformer_onnx.commands.scores import resolve_report
 from axformer_onnx.options import MAX_SEARCH_ROWS
 from axformer_onnx.result.report.build import comparison_record
-from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, versions
+from axformer_onnx.runtime.sessions import make_session, run_once
 from axformer_onnx.scoring.comparison import compare
 from axformer_onnx.scoring.evaluation import Machine, latency_of, reading_of, score_file
 from axformer_onnx.search.compensated.levels import ladder
@@ -163,15 +164,14 @@ def main() -> None:
         return
     if a.again:
         earlier = json.loads(a.json.read_text(encoding="utf-8"))
-        a.json.write_text(json.dumps({**earlier, **again(a, earlier)}, indent=2) + "\n", encoding="utf-8")
+        write(a.json, {**earlier, **again(a, earlier)})
         return
     if a.keep:
         a.keep.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, a.keep or Path(folder))
     print(json.dumps(result, indent=2))
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -207,9 +207,8 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         save_model(apply_plan(source, plan, run_once), graphs[name])
     notes = others(a, folder, options, graphs, machine, shape)
     paths = ("model", "json", "data", "search_data", "keep", "axformer_graph", "again")
-    return {"command": {k: str(v) for k, v in vars(a).items() if k not in paths},
-            "rows": table_rows(a, graphs, machine, shape), "notes": notes,
-            "hardware": describe_hardware(), "versions": versions()}  # fmt: skip
+    return stamped({"command": {k: str(v) for k, v in vars(a).items() if k not in paths},
+            "rows": table_rows(a, graphs, machine, shape), "notes": notes})  # fmt: skip
 
 
 def again(a: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +221,7 @@ def again(a: argparse.Namespace, earlier: dict[str, Any]) -> dict[str, Any]:
     names = [row["graph"] for row in earlier["rows"]]
     graphs = {name: places.get(name, a.keep / f"{name.replace(' ', '-')}.onnx") for name in names}
     rows = table_rows(a, graphs, Machine(threads=a.threads), (a.batch, a.length))
-    return {"rows": rows, "hardware": describe_hardware(), "versions": versions()}
+    return stamped({"rows": rows})
 
 
 def others(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import stamped, write
 
-from axformer_onnx.runtime import describe_hardware, make_feeds, make_session, run_once, versions
+from axformer_onnx.runtime import make_feeds, make_session, run_once
 from axformer_onnx.runtime.latency import INSTRUMENTS, LatencyRow, compare_latency, judged, runs_of, threads_of
 from axformer_onnx.runtime.rounds import Budget, Rounds, make_rounds
 from axformer_onnx.runtime.undisturbed import is_enough, slowness
@@ -48,7 +48,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     found[loops].append(compared(a, source, result, run))
                 print(name, loops, "loops", found[loops][-1], file=sys.stderr, flush=True)
         pairs[name] = summary(found)
-    return {"batch": a.batch, "length": a.length, "runs": a.runs, "threads": a.threads, "pairs": pairs, **where()}
+    return stamped({"batch": a.batch, "length": a.length, "runs": a.runs, "threads": a.threads, "pairs": pairs})
 
 
 def halved(model: Path, path: Path) -> Path:
@@ -172,11 +172,6 @@ def width(intervals: Sequence[Sequence[float]]) -> float | None:
     return float(np.median([high / low for _, low, high in intervals])) if intervals else None
 
 
-def where() -> dict[str, Any]:
-    """The machine and the versions."""
-    return {"hardware": describe_hardware(), "versions": versions(), "system": platform.system()}
-
-
 def table(result: dict[str, Any]) -> str:
     """One result as Markdown."""
     hardware = result["hardware"]
@@ -239,8 +234,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, Path(folder))
     print(table(result), end="")
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from record import stamped
 
 from axformer_onnx.compensate.algebra import levels
 from axformer_onnx.compensate.moments import calibrate, text_samples
 from axformer_onnx.compensate.refit_outputs import refit_weights
 from axformer_onnx.data.roles import resolve
-from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, versions
+from axformer_onnx.runtime.sessions import make_session, run_once
 from axformer_onnx.scoring.evaluation import reading_of
 from axformer_onnx.scoring.stage_scorer import StageScorer
 from axformer_onnx.scoring.stage_sessions import StageSessions
@@ -107,7 +108,7 @@ def measure(a: argparse.Namespace, path: Path) -> dict[str, Any]:
     marks.append(time.perf_counter())
     refitted = refit_weights(model, plan, weights, samples, threads=a.threads)
     marks.append(time.perf_counter())
-    return {
+    return stamped({
         "model": Path(a.model).name,
         "calibration_rows": len(rows),
         "report_rows": len(report),
@@ -117,9 +118,7 @@ def measure(a: argparse.Namespace, path: Path) -> dict[str, Any]:
         "levels": score(written(weights), plan),
         "refit": score(written(refitted), plan),
         "seconds": {"moments_and_levels": round(marks[1] - marks[0], 1), "refit": round(marks[2] - marks[1], 1)},
-        "hardware": describe_hardware(),
-        "versions": versions(),
-    }
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

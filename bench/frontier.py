@@ -10,15 +10,14 @@ printed here would be a decision.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from budget import EXAMPLE, table_rows
+from record import stamped, write
 
 from axformer_onnx.commands.replay import apply
-from axformer_onnx.runtime.sessions import describe_hardware, versions
 from axformer_onnx.scoring.evaluation import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,8 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, Path(folder))
     print(text_of(result))
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         graphs[plan.parent.name] = folder / plan.parent.name / "model.onnx"
         apply(plan, a.model, graphs[plan.parent.name].parent)
     rows = table_rows(a, graphs, Machine(threads=a.threads), (a.batch, a.length))
-    return {"task": a.task, "rows": rows, "hardware": describe_hardware(), "versions": versions()}
+    return stamped({"task": a.task, "rows": rows})
 
 
 def text_of(result: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ oracle (a stable sort) says, on scores with many ties. docs/hard-attention.md re
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from record import stamped, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hard_forms import FORMS, HEADS, KS, WIDTH, Array, scalar
 from small_graphs import Sketch
 
-from axformer_onnx.runtime.sessions import describe_hardware, versions
 from axformer_passes.cut.hard_attention import harden
 from axformer_passes.plan import Hard, Mode
 
@@ -148,10 +147,7 @@ def main() -> None:
                 rows.append({"mode": mode, "k": k, **sizes, "plain_ms": round(times["plain"], 4), "speed": speeds})
                 print(f"{mode:12} K {k:<3} {shape[0]}x{shape[1]}x{shape[2]:<4} {times['plain']:8.3f} ms  "
                       + "  ".join(f"{n} {s:.2f}" for n, s in speeds.items()), flush=True)  # fmt: skip
-    if a.json:
-        found = {"heads": HEADS, "head_size": WIDTH, "rounds": a.rounds, "rows": rows}
-        found |= {"hardware": describe_hardware(), "versions": versions()}
-        Path(a.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write(a.json, stamped({"heads": HEADS, "head_size": WIDTH, "rounds": a.rounds, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import stamped, write
+
 from axformer_onnx.commands import optimize
 from axformer_onnx.options import OptimizeOptions
-from axformer_onnx.runtime import describe_hardware, versions
 from axformer_onnx.scoring import Machine, compare, latency_of, reading_of, score_file
 from axformer_onnx.tasks import get_task
 
@@ -53,14 +53,13 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, choice in DYNAMIC.items():
         graphs[name] = folder / f"{len(graphs)}.onnx"
         quantize_dynamic(a.model, graphs[name], **choice)
-    return {
+    return stamped({
         "task": task.name,
         "max_drop": a.max_drop,
         "embedding_bits": a.embedding_bits,
         **scored(a, graphs, machine),
         **timed(a, graphs, machine),
-        **where(),
-    }
+    })  # fmt: skip
 
 
 def scored(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine) -> dict[str, Any]:
@@ -105,24 +104,15 @@ def timed(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine) -> d
     return {"speeds": speeds}
 
 
-def where() -> dict[str, Any]:
-    """The machine and the versions."""
-    return {
-        "hardware": describe_hardware(),
-        "instructions": describe_hardware()["instructions"],
-        "versions": versions(),
-        "system": platform.system(),
-    }
-
-
 def table(result: dict[str, Any]) -> str:
     """One result as Markdown."""
     shapes = list(result["speeds"])
     source = result["graphs"]["source"]["bytes"]
+    instructions = result.get("instructions") or result["hardware"]["instructions"]
     lines = [
         f"## {result['task']}: {result['rows']} report rows, --quantize int8 --max-drop {result['max_drop']:g}"
         f"{'' if result.get('embedding_bits', 8) == 8 else ' --embedding-bits 4'}", "",
-        f"{result['hardware']['cpu']}, {result['hardware']['cores_usable']} cores, {', '.join(result['instructions'])}; "
+        f"{result['hardware']['cpu']}, {result['hardware']['cores_usable']} cores, {', '.join(instructions)}; "
         f"onnxruntime {result['versions']['onnxruntime']}", "",
         f"| graph | score | difference | {' | '.join(shapes)} | MB | smaller |", f"|---|---|---|{'---|' * len(shapes)}---|---|",
     ]  # fmt: skip
@@ -172,8 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, a.keep or Path(folder))
     print(table(result), end="")
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from 10,000 nodes on: 1 is linear, 2 quadratic.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -33,8 +32,9 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from deep_graphs import Sizes, deep_model, eager, thinned_everywhere
+from record import stamped, write
 
-from axformer_onnx.runtime.sessions import describe_hardware, run_once, versions
+from axformer_onnx.runtime.sessions import run_once
 from axformer_passes.apply import apply_plan
 from axformer_passes.io.files import load_model
 from axformer_passes.io.lean_model import Detached
@@ -57,16 +57,13 @@ def main() -> None:
         sizes = [_size(Path(folder), count) for count in a.nodes]
         base = Path(folder) / "base.onnx"
         onnx.save(deep_model(12, BASE, (eager,)), base)
-        result = {
+        result = stamped({
             "sizes": sizes,
             "exponents": {step: _exponent(sizes, step) for step in STEPS},
-            "bert_base_sized": {step: _apart(_measure, step, str(base), 3) for step in STEPS},
-            "hardware": describe_hardware(),
-            "versions": versions(),
-        }
+            "bert_base_sized": {step: apart(_measure, step, str(base), 3) for step in STEPS},
+        })  # fmt: skip
     _print(result)
-    if a.json:
-        Path(a.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 def _size(folder: Path, wanted: int) -> dict[str, Any]:
@@ -77,7 +74,7 @@ def _size(folder: Path, wanted: int) -> dict[str, Any]:
     nodes, layers = len(model.graph.node), wanted // NODES_A_LAYER
     del model
     print(f"{nodes} nodes ...", file=sys.stderr, flush=True)
-    figures = {step: _apart(_measure, step, str(path), 3 if wanted <= 10_000 else 1) for step in STEPS}
+    figures = {step: apart(_measure, step, str(path), 3 if wanted <= 10_000 else 1) for step in STEPS}
     return {"nodes": nodes, "layers": layers, "file_bytes": path.stat().st_size, **figures}
 
 
@@ -92,7 +89,7 @@ def _exponent(sizes: list[dict[str, Any]], step: str) -> float | None:
 # -- in processes of their own ----------------------------------------------------------------------------------------
 
 
-def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=_FRESH) as pool:
         return pool.submit(function, *arguments).result()
@@ -100,21 +97,21 @@ def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _measure(step: str, path: str, repeats: int) -> dict[str, float]:
     """{seconds, probe_seconds, peak_mib} of one step: the quickest of `repeats`; memory of the first."""
-    idle = _resident_kib("VmRSS")
+    idle = resident_kib("VmRSS")
     found = []
     with Probe() as probe:
         for _ in range(repeats):
-            act = _prepared(step, path, probe)
+            act = prepared(step, path, probe)
             before, probe.seconds, probe.waited = time.process_time(), 0.0, 0.0
             act()
             seconds = time.process_time() - before - probe.waited
-            peak = (_resident_kib("VmHWM") - idle) / 1024
+            peak = (resident_kib("VmHWM") - idle) / 1024
             found.append({"seconds": seconds, "probe_seconds": probe.seconds, "peak_mib": peak})
     best = min(found, key=lambda x: x["seconds"])
     return {name: round(value, 4) for name, value in {**best, "peak_mib": found[0]["peak_mib"]}.items()}
 
 
-def _prepared(step: str, path: str, probe: Probe) -> Callable[[], Any]:
+def prepared(step: str, path: str, probe: Probe) -> Callable[[], Any]:
     """What is timed, with what it needs at hand."""
     if step == "load+save":
         return lambda: onnx.save(onnx.load(path), f"{path}.again")
@@ -166,7 +163,7 @@ def _run(model: Detached, feeds: dict[str, Any]) -> tuple[dict[str, Any], float]
     return run_once(model, feeds), time.process_time() - before
 
 
-def _resident_kib(field: str) -> int:
+def resident_kib(field: str) -> int:
     """VmRSS (now) or VmHWM (the most so far) of this process; 0 where the system does not say."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
 import tempfile
 import time
@@ -26,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from record import stamped, write
 
 from axformer_onnx.commands.replay import apply, read_plan
 from axformer_onnx.data import Encoded, feeds, resolve_report
-from axformer_onnx.runtime import describe_hardware, run_session, versions
+from axformer_onnx.runtime import run_session
 from axformer_onnx.scoring import Machine, reading_of
 from axformer_onnx.tasks import get_task
 from axformer_passes.plan import Plan
@@ -100,10 +100,9 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
         for size in a.batches
         for alike in ((False, True) if size > 1 else (False,))
     ]
-    return {
+    return stamped({
         "folder": a.folder.name, "task": task.name, "plan": bool(a.plan), "rounds": a.rounds, "lines": lines,
-        "hardware": describe_hardware(), "versions": versions(),
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> str:
@@ -139,8 +138,7 @@ def main() -> None:
     a = parser.parse_args()
     result = measure(a)
     print(table(result), end="")
-    if a.json:
-        a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(a.json, result)
 
 
 if __name__ == "__main__":

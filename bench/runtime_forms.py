@@ -17,16 +17,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import stamped, write
+
 from axformer_onnx.probing import open_model
 from axformer_onnx.result.form_verification import verify_form
 from axformer_onnx.runtime import (
     compare_latency,
-    describe_hardware,
     has_integer_products,
     make_feeds,
     make_session,
     run_once,
-    versions,
 )
 from axformer_passes.io import save_model
 from axformer_passes.runtime_forms import RUNTIME_FORMS
@@ -107,9 +107,7 @@ def main() -> None:
         if a.profile:
             found[str(path)]["operators"] = shares(a, path)
             print("  " + ", ".join(f"{name} {n} %" for name, n in found[str(path)]["operators"].items()))
-    about = {"hardware": describe_hardware(), "integer products": has_integer_products(), "versions": versions()}
-    if a.json:
-        a.json.write_text(json.dumps({**about, "models": found}, indent=2, default=str) + "\n", encoding="utf-8")
+    write(a.json, stamped({"integer products": has_integer_products(), "models": found}))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import stamped, write
 
 from axformer_onnx.data.encoding import Encoded, feeds
 from axformer_onnx.data.roles import resolve
 from axformer_onnx.data.rows import Rows
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_onnx.scoring.evaluation import Reading, reading_of
 from axformer_onnx.scoring.outputs import evaluate
 from axformer_onnx.scoring.recalibrate import Recalibrated
@@ -144,7 +145,7 @@ def report(recorder: Recorder, trials: int, rows: int, scorer: StageScorer, targ
     ratios = np.array([p["plain"] / p["gated"] for p in pairs])
     total = sum(p["plain"] for p in pairs) / sum(p["gated"] for p in pairs)
     work = (trials + 1) * rows * len(scorer.sessions.stages) / max(1, scorer.stages_run)
-    figures = {
+    figures = stamped({
         "trials": trials,
         "rows": rows,
         "pairs": len(pairs),
@@ -155,12 +156,9 @@ def report(recorder: Recorder, trials: int, rows: int, scorer: StageScorer, targ
         "gated_seconds_per_candidate": round(float(np.mean(recorder.gated_seconds)), 3),
         "plain_seconds": {k: round(float(np.mean([p[k] for p in pairs])), 3) for k in pairs[0] if k != "gated"},
         "largest_difference_of_a_loss": float(f"{recorder.worst:.2e}"),
-        "hardware": describe_hardware(),
-        "versions": versions(),
-    }
+    })  # fmt: skip
     print(json.dumps(figures, indent=2))
-    if target:
-        Path(target).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write(target, figures)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,12 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from record import stamped, write
 
 from axformer_onnx.commands.optimization import OptimizeOptions, OptimizeResult, Watcher, optimize
 from axformer_onnx.data.encoding import feeds
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime.sessions import describe_hardware, make_session, run_once, run_session, versions
+from axformer_onnx.runtime.sessions import make_session, run_once, run_session
 from axformer_onnx.scoring import stage_scorer as stages
 from axformer_onnx.search.compensated import preparation
 from axformer_onnx.search.compensated.divergence import Race
@@ -280,16 +281,14 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with overheard(listener):
         result = optimize(options, Watcher(step=lambda text: print(text, file=sys.stderr, flush=True)))
     seconds = time.perf_counter() - began - listener.aside
-    return {
+    return stamped({
         "command": " ".join(["python bench/whole_run.py", *sys.argv[1:]]),
         "goal": options.goal.words,
         "effort": a.effort,
         "threads": a.threads,
         **work(listener, result),
         **wall_clock(listener, seconds),
-        "hardware": describe_hardware(),
-        "versions": versions(),
-    }
+    })  # fmt: skip
 
 
 def main() -> None:
@@ -311,8 +310,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(a, Path(folder))
     print(json.dumps(figures, indent=2))
-    if a.json:
-        a.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write(a.json, figures)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Writes the screens of docs/bring-your-model.md: `make screens` runs every command that stands there, and adds what it says.
+"""Writes the screens of the documentation: `make screens` runs every command that stands on one, and adds what it says.
 
 A screen is an indented block of lines; `$ axformer-onnx ...` is a command, what follows up to the next one its output. The commands
-are run in this process, in a folder with the models and rows that the page speaks of (`stage`); long lines are broken, and paths
-in the user's cache are told as below ~. `test_screens.py` holds the page to the commands that take no export.
+are run in this process, in a folder with the models and rows that the pages speak of (`stage`); long lines are broken, and paths
+in the user's cache are told as below ~. `test_screens.py` holds the pages to the commands that take no export.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is import
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "bring-your-model.md"
+PAGES = (ROOT / "docs" / "bring-your-model.md", ROOT / "docs" / "tutorial.md")
 EXAMPLE = ROOT / "models" / "nli-mini"
 CHECKPOINT = "finetuned"
 WIDTH = 120
@@ -80,9 +80,11 @@ def masked(page: str) -> str:
 
 @contextlib.contextmanager
 def stage(root: Path, *, exports: bool) -> Iterator[None]:
-    """The folder that the page's commands are run in. `exports`: with a checkpoint, which takes torch and transformers."""
+    """The folder that the pages' commands are run in. `exports`: with a checkpoint, which takes torch and transformers."""
     from huggingface_hub import constants
 
+    (root / "models").mkdir()
+    (root / "models" / "nli-mini").symlink_to(EXAMPLE, target_is_directory=True)
     _hub_layout(root / "nli")
     _hub_layout(root / "cache" / "huggingface" / "hub" / "models--someone--nli" / "snapshots" / "8a54c7d")
     refs = root / "cache" / "huggingface" / "hub" / "models--someone--nli" / "refs"
@@ -125,10 +127,11 @@ def _normalised(printed: str) -> str:
 
 
 def main() -> None:
-    """Write the page."""
-    with tempfile.TemporaryDirectory() as folder, stage(Path(folder).resolve(), exports=True):
-        page = retold(PAGE.read_text(encoding="utf-8"), lambda command, old: shown(command))
-    PAGE.write_text(page, encoding="utf-8")
+    """Write the pages, or those that are named."""
+    for path in [Path(name).resolve() for name in sys.argv[1:]] or PAGES:
+        with tempfile.TemporaryDirectory() as folder, stage(Path(folder).resolve(), exports=True):
+            page = retold(path.read_text(encoding="utf-8"), lambda command, old: shown(command))
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

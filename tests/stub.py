@@ -23,7 +23,7 @@ HEAD = '''"""The face of the package, for type checkers. Written by `make stub` 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 '''
 

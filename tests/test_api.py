@@ -21,8 +21,8 @@ from axformer_onnx.result.report.words import options_line
 from axformer_onnx.runtime import LatencyRow
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = ("apply", "compare", "export", "inspect", "optimize", "score")
-EXAMPLES = (*FUNCTIONS, "preview", "Plan", "Task")
+FUNCTIONS = ("apply", "compare", "deploy", "export", "inspect", "optimize", "report", "score", "serve")
+EXAMPLES = (*FUNCTIONS, "environment", "preview", "Plan", "Task")
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_a_score_says_undecided_where_speed_could_not_be_measured(
 ) -> None:
     waited = []
 
-    def disturbed(models: Any, shapes: Any, *rest: Any, wait_seconds: float, say: Any) -> list[LatencyRow]:
+    def disturbed(models: Any, shapes: Any, *rest: Any, wait_seconds: float, **more: Any) -> list[LatencyRow]:
         waited.append(wait_seconds)
         ratio = Interval(2.0, 1.0, 4.0, reliable=False, why="a neighbour")
         return [
@@ -195,6 +195,7 @@ def test_a_score_says_undecided_where_speed_could_not_be_measured(
     assert ("speed, 1 x 8", "1.00x", "undecided: a neighbour") in result.figures()
     assert any("latency at 1 x 8 does not hold: a neighbour" in warning for warning in result.warnings)
     assert [row["reliable"] for row in result.to_json()["latency"]] == [False, False]
+    assert all("wall_ms" not in row for row in result.to_json()["latency"])
     assert waited == [7.0]
 
 
@@ -250,6 +251,7 @@ def test_the_report_says_with_which_options_it_was_made_as_the_command_line_has_
 def test_a_result_is_one_line_and_hands_out_what_is_asked_for_most(tmp_path: Path) -> None:
     report = make_report()
     result = ax.OptimizeResult(report, ax.Plan(), tmp_path)
+    assert result.page == tmp_path / "report.html"
     assert "\n" not in repr(result) and repr(result) == str(result) and str(tmp_path / "model.onnx") in repr(result)
     assert result.path == tmp_path / "model.onnx" and result.frontier == ()
     assert (result.score.source, result.score.result) == (report.source.score, report.candidate.score)

@@ -35,7 +35,7 @@ def test_help_and_mistakes_in_options_import_nothing_heavy() -> None:
 def test_every_verb_has_help_and_the_exit_codes_are_documented(call: Any) -> None:
     code, out, _ = call("--help")
     assert code == 0 and "Exit codes:" in out
-    for verb in ("export", "inspect", "apply", "score", "compare", "optimize"):
+    for verb in ("export", "inspect", "apply", "score", "compare", "optimize", "deploy", "serve"):
         assert verb in out
         code, text, _ = call(verb, "--help")
         assert code == 0 and "--json" in text

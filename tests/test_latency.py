@@ -47,6 +47,7 @@ def test_every_model_has_a_row_a_shape_and_ratios_are_to_the_first() -> None:
         assert 0 < candidate.p50_ms <= candidate.p95_ms
         assert 0 <= candidate.kept <= candidate.rounds and candidate.reliable == (not candidate.why)
         assert source.rounds == candidate.rounds == 6
+        assert len(candidate.wall_ms) == 6 and np.percentile(candidate.wall_ms, 95) == pytest.approx(candidate.p95_ms)
 
 
 def test_models_run_in_turns_in_orders_that_vary() -> None:

@@ -60,7 +60,7 @@ def killer(after: int, error: BaseException) -> Watcher:
 def test_output_is_a_complete_model_folder(folder: Path, whole: OptimizeResult) -> None:
     names = {path.name for path in whole.output.iterdir()}
     assert names == {
-        "model.onnx", "plan.json", "report.json", "report.md", "journal.jsonl", "tokenizer.json", "config.json",
+        "model.onnx", "plan.json", "report.html", "report.json", "report.md", "journal.jsonl", "tokenizer.json", "config.json",
     }  # fmt: skip
     onnx.checker.check_model(str(whole.output / "model.onnx"), full_check=True)
     make_session(whole.output / "model.onnx", threads=1)

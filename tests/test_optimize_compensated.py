@@ -91,7 +91,8 @@ def stopper(what: str, error: BaseException) -> Watcher:
 def test_output_is_a_model_folder_with_the_plan_its_weights_and_the_frontier(whole: OptimizeResult) -> None:
     names = {path.name for path in whole.output.iterdir()}
     assert names == {
-        "model.onnx", "plan.json", "plan.safetensors", "report.json", "report.md", "journal.jsonl", "tokenizer.json",
+        "model.onnx", "plan.json", "plan.safetensors", "report.html", "report.json", "report.md", "journal.jsonl",
+        "tokenizer.json",
         "config.json", "frontier",
     }  # fmt: skip
     make_session(whole.output / "model.onnx", threads=1)

@@ -13,8 +13,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch", "transformers", "optimum", "onnxruntime", "scipy", "pyarrow", "tokenizers", "datasets",
+    "jinja2", "pygal", "plotille",
 )  # fmt: skip
-TEXT = {"", ".py", ".md", ".toml", ".json", ".txt", ".cfg", ".yml", ".yaml", ".sh", ".js", ".html", ".css"}
+TEXT = {
+    "",
+    ".py",
+    ".md",
+    ".toml",
+    ".json",
+    ".txt",
+    ".cfg",
+    ".yml",
+    ".yaml",
+    ".sh",
+    ".js",
+    ".html",
+    ".css",
+    ".jinja",
+    ".svg",
+}
 
 
 def tracked_texts() -> dict[str, str]:
@@ -100,17 +117,25 @@ def options_shown(text: str, command: str) -> set[str]:
 
 def test_make_targets_that_the_documents_show_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z0-9]+):.*##", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):.*##", makefile, re.MULTILINE))
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        code = re.findall(r"^ {4}(?:bash )?make ([a-z0-9]+)|`make ([a-z0-9]+)`", text, re.MULTILINE)
+        code = re.findall(r"^ {4}(?:bash )?make ([a-z0-9-]+)|`make ([a-z0-9-]+)`", text, re.MULTILINE)
         shown = {target for pair in code for target in pair if target}
         assert shown, name
         assert shown <= targets, name
 
 
-def test_changelog_has_an_entry_for_the_version_being_made() -> None:
-    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+def test_changelog_has_a_dated_entry_for_the_version_below_one_for_what_comes_next() -> None:
+    from axformer_onnx import __version__
+
+    versions = re.findall(r"(?m)^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert versions[0] == ("Unreleased", "")
+    assert versions[1][0] == __version__ and re.fullmatch(r" - \d{4}-\d{2}-\d{2}", versions[1][1])
+
+
+def test_readme_is_read_in_one_sitting() -> None:
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150
 
 
 def test_wheel_would_hold_both_packages_and_the_command() -> None:

@@ -10,6 +10,7 @@ import click
 
 from axformer_onnx.cli.verbs import VERBS
 from axformer_onnx.errors import AxformerError, printable
+from axformer_onnx.version import __version__
 
 _EPILOG = """\b
 Exit codes:
@@ -50,14 +51,35 @@ class _Verbs(click.Group):
 @click.group(
     cls=_Verbs,
     epilog=_EPILOG,
+    invoke_without_command=True,  # for --version
+    no_args_is_help=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="axformer-onnx")
-def cli() -> None:
+@click.option("--version", is_flag=True, help="Show the version; with --verbose what a report of a bug needs.")
+@click.option("--verbose", is_flag=True, help="With --version: versions, machine, providers, extras.")
+@click.pass_context
+def cli(ctx: click.Context, version: bool, verbose: bool) -> None:
     """Make a fine-tuned transformer smaller and faster, in ONNX, and prove that it scores as well.
 
     MODEL is an .onnx file, a folder that holds one, a checkpoint's folder, or a name on the Hugging Face hub.
     """
+    if version:
+        _print_version(verbose=verbose)
+        ctx.exit()
+    if verbose:
+        ctx.fail("--verbose goes with --version")
+    if ctx.invoked_subcommand is None:
+        ctx.fail(f"No command was given. Commands: {', '.join(VERBS)}")
+
+
+def _print_version(*, verbose: bool) -> None:
+    if not verbose:
+        click.echo(f"axformer-onnx, version {__version__}")
+        return
+    from axformer_onnx.installation import environment_lines
+
+    click.echo("\n".join(environment_lines()))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ _MORE = """The report compares MODEL and the result on rows that no decision use
 
 Ctrl-C ends with the best so far. A killed run goes on where it was: run the same command again."""
 _WRITTEN = (
-    "model.onnx", "plan.json", "plan.safetensors", "report.md", "report.json", "journal.jsonl", "frontier",
+    "model.onnx", "plan.json", "plan.safetensors", "report.html", "report.md", "report.json", "journal.jsonl", "frontier",
 )  # fmt: skip
 
 _DRY_RUN = click.Option(

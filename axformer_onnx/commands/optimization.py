@@ -20,7 +20,7 @@ from axformer_onnx.commands.results import OptimizeResult
 from axformer_onnx.compensate import WEIGHTS
 from axformer_onnx.errors import UsageError
 from axformer_onnx.inputs import Given, OptimizeOptions, shared_weights
-from axformer_onnx.result import JOURNAL, MODEL, claim, clear, copy_companions, staging, sweep
+from axformer_onnx.result import JOURNAL, MODEL, PAGE, REPORT, claim, clear, copy_companions, staging, sweep
 from axformer_onnx.runtime import run_once, versions
 from axformer_onnx.search import open_journal
 from axformer_onnx.searches import Decided, SearchRun, Watcher, Working, search_named
@@ -137,6 +137,7 @@ def _half(options: OptimizeOptions, given: Given) -> Half | None:
 def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Path, watcher: Watcher) -> Report:
     """Write model, plan, report and companions into `folder`."""
     from axformer_onnx.result import outcome
+    from axformer_onnx.result.page import html_page
     from axformer_onnx.result.report import markdown
 
     watcher.step("applying the plan")
@@ -148,6 +149,7 @@ def _build(options: OptimizeOptions, given: Given, decided: Decided, folder: Pat
     copy_companions(given.source.folder, folder)
     given = dataclasses.replace(given, notes=(*given.notes, *decided.notes))
     report = outcome(options, given, decided.plan, model, decided.search, decided.compensation, step=watcher.step)
-    (folder / "report.json").write_text(report.dumps(), encoding="utf-8")
+    (folder / REPORT).write_text(report.dumps(), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    (folder / PAGE).write_text(html_page(report), encoding="utf-8")
     return report

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axformer_onnx.result import MODEL
+from axformer_onnx.result import MODEL, PAGE
 from axformer_passes.plan import Plan
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class OptimizeResult:
     def path(self) -> Path:
         """The graph."""
         return self.output / MODEL
+
+    @property
+    def page(self) -> Path:
+        """The report for a browser."""
+        return self.output / PAGE
 
     @property
     def runtime_path(self) -> Path | None:

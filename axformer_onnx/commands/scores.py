@@ -64,7 +64,7 @@ class ScoreResult:
             "models": {name: record.model_dump(mode="json") for name, record in self.models.items()},
             "comparison": self.comparison and self.comparison.model_dump(mode="json"),
             "changed": [dataclasses.asdict(row) for row in self.changed],
-            "latency": [dataclasses.asdict(row) for row in self.latency],
+            "latency": [_latency_json(row) for row in self.latency],
         }
 
     def figures(self) -> list[tuple[str, ...]]:
@@ -97,6 +97,13 @@ class ScoreResult:
 
     def _repr_html_(self) -> str:
         return html_table((f"{self.task}, {self.rows} rows", *self.models), self.figures())
+
+
+def _latency_json(row: LatencyRow) -> dict[str, Any]:
+    """All but the single rounds."""
+    found = dataclasses.asdict(row)
+    del found["wall_ms"]
+    return found
 
 
 def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None) -> ScoreResult:

@@ -5,7 +5,7 @@ Takes `--data` and a task; gives `Rows` by role and `Encoded` batches.
 
 from __future__ import annotations
 
-from axformer_onnx.data.encoding import Batch, BatchSizes, Encoded, Encoder, batches, check_input, feeds
+from axformer_onnx.data.encoding import Batch, BatchSizes, Encoded, Encoder, batches, check_input, feeds, joined
 from axformer_onnx.data.recombination import calibration_rows
 from axformer_onnx.data.roles import DataRoles, resolve, resolve_report
 from axformer_onnx.data.rows import Rows
@@ -24,6 +24,7 @@ __all__ = [
     "calibration_rows",
     "check_input",
     "feeds",
+    "joined",
     "length_limit",
     "read_json",
     "resolve",

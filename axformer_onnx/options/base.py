@@ -79,8 +79,8 @@ def fields_of(cls: type[Options]) -> dict[str, FieldInfo]:
 
 
 def flag(name: str) -> str:
-    """ "max_drop" -> "--max-drop"."""
-    return "--" + name.replace("_", "-")
+    """ "max_drop" -> "--max-drop"; "for_", which Python wants for its keyword, -> "--for"."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def make(cls: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:

@@ -1,4 +1,4 @@
-"""The options of score, inspect, apply and export."""
+"""The options of score, inspect, apply, report and export."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ class ApplyOptions(SampleOptions):
 
 
 ExporterChoice = Literal["auto", "optimum", "dynamo", "torchscript", "transformers"]
+
+
+class ReportOptions(Options):
+    """A finished run, and where its page goes."""
+
+    run: Path = option(help="The output folder of a run, or its report.json.", positional=True)
+    output: Path | None = option(None, "The file to write; default: report.html beside report.json.", short="-o")
 
 
 class ExportOptions(Options):

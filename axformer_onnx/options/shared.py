@@ -22,6 +22,14 @@ else:
 
 ANY_MODEL = "An .onnx file, a folder that holds one, a checkpoint's folder, or a name on the hub."
 """What every command takes for a model."""
+PROVIDER = option(
+    "cpu",
+    "Execution provider of ONNX Runtime: cpu, cuda, tensorrt, openvino, dml, coreml, ...; or several in order, with options: "
+    "tensorrt:trt_fp16_enable=1,cuda.",
+    decisive=True,
+)
+THREADS = option(None, "Threads of ONNX Runtime; default: its own choice.", ge=1)
+MAX_LENGTH = option(None, "Truncate inputs to this many tokens; default: the model's limit.", ge=3)
 
 
 class TaskOptions(Options):
@@ -101,13 +109,8 @@ class RunOptions(Options):
     """Where and how graphs are run, and the shapes of the latency table."""
 
     seed: int = option(0, "Seed of every random choice.", ge=0, decisive=True)
-    provider: str = option(
-        "cpu",
-        "Execution provider of ONNX Runtime: cpu, cuda, tensorrt, openvino, dml, coreml, ...; or several in order, with options: "
-        "tensorrt:trt_fp16_enable=1,cuda.",
-        decisive=True,
-    )
-    threads: int | None = option(None, "Threads of ONNX Runtime; default: its own choice.", ge=1)
+    provider: str = PROVIDER
+    threads: int | None = THREADS
     batch: tuple[Annotated[int, Field(ge=1)], ...] = option(
         (), "Rows of a batch in the latency table, repeatable; default: 1. A goal counts at the first batch and length."
     )
@@ -121,7 +124,7 @@ class RunOptions(Options):
         "disturbed in spite of it is not stated.",
         ge=0,
     )
-    max_length: int | None = option(None, "Truncate inputs to this many tokens; default: the model's limit.", ge=3)
+    max_length: int | None = MAX_LENGTH
 
     @field_validator("batch", "length", mode="before")
     @classmethod

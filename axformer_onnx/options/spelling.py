@@ -8,12 +8,16 @@ from typing import Literal, get_args, get_origin
 
 from axformer_onnx.options.base import Options, fields_of, flag, mark
 from axformer_onnx.options.comparing import CompareOptions
+from axformer_onnx.options.deploying import DeployOptions
 from axformer_onnx.options.optimizing import OptimizeOptions
 from axformer_onnx.options.others import ApplyOptions, ExportOptions, InspectOptions, ScoreOptions
 from axformer_onnx.options.search_kinds import SEARCHES
+from axformer_onnx.options.serving import ServeOptions
+from axformer_onnx.options.target_kinds import TARGETS
 
 _MODELS: tuple[type[Options], ...] = (
-    OptimizeOptions, ScoreOptions, CompareOptions, ApplyOptions, ExportOptions, InspectOptions,
+    OptimizeOptions, ScoreOptions, CompareOptions, ApplyOptions, ExportOptions, InspectOptions, DeployOptions,
+    ServeOptions,
 )  # fmt: skip
 _NUMBER = r"\d+(?:\.\d+)?"
 
@@ -38,6 +42,8 @@ def _spellings() -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str, str]] = {}
     for model in _MODELS:
         for name, field in fields_of(model).items():
+            if mark(field, "positional") and name in found:
+                continue  # an argument here, an option of another command
             values = "|".join(_values(name, field.annotation))
             options = [flag(name), *([mark(field, "short")] if mark(field, "short") else [])]
             spelled = "|".join(map(re.escape, options))
@@ -50,6 +56,8 @@ def _values(name: str, annotation: object) -> list[str]:
     """Patterns of the values that may follow."""
     if name == "search":
         return list(SEARCHES.names)
+    if name == "for_":
+        return sorted(TARGETS.names, key=len, reverse=True)
     if name == "task":
         return ["custom"]
     if name == "metric":

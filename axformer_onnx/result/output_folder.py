@@ -18,10 +18,13 @@ MODEL = "model.onnx"
 RUNTIME_MODEL = "model.runtime.onnx"
 """The same in the form that one runtime computes fastest, where that is another."""
 JOURNAL = "journal.jsonl"
+REPORT = "report.json"
+PAGE = "report.html"
 FRONTIER = "frontier"
 """Folder of the operating points: a folder with plan.json and plan.safetensors for each."""
 OWN = (
-    MODEL, f"{MODEL}.data", RUNTIME_MODEL, f"{RUNTIME_MODEL}.data", "plan.json", "plan.safetensors", "report.json", "report.md",
+    MODEL, f"{MODEL}.data", RUNTIME_MODEL, f"{RUNTIME_MODEL}.data", "plan.json", "plan.safetensors", REPORT, "report.md",
+    PAGE,
 )  # fmt: skip
 COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE",

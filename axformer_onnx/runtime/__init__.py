@@ -5,7 +5,13 @@ The one place that makes sessions. Takes files or graphs and feeds; gives arrays
 
 from __future__ import annotations
 
-from axformer_onnx.runtime.hardware import describe_hardware, has_integer_products, is_x86, versions
+from axformer_onnx.runtime.hardware import (
+    describe_hardware,
+    describe_machine,
+    has_integer_products,
+    is_x86,
+    versions,
+)
 from axformer_onnx.runtime.latency import LatencyRow, compare_latency, make_feeds
 from axformer_onnx.runtime.profiled import placement
 from axformer_onnx.runtime.providers import is_cpu_alone, provider_name
@@ -19,6 +25,7 @@ __all__ = [
     "cache_folder",
     "compare_latency",
     "describe_hardware",
+    "describe_machine",
     "fallback_note",
     "has_integer_products",
     "is_cpu_alone",

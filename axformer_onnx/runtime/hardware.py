@@ -16,10 +16,20 @@ _INTEGER_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp",
 
 
 def describe_hardware() -> dict[str, Any]:
-    """What a figure was measured on: processor, cores, memory, system, Python, ONNX Runtime, providers, and the GPU of CUDA."""
+    """What a figure was measured on: the machine, ONNX Runtime, its providers, and the GPU of CUDA."""
     import onnxruntime as ort
 
     gpu = cuda_device()
+    return {
+        **describe_machine(),
+        "onnxruntime": ort.__version__,
+        "providers": ort.get_available_providers(),
+        **({"gpu": gpu} if gpu else {}),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, instruction sets, cores, memory, system, Python; told even where ONNX Runtime does not start."""
     return {
         "cpu": _cpu_model(),
         "instructions": instruction_sets(),
@@ -28,9 +38,6 @@ def describe_hardware() -> dict[str, Any]:
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "onnxruntime": ort.__version__,
-        "providers": ort.get_available_providers(),
-        **({"gpu": gpu} if gpu else {}),
     }
 
 
@@ -109,4 +116,12 @@ def _memory_bytes() -> int | None:
         return None
 
 
-__all__ = ["cuda_device", "describe_hardware", "has_integer_products", "instruction_sets", "is_x86", "versions"]
+__all__ = [
+    "cuda_device",
+    "describe_hardware",
+    "describe_machine",
+    "has_integer_products",
+    "instruction_sets",
+    "is_x86",
+    "versions",
+]

@@ -43,6 +43,7 @@ class LatencyRow:
     reliable  False: the figures are of a disturbed machine; `why` says by what
     load      what else the machine did meanwhile; None where that was not read
     cpu       where it is not reliable: the ratio by CPU time on one thread, if that could be measured
+    wall_ms   of every round, in the order in which they were made
     log_ratio what `ratio` is made of
     """
 
@@ -58,6 +59,7 @@ class LatencyRow:
     why: str = ""
     load: Load | None = None
     cpu: Interval | None = None
+    wall_ms: tuple[float, ...] = ()
     log_ratio: LogRatio | None = None
 
 
@@ -154,7 +156,19 @@ def judged(names: Sequence[str], made: Rounds, threads: int, seed: int) -> list[
         p50, p95 = float(np.median(wall[own])), float(np.percentile(wall, 95))
         rows.append(
             LatencyRow(
-                name, 0, 0, p50, p95, ratio, len(wall), int(kept.sum()), not why, why, made.load, log_ratio=found
+                name,
+                0,
+                0,
+                p50,
+                p95,
+                ratio,
+                len(wall),
+                int(kept.sum()),
+                not why,
+                why,
+                made.load,
+                wall_ms=tuple(wall.tolist()),
+                log_ratio=found,
             )
         )
     return rows

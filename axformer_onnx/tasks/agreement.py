@@ -150,6 +150,10 @@ class Fidelity(Kind):
         """As without agreement."""
         return self.inner.in_words(outputs, _numbered(label_map, outputs, named=self.named))
 
+    def probabilities(self, outputs: FloatArray) -> FloatArray | None:
+        """As without agreement."""
+        return self.inner.probabilities(outputs)
+
     def metric_names(self, task: Task, answers: Answers) -> tuple[str, tuple[str, ...]]:
         """Those that mean anything on these rows."""
         return task.metric, tuple(name for name in task.metrics if metric_named(self.name, name).applies(answers))

@@ -86,6 +86,12 @@ class Classification(Kind):
         """The name of the class."""
         return [label_map.names[i] for i in guesses_of(outputs, label_map).tolist()]
 
+    def probabilities(self, outputs: FloatArray) -> FloatArray:
+        """Softmax."""
+        from scipy.special import softmax
+
+        return np.asarray(softmax(np.asarray(outputs, dtype=np.float64), axis=1))
+
     def reported(self, metric: str) -> tuple[str, ...]:
         """Accuracy beside the main metric."""
         return (metric,) if metric == "accuracy" else (metric, "accuracy")

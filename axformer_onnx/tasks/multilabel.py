@@ -103,6 +103,12 @@ class Multilabel(Kind):
         """The names of the labels."""
         return [_words(row, label_map) for row in outputs[:, list(label_map.order)] > 0]
 
+    def probabilities(self, outputs: FloatArray) -> FloatArray:
+        """Sigmoid."""
+        from scipy.special import expit
+
+        return np.asarray(expit(np.asarray(outputs, dtype=np.float64)))
+
     def reported(self, metric: str) -> tuple[str, ...]:
         """All three, the main one first."""
         return (metric, *(name for name in ALL if name != metric))

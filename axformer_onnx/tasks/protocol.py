@@ -183,6 +183,10 @@ class Kind(abc.ABC):
         """Each row's answer as a user reads it; empty where there are no words for it."""
         return [""] * len(outputs)
 
+    def probabilities(self, outputs: FloatArray) -> FloatArray | None:
+        """float64[N, C] of outputs [N, C], column by column; None for a kind whose outputs are no logits."""
+        return None
+
     def metric_names(self, task: Task, answers: Answers) -> tuple[str, tuple[str, ...]]:
         """(the main metric on these rows, every metric that is reported)."""
         return task.metric, task.metrics

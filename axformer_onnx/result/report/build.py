@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from axformer_onnx.data import Rows
 from axformer_onnx.records import Interval, Scores, Trial
 from axformer_onnx.result.report.record import (
     ComparisonRecord,
     CompensationRecord,
     DataRecord,
+    HistogramRecord,
     IntervalRecord,
     LatencyRecord,
     ModelRecord,
@@ -30,6 +33,9 @@ from axformer_passes.io import parameters_and_size, sha256_of
 
 if TYPE_CHECKING:
     from axformer_onnx.search.compensated import Found
+
+_BINS = 40
+"""Of a histogram, without the last one."""
 
 
 def interval_record(interval: Interval) -> IntervalRecord:
@@ -88,9 +94,21 @@ def latency_records(rows: Sequence[LatencyRow]) -> list[LatencyRecord]:
                 cpu_speedup=None if after.cpu is None else interval_record(after.cpu),
                 others_cores=None if after.load is None or after.load.others is None else round(after.load.others, 2),
                 cores=None if after.load is None else after.load.cores,
+                histogram=histogram_record(before.wall_ms, after.wall_ms),
             )
         )
     return records
+
+
+def histogram_record(source_ms: Sequence[float], candidate_ms: Sequence[float]) -> HistogramRecord | None:
+    """Both in the same bins, from the fastest round to the 98th percentile of the slower graph; None where there are no rounds."""
+    if not source_ms or not candidate_ms:
+        return None
+    times = [np.asarray(one, dtype=float) for one in (source_ms, candidate_ms)]
+    low, high = min(one.min() for one in times), max(float(np.percentile(one, 98)) for one in times)
+    width = max(float(high - low), 1e-3 * float(low), 1e-9) / _BINS
+    counts = [np.bincount(np.clip(((one - low) / width).astype(int), 0, _BINS), minlength=_BINS + 1) for one in times]
+    return HistogramRecord(low_ms=float(low), bin_ms=width, source=counts[0].tolist(), candidate=counts[1].tolist())
 
 
 def search_record(

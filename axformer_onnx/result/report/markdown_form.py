@@ -8,13 +8,12 @@ from axformer_onnx.result.report.layers import head_picture, head_words, integer
 from axformer_onnx.result.report.record import LayerRecord, Report
 from axformer_onnx.result.report.words import (
     FRONTIER_HEADER,
+    condition_rows,
     control_sentence,
     figure_rows,
     frontier_rows,
     headline,
     majority_sentence,
-    options_line,
-    placement_words,
     runtime_form_sentences,
     search_sentence,
     speed,
@@ -104,18 +103,8 @@ def _data(report: Report) -> str:
 
 
 def _conditions(report: Report) -> str:
-    rows = [
-        ("created", report.created),
-        ("options", _cell(options_line(report))),
-        ("provider", report.provider),
-        ("threads", str(report.threads or "ONNX Runtime's default")),
-        ("source sha256", f"`{report.source.sha256}`"),
-        ("result sha256", f"`{report.candidate.sha256}`"),
-        *sorted(report.hardware.items()),
-        *[("ran on", _cell(line)) for line in placement_words(report.placement)],
-        *sorted(report.versions.items()),
-    ]
-    return _table(("", ""), rows)
+    rows = [*condition_rows(report), *sorted(report.versions.items())]
+    return _table(("", ""), [(name, f"`{said}`" if name.endswith("sha256") else _cell(said)) for name, said in rows])
 
 
 def _trials(report: Report) -> str:

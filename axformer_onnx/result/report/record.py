@@ -68,6 +68,15 @@ class ComparisonRecord(_Record):
     words: str | None = None
 
 
+class HistogramRecord(_Record):
+    """How many rounds took how long: bin i begins at `low_ms + i * bin_ms`, and the last one holds all that took longer."""
+
+    low_ms: float
+    bin_ms: float
+    source: list[int]
+    candidate: list[int]
+
+
 class LatencyRecord(_Record):
     """Latency at one shape, both graphs interleaved. `speedup` = source / candidate: above 1 is faster.
 
@@ -75,6 +84,7 @@ class LatencyRecord(_Record):
     rounds        that were made; `rounds_kept` of them were undisturbed, and count; 0 in reports that do not say
     cpu_speedup   where it is not reliable: source / candidate by CPU time on one thread; None where that was not measured either
     others_cores  how many of `cores` other processes kept busy meanwhile; None where the system does not tell
+    histogram     of all rounds, disturbed ones included; None in reports of before it was kept
     """
 
     batch: int
@@ -91,6 +101,7 @@ class LatencyRecord(_Record):
     cpu_speedup: IntervalRecord | None = None
     others_cores: float | None = None
     cores: int | None = None
+    histogram: HistogramRecord | None = None
 
 
 class LayerRecord(_Record):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from axformer_onnx.result.report.frontier import frontier_of
 from axformer_onnx.result.report.layers import head_picture, head_words, integer_words, neuron_picture, neuron_words
+from axformer_onnx.result.report.terminal_plot import fits, terminal_plot
 from axformer_onnx.result.report.words import (
     FRONTIER_HEADER,
     control_sentence,
@@ -31,6 +33,9 @@ def print_report(report: Report, console: Console) -> None:
     console.print(layer_table(report))
     if report.compensation is not None:
         console.print(frontier_table(report))
+    frontier = frontier_of(report)
+    if frontier is not None and fits(console):
+        console.print(terminal_plot(frontier, console.width))
     said = (control_sentence(report), majority_sentence(report), report.labels, search_sentence(report))
     for line in (*said, *runtime_form_sentences(report)):
         if line:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
-from axformer_onnx.options import flag
+from axformer_onnx.options import OptimizeOptions, fields_of, flag
 from axformer_onnx.records import Interval
 from axformer_onnx.result.report.record import (
     ComparisonRecord,
@@ -253,11 +254,22 @@ def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
 
 def options_line(report: Report) -> str:
     """The options of the run as the command line has them, those at their defaults left out."""
-    said = []
+    return shlex.join(_options(report))
+
+
+def command_words(report: Report) -> list[str]:
+    """The command that makes such a run, word by word, as a shell reads them."""
+    return [shlex.quote(word) for word in ("axformer-onnx", "optimize", report.model, *_options(report))]
+
+
+def _options(report: Report) -> list[str]:
+    said, fields = list[str](), fields_of(OptimizeOptions)
     for name, value in report.options.items():
+        if isinstance(value, list) and not (name in fields and fields[name].default == ()):
+            value = ",".join(map(str, value))
         for one in value if isinstance(value, list) else [value]:
-            said.append(flag(name) if one is True else f"{flag(name)} {one}")
-    return " ".join(said)
+            said += [flag(name)] if one is True else [flag(name), str(one)]
+    return said
 
 
 FRONTIER_HEADER = ("speedup", "select rows", "below the source", "judged", "divergence", "file size", "plan")
@@ -292,6 +304,20 @@ def _point_row(point: PointRecord) -> tuple[str, ...]:
         megabytes(point.size_bytes),
         f"{point.folder}{' <- the result' if point.chosen else ''}",
     )
+
+
+def condition_rows(report: Report) -> list[tuple[str, str]]:
+    """(name, value): when, with which options, of which files and on what it ran; versions are apart."""
+    return [
+        ("created", report.created),
+        ("options", options_line(report)),
+        ("provider", report.provider),
+        ("threads", str(report.threads or "ONNX Runtime's default")),
+        ("source sha256", report.source.sha256),
+        ("result sha256", report.candidate.sha256),
+        *sorted(report.hardware.items()),
+        *[("ran on", line) for line in placement_words(report.placement)],
+    ]
 
 
 def placement_words(found: Mapping[str, Mapping[str, int]]) -> list[str]:

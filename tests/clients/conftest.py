@@ -1,0 +1,7 @@
+"""The graphs that all tests of clients share."""
+
+from __future__ import annotations
+
+from clients_fixtures import graphs
+
+__all__ = ["graphs"]

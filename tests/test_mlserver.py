@@ -1,0 +1,221 @@
+"""Real servers and clients in an environment of their own (`make servers`): MLServer with our runtime, Triton's client with both.
+
+What they answer is held against ONNX Runtime and the tokenizer, used here as their manuals do, one row at a time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from tokenizers import Tokenizer
+
+if importlib.util.find_spec("mlserver") is None:
+    pytest.skip("needs MLServer: make servers", allow_module_level=True)
+import httpx
+
+MODEL = Path(__file__).parents[1] / "models" / "nli-mini"
+CLIENTS, REQUESTS = 16, 1000
+TOLERANCE = 1e-5
+"""Of a logit: sums of float32 in another order, since a batch may be padded otherwise."""
+Pair = tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    """Pairs of many lengths, the longest cut at the model's limit."""
+    rows = [
+        json.loads(line) for line in (MODEL / "data" / "validation.jsonl").read_text(encoding="utf-8").splitlines()[:60]
+    ]
+    usual = [(row["premise"], row["hypothesis"]) for row in rows]
+    return [*usual, *((" ".join([a] * 3), b) for a, b in usual[:10]), *((a.split()[0], "") for a, b in usual[:10])]
+
+
+@pytest.fixture(scope="module")
+def expected(pairs: list[Pair]) -> dict[Pair, np.ndarray]:
+    """Logits of every pair."""
+    session, tokenizer = (
+        onnxruntime.InferenceSession(str(MODEL / "model.onnx")),
+        Tokenizer.from_file(str(MODEL / "tokenizer.json")),
+    )
+    tokenizer.enable_truncation(64)
+    found = {}
+    for pair in pairs:
+        one = tokenizer.encode(*pair) if pair[1] else tokenizer.encode(pair[0])
+        feeds = {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids}
+        found[pair] = session.run(["logits"], {name: np.array([value]) for name, value in feeds.items()})[0][0]
+    return found
+
+
+class Served:
+    """A server's process. url: of its HTTP port; model: of the one model."""
+
+    def __init__(self, words: list[str], folder: Path, port: int) -> None:
+        self.words, self.folder, self.url = words, folder, f"http://127.0.0.1:{port}"
+        self.model = f"{self.url}/v2/models/nli"
+        self.start()
+
+    def start(self) -> None:
+        """Start, and wait until the model answers."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.words, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        for _ in range(900):
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            try:
+                if httpx.get(f"{self.model}/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        self.stop(signal.SIGKILL)
+        raise AssertionError((self.folder / "log").read_text())
+
+    def stop(self, how: signal.Signals) -> int:
+        """End it and everything that it started."""
+        os.killpg(self.process.pid, how)
+        return self.process.wait(60)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_mlserver(folder: Path) -> Served:
+    """MLServer on a repository as `deploy` writes it."""
+    target = folder / "nli"
+    target.mkdir()
+    for name in ("model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(MODEL / name, target / name)
+    settings = {
+        "name": "nli",
+        "implementation": "axformer_onnx.serving.mlserver_runtime.OnnxRuntime",
+        "parameters": {"uri": ".", "extra": {"threads": 1, "max_batch": 16}},
+    }
+    (target / "model-settings.json").write_text(json.dumps(settings))
+    http, grpc, metrics = free_ports(3)
+    server = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics, "parallel_workers": 1}
+    (folder / "settings.json").write_text(json.dumps(server))
+    return Served([str(Path(sys.executable).with_name("mlserver")), "start", "."], folder, http)
+
+
+def start_ours(folder: Path) -> Served:
+    """`axformer-onnx serve`."""
+    (port,) = free_ports(1)
+    options = ["--name", "nli", "--port", str(port), "--threads", "1", "--max-batch", "16"]
+    return Served([sys.executable, "-m", "axformer_onnx", "serve", str(MODEL), *options], folder, port)
+
+
+@pytest.fixture(scope="module", params=[start_mlserver, start_ours], ids=["mlserver", "serve"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    start: Callable[[Path], Served] = request.param
+    server = start(tmp_path_factory.mktemp("server"))
+    yield server
+    assert server.process.poll() is None, "it died"
+    server.stop(signal.SIGTERM)
+
+
+def tensor(name: str, data: list[Any], datatype: str = "BYTES", shape: list[int] | None = None) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": data}
+
+
+def body_of(rows: list[Pair]) -> dict[str, Any]:
+    inputs = [tensor("text", [a for a, _ in rows])]
+    if all(b for _, b in rows):
+        inputs.append(tensor("text_pair", [b for _, b in rows]))
+    return {"inputs": inputs}
+
+
+def by_name(response: httpx.Response) -> dict[str, np.ndarray]:
+    assert response.status_code == 200, response.text
+    return {one["name"]: np.array(one["data"]).reshape(one["shape"]) for one in response.json()["outputs"]}
+
+
+def test_a_thousand_requests_of_sixteen_clients_are_answered_as_by_onnx_runtime(
+    served: Served, pairs: list[Pair], expected: dict[Pair, np.ndarray]
+) -> None:
+    """1 to 8 rows a request, of every length."""
+
+    def client(seed: int) -> list[float]:
+        draw, worst = random.Random(seed), []
+        with httpx.Client(timeout=60) as http:
+            for _ in range(REQUESTS // CLIENTS + 1):
+                twos = draw.random() < 0.9
+                rows = draw.sample([pair for pair in pairs if bool(pair[1]) == twos], draw.choice([1, 1, 2, 4, 8]))
+                found = by_name(http.post(f"{served.model}/infer", json=body_of(rows)))
+                wanted = np.array([expected[pair] for pair in rows])
+                assert found["label"].tolist() == [
+                    ("entailment", "neutral", "contradiction")[i] for i in wanted.argmax(axis=1)
+                ]
+                worst.append(float(np.abs(found["logits"] - wanted).max()))
+        return worst
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        found = [worst for one in clients.map(client, range(CLIENTS)) for worst in one]
+    assert len(found) >= REQUESTS and max(found) < TOLERANCE
+
+
+MISTAKES = [
+    ([tensor("txt", ["a"])], "inputs[0].name: is 'txt', expected text or text_pair or input_ids"),
+    ([tensor("text", ["a"], shape=[2])], "inputs[0].data: has 1 elements, expected 2 (shape [2])"),
+    ([tensor("text", [1.5], "FP32")], "inputs[0].datatype: is 'FP32', expected BYTES for texts"),
+    ([tensor("input_ids", [2, 9999, 3], "INT64", [1, 3])], "inputs[0].data[1]: is 9999, expected 0 to 537 (input_ids)"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "said"), MISTAKES, ids=[said.split(":")[0] for _, said in MISTAKES])
+def test_a_malformed_request_is_a_400_that_names_the_field(served: Served, inputs: list[Any], said: str) -> None:
+    response = httpx.post(f"{served.model}/infer", json={"inputs": inputs})
+    assert response.status_code == 400 and said in response.json()["error"], response.text
+
+
+def test_tritons_client_reads_the_metadata_and_gets_the_answers(
+    served: Served, pairs: list[Pair], expected: dict[Pair, np.ndarray]
+) -> None:
+    import tritonclient.http as triton
+
+    client = triton.InferenceServerClient(served.url.removeprefix("http://"))
+    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("nli")
+    names = [one["name"] for one in client.get_model_metadata("nli")["inputs"]]
+    assert names == ["text", "text_pair", "input_ids", "attention_mask", "token_type_ids"]
+    in_bytes = "binary_tensor_data" in client.get_server_metadata()["extensions"]  # MLServer's HTTP takes JSON alone
+    rows = [pair for pair in pairs if pair[1]][:5]
+    inputs = [triton.InferInput(name, [5], "BYTES") for name in names[:2]]
+    for i, one in enumerate(inputs):
+        one.set_data_from_numpy(np.array([pair[i] for pair in rows], dtype=object), binary_data=in_bytes)
+    result = client.infer("nli", inputs, outputs=[triton.InferRequestedOutput("logits", binary_data=in_bytes)])
+    assert np.abs(result.as_numpy("logits") - np.array([expected[pair] for pair in rows])).max() < TOLERANCE
+    client.close()
+
+
+def test_a_server_that_was_killed_starts_again_and_answers_the_same(
+    served: Served, pairs: list[Pair], expected: dict[Pair, np.ndarray]
+) -> None:
+    before = by_name(httpx.post(f"{served.model}/infer", json=body_of(pairs[:4])))
+    assert served.stop(signal.SIGKILL) == -signal.SIGKILL
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{served.url}/v2/health/live")
+    served.start()
+    after = by_name(httpx.post(f"{served.model}/infer", json=body_of(pairs[:4])))
+    assert np.array_equal(before["logits"], after["logits"])
