@@ -20,7 +20,7 @@ _TYPES = {
     "BOOL": "BOOL", "STRING": "BYTES",
 }  # fmt: skip
 """Types in the protocol's names."""
-_START = """    pip install 'axformer-onnx[serve]' mlserver
+_START = """    pip install 'axformer-onnx[serve]' mlserver 'uvloop<0.22'
     mlserver start .
 
     curl localhost:8080/v2/models/{name}/infer -H 'Content-Type: application/json' -d '{request}'"""
