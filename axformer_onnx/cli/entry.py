@@ -32,7 +32,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command = importlib.import_module(f"axformer_onnx.cli.{name}").command
+        command = importlib.import_module(f"axformer_onnx.cli.subcommands.{name}").command
         assert isinstance(command, click.Command)
         return command
 

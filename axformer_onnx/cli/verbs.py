@@ -1,4 +1,4 @@
-"""The subcommands, a line each. A subcommand `x` is the object `command` of the file `x.py`, imported when it is called."""
+"""The subcommands, a line each. A subcommand `x` is the object `command` of `subcommands/x.py`, imported when it is called."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from axformer_onnx.result.page.picture import style_sheet
 from axformer_onnx.result.page.score_chart import score_chart
 from axformer_onnx.result.report import (
     FRONTIER_HEADER,
+    NOT_MEASURED,
     LayerRecord,
     Report,
     change,
@@ -29,6 +30,7 @@ from axformer_onnx.result.report import (
     frontier_rows,
     head_words,
     headline,
+    in_cpu_time,
     integer_words,
     majority_sentence,
     megabytes,
@@ -140,7 +142,7 @@ def _tiles(report: Report) -> list[_Tile]:
             said = f"{speed(latency.speedup)}: {latency.source_p50_ms:.2f} → {latency.candidate_p50_ms:.2f} ms"
             tiles.append(_Tile(shape, f"{latency.speedup.value:.2f}x", said))
         else:
-            tiles.append(_Tile(shape, "not measured", latency.why))
+            tiles.append(_Tile(shape, NOT_MEASURED, latency.why + in_cpu_time(latency.cpu_speedup)))
     sizes = f"{megabytes(before.size_bytes)} → {megabytes(after.size_bytes)}"
     tiles.append(_Tile("file size", change(before.size_bytes, after.size_bytes), sizes))
     if len(tiles) % 2:  # they stand in pairs on a phone
