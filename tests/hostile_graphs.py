@@ -166,6 +166,11 @@ def an_output_that_is_a_weight() -> ModelProto:
     return model(graph(outputs=[LOGITS, info("w", TensorProto.FLOAT, [4, 4])]))
 
 
+@proto_("")
+def a_weight_that_an_output_calls_bfloat16() -> ModelProto:
+    return model(graph(outputs=[LOGITS, info("w", TensorProto.BFLOAT16, [4, 4])]))
+
+
 @proto_("also a graph input")
 def an_input_that_is_a_weight() -> ModelProto:
     return model(graph(inputs=[FLOATS, info("w", TensorProto.FLOAT, [4, 4])]))

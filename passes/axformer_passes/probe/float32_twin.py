@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from axformer_passes.errors import AxformerError, RuntimeFailure
+from axformer_passes.errors import AxformerError, ModelError, RuntimeFailure
 from axformer_passes.io import Detached, detached, first_line
 from axformer_passes.probe.recipe import describe, recipe_of
 
@@ -111,8 +111,11 @@ def _ran(runner: Callable[[Detached, Any], dict[str, Array]], graph: Detached, f
 
 
 def _declared(model: ModelProto) -> frozenset[str]:
-    """The main graph's outputs that are bfloat16, as far as shape inference can tell."""
-    inferred = onnx.shape_inference.infer_shapes(model)
+    """The main graph's outputs that are bfloat16, as far as shape inference can tell. Raises: ModelError where types contradict."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(f"the model's types contradict each other: {first_line(error)}") from None
     values = (*inferred.graph.value_info, *inferred.graph.output)
     return frozenset(v.name for v in values if v.type.tensor_type.elem_type in BFLOAT16)
 
