@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 from typing import Any
 
@@ -219,17 +218,6 @@ def ir_version_a_billion() -> ModelProto:
 @proto_("")
 def ir_version_below_zero() -> ModelProto:
     return model(ir_version=-3)
-
-
-# a Softmax without an input; an output that calls the float32 weight bfloat16, on which shape inference fails
-bytes_(
-    "a_weight_that_an_output_calls_bfloat16", "does not run on a small probe input",
-    base64.b64decode(
-        "CAg6xQEKEQoBeAoBdxIBaCIGTWF0TXVsCg4KABIBeSIHU29mdG1heBIBZypLCAQIBBABQgF3SkAAAIC/3t1dv7y7O7+amRm/7+7uvquqqr7NzEy+iYiIvYmI"
-        "iD3NzEw+q6qqPu/u7j6amRk/vLs7P97dXT8AAIA/Wh0KAXgSGAoWCAESEgoDEgFuCgsIgICAgPj/////AWIcCgF5EhcKFQgBEhEKCwiAgICA+P////8BCgIIBGIT"
-        "CgF3Eg4KDAgQEggKAggECgIIA0IECgAQEQ=="
-    ),
-)  # fmt: skip
 
 
 # -- depth ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,9 +26,11 @@ from zoo_rewrites import in_bfloat16, retyped
 from axformer_onnx.result.verification import verify
 from axformer_onnx.runtime.sessions import fallback_note, make_session, run_once
 from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_passes.errors import ModelError
+from axformer_passes.io import Detached
 from axformer_passes.io.files import load_model, save_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened
+from axformer_passes.probe.float32_twin import BFLOAT16, HALVES, holds, widened, widening
 from axformer_passes.recognise.examination import examine, recognise
 
 BASE = "torchscript-eager-17"
@@ -185,3 +188,23 @@ def test_the_source_is_left_as_it_is() -> None:
     recognise(model, run_once)
     assert path.read_bytes() == before
     assert any(v.dtype == ir.DataType.BFLOAT16 for v in model.graph.initializers.values())
+
+
+def test_a_bfloat16_model_whose_types_contradict_each_other_is_refused_in_one_line() -> None:
+    """Found by fuzzing: the twin ran, and shape inference failed on the model itself."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ["n", 4])],
+        [numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+    def refuses(given: Any, feeds: Any) -> dict[str, Any]:
+        if given.proto.graph.output[0].type.tensor_type.elem_type == TensorProto.BFLOAT16:
+            raise RuntimeError("no kernels")
+        return {"y": feeds["x"]}
+
+    with pytest.raises(ModelError, match="the model's types contradict each other: .*elem type differs"):
+        widening(refuses)(Detached(model, None, {}), {"x": np.ones((1, 4), np.float32)})
