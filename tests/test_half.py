@@ -196,7 +196,7 @@ def test_a_bfloat16_model_whose_types_contradict_each_other_is_refused_in_one_li
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ["n", 4])],
+        [helper.make_tensor_value_info("w", TensorProto.BFLOAT16, [4, 3])],
         [numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
@@ -206,5 +206,5 @@ def test_a_bfloat16_model_whose_types_contradict_each_other_is_refused_in_one_li
             raise RuntimeError("no kernels")
         return {"y": feeds["x"]}
 
-    with pytest.raises(ModelError, match="the model's types contradict each other: .*elem type differs"):
+    with pytest.raises(ModelError, match=r"the model.s types contradict each other: .*elem type"):
         widening(refuses)(Detached(model, None, {}), {"x": np.ones((1, 4), np.float32)})
