@@ -28,10 +28,11 @@ _PIPELINES = {
 _START = """    import {{ env, {imported} }} from '@huggingface/transformers';
 
     env.allowRemoteModels = false;
+    env.allowLocalModels = true;                   // browsers have it off
     env.localModelPath = '..';                     // the folder above this one
 {lines}
 
-`dtype` chooses the file: {files}. In a browser the default is q8."""
+`dtype` chooses the file: {files}. Left out, it is {default}. docs/browser.md has a page that classifies what is typed into it."""
 _PIPELINE = """    const answer = await pipeline('{task}', '{name}', {{ dtype: '{dtype}' }});
     console.log(await answer({asked}));"""
 _EMBED = """    const tokenizer = await AutoTokenizer.from_pretrained('{name}');
@@ -74,10 +75,9 @@ class TransformersJs(Target):
         return f"onnx/{_FILES[contents.precision][0]}"
 
     def place(self, job: Job) -> list[str]:
-        """config.json that names the precision where there is one other than float32 alone, and the tokenizer."""
-        there = self._there(job)
-        only = {} if "fp32" in there else {"transformers.js_config": {"dtype": there[0]}}
-        write_config(job, only)
+        """config.json that names the precision where the default of Node (fp32) or of browsers (q8) is not there; the tokenizer."""
+        named = self._named(job)
+        write_config(job, {"transformers.js_config": {"dtype": named}} if named else {})
         write_tokenizer(job)
         return []
 
@@ -92,7 +92,15 @@ class TransformersJs(Target):
             lines = _PIPELINE.format(task=_PIPELINES[job.contents.role], name=name, dtype=dtype, asked=asked)
             imported = "pipeline"
         files = ", ".join(f"{dtype} is onnx/{file}" for file, dtype in _FILES.values() if dtype in self._there(job))
-        return _START.format(imported=imported, lines=lines, files=files)
+        default = self._named(job) or "fp32 in Node, q8 in browsers"
+        return _START.format(imported=imported, lines=lines, files=files, default=default)
+
+    def _named(self, job: Job) -> str:
+        """The dtype that config.json states; empty: each default has its file."""
+        there = self._there(job)
+        if {"fp32", "q8"} <= {*there}:
+            return ""
+        return "fp32" if "fp32" in there else there[0]
 
     def _there(self, job: Job) -> list[str]:
         """The dtypes of the graphs that were written, the first of them that of the model."""
