@@ -85,7 +85,8 @@ def test_a_signature_names_every_option_of_the_command_line() -> None:
         asked = {str(p.name) for p in command.params} - {"as_json", "dry_run", "models"}
         assert asked <= offered, name
         assert all(
-            option in (getattr(ax, name).__doc__ or "") for option in asked - {"model", "plan", "checkpoint", "out", "output"}
+            option in (getattr(ax, name).__doc__ or "")
+            for option in asked - {"model", "plan", "checkpoint", "out", "output"}
         )
 
 

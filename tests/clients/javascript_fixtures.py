@@ -16,7 +16,6 @@ from clients_fixtures import ROOT
 EXAMPLE_PAGE = ROOT / "examples" / "javascript"
 PACKAGES = EXAMPLE_PAGE / "node_modules"
 GRAPH = {"float32": "model.onnx", "hard": "model.onnx", "int8": "model_quantized.onnx", "run": "model.onnx"}
-DTYPE = {"model.onnx": "fp32", "model_quantized.onnx": "q8"}
 
 
 def require_node() -> str:

@@ -22,7 +22,7 @@ from test_page_browser import PHONE, WIDE, browser
 __all__ = ["browser"]
 require_node()
 PERCENT = {"float32": 0.006, "hard": 0.006, "int8": 2.5}
-"""Of shares that the page rounds to 0.01; integers: 0.05 of two logits, as in clients_fixtures, move a share by that much at most."""
+"""Of shares that the page rounds to 0.01; 0.05 of two logits (integers, clients_fixtures) move a share by 2.5 at most."""
 
 
 class Files(http.server.SimpleHTTPRequestHandler):

@@ -1,6 +1,6 @@
 // What a graph answers in Node: reads a question as JSON on stdin, writes the answer as JSON. NODE_PATH has the packages.
 //   {graph, output, batches: [{input: {dims, data}}]}      onnxruntime-node alone, on token ids
-//   {folder, dtype, kind, output, batches: [[[text, pair?]]]}   transformers.js, with its own tokenizer; kind: a class of models
+//   {folder, kind, output, batches: [[[text, pair?]]]}   transformers.js, with its own tokenizer; kind: a class of models
 // Answers: for each batch {dims, data} of the output, of the second question with ids, too.
 
 const { basename, dirname } = require('node:path');
@@ -22,12 +22,12 @@ async function ofRuntime({ graph, output, batches }) {
   return answers;
 }
 
-async function ofTransformers({ folder, dtype, kind, output, batches }) {
+async function ofTransformers({ folder, kind, output, batches }) {
   const library = require('@huggingface/transformers');
   library.env.allowRemoteModels = false;
   library.env.localModelPath = dirname(folder);
   const tokenizer = await library.AutoTokenizer.from_pretrained(basename(folder));
-  const model = await library[kind].from_pretrained(basename(folder), { dtype });
+  const model = await library[kind].from_pretrained(basename(folder));
   const answers = [];
   for (const rows of batches) {
     const pairs = rows[0].length === 2 ? rows.map((row) => row[1]) : undefined;
