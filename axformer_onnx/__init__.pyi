@@ -51,6 +51,7 @@ def compare(
     strict: bool = False,
     error_rate: float = 0.05,
     repetitions: int = 8,
+    clock: Literal["wall", "cpu"] = "wall",
     junit: str | Path | None = None,
     markdown: str | Path | None = None,
     benchmark: str | Path | None = None,

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from busy import busy
 from planted import slower, stored_anew
+from record import stamped, write
 
 from axformer_onnx.commands.comparison import compare
 from axformer_onnx.commands.scored import score_models
 from axformer_onnx.gates import ERROR_RATE, divergence_gate, drop_gate, share_of, speed_gates
 from axformer_onnx.options import CompareOptions, make
-from axformer_onnx.runtime import describe_hardware, versions
 from axformer_onnx.runtime.latency import compare_latency
 from axformer_onnx.scoring import paired_answers
 from axformer_onnx.tasks import Answers, metric_named
@@ -273,16 +273,16 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
-    result: dict[str, Any] = {"parts": {}}
+    result: dict[str, Any] = {"runs": {}, "parts": {}}
     if a.json and a.json.exists():
         result = json.loads(a.json.read_text(encoding="utf-8"))
-    result |= {"runs": a.runs, "hardware": describe_hardware(), "versions": versions()}
+    result |= stamped({})
     with tempfile.TemporaryDirectory() as folder:
         for name, make_part in parts(a, Path(folder)).items():
             if a.parts is None or name.startswith(tuple(a.parts)):
                 result["parts"][name] = make_part()
-                if a.json:
-                    a.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                result["runs"][name] = a.real if name == "real speeds" else a.runs
+                write(a.json, result)
     print(table(result))
 
 

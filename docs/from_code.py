@@ -27,6 +27,8 @@ ELSEWHERE = {
 """Pages of the repository: where each is included here."""
 
 _TWO_COLUMNS = re.compile(r"^( *)([\w./-]+(?:, [\w./-]+)*) {2,}(\S.*)$")
+_REFERENCE = re.compile(r"(?<![`\w])(\w+)_(?=[\s.,;:)]|$)")
+"""A name that ends in an underscore, which would be a link."""
 _LINK = re.compile(r"\]\((?P<up>(?:\.\./)+)(?P<path>[\w./-]+\.md)(?P<anchor>#[\w-]+)?\)")
 
 
@@ -76,7 +78,9 @@ def _signature(app: Sphinx, what: str, name: str, *rest: Any) -> tuple[str, str]
 
 
 def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = with_definitions(lines)
+    lines[:] = [
+        line if line.lstrip().startswith(">>>") else _REFERENCE.sub(r"\1\\_", line) for line in with_definitions(lines)
+    ]
 
 
 def _source(app: Sphinx, page: str, source: list[str]) -> None:

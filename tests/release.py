@@ -4,7 +4,8 @@
 
 The wheel is built from the sdist, so that the sdist holds all that it needs. Each is installed into a clean environment of every
 interpreter (`python3.N` on the path, and those of pyenv and uv) and run from an empty folder: help, versions, inspect, optimize,
-apply, and the functions of `import axformer_onnx`. Ends with a table; the exit code is 1 where anything failed.
+apply, and the functions of `import axformer_onnx`. On the oldest Python the wheel is used once more, with the oldest of each
+dependency that pyproject.toml allows. Ends with a table; the exit code is 1 where anything failed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ SUPPORTED = tuple(f"3.{minor}" for minor in range(10, 15))
 SEARCH = {
     "wheel": ("--effort", "low", "--max-search-rows", "200"),
     "sdist": ("--search", "axformer", "--max-search-rows", "60", "--length", "16"),
+    "oldest": ("--search", "axformer", "--max-search-rows", "60", "--length", "16"),
 }
-"""Both hold the same code, so that the shorter of two searches is enough for one of them."""
+"""All hold the same code, so that the shorter of two searches is enough for the others."""
 IN_PYTHON = """
 import sys, axformer_onnx as ax
 found = ax.inspect(sys.argv[1])
@@ -129,9 +131,9 @@ def _run(*command: str | Path) -> None:
     subprocess.run(list(map(str, command)), check=True, cwd=ROOT)
 
 
-def used(version: str, python: Path, artefact: Path) -> Try:
-    """Install an artefact into a clean environment, and use it."""
-    done = Try(version, "sdist" if artefact.name.endswith(".tar.gz") else "wheel")
+def used(version: str, python: Path, artefact: Path, kind: str) -> Try:
+    """Install an artefact into a clean environment, and use it; kind: wheel | sdist | oldest (dependencies)."""
+    done = Try(version, kind)
     with tempfile.TemporaryDirectory(prefix="release-") as scratch:
         folder, environment = Path(scratch) / "work", Path(scratch) / "venv"
         folder.mkdir()
@@ -148,6 +150,9 @@ def used(version: str, python: Path, artefact: Path) -> Try:
             "0",
         )
         done.step("venv", [python, "-m", "venv", environment], folder)
+        if kind == "oldest":
+            uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", inside]
+            done.step("uv", [*uv, "--resolution", "lowest-direct", "-r", ROOT / "pyproject.toml"], folder)
         done.step("install", [inside, "-m", "pip", "install", "--quiet", artefact], folder)
         done.step("pip check", [inside, "-m", "pip", "check"], folder)
         done.step("--help", [program, "--help"], folder)
@@ -187,8 +192,9 @@ def main() -> None:
     print(f"not here: {', '.join(version for version in SUPPORTED if version not in found) or 'none'}", flush=True)
     tries = []
     for version, python in found.items():
-        for artefact in (wheel, sdist):
-            tries.append(used(version, python, artefact))
+        oldest = [(wheel, "oldest")] if version == next(iter(found)) else []
+        for artefact, kind in ((wheel, "wheel"), (sdist, "sdist"), *oldest):
+            tries.append(used(version, python, artefact, kind))
             print(f"{version} {tries[-1].artefact}: {tries[-1].failed or 'good'}", flush=True)
     print(table(tries))
     sys.exit(any(one.failed for one in tries) or not found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -52,12 +53,18 @@ def command(here: Path, candidate: str, *options: str) -> list[str]:
     return ["compare", *models, "--task", "mnli", "--data", str(here / "rows.jsonl"), "--length", "8", *options]
 
 
+clocks: list[str] = []
+"""By which each repetition was asked for."""
+
+
 @pytest.fixture
 def speeds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the clock finds in each repetition, as logarithms; it never ends. None measured: disturbed."""
     found: list[float] = []
+    clocks.clear()
 
-    def latency(models: Any, shapes: Any, *rest: Any, wait_seconds: float, say: Any) -> list[LatencyRow]:
+    def latency(models: Any, shapes: Any, *rest: Any, wait_seconds: float, say: Any, clock: str) -> list[LatencyRow]:
+        clocks.append(clock)
         log = found.pop(0) if len(found) > 1 else found[0]
         reliable, rows = log == log, list[LatencyRow]()
         for batch, length in shapes:
@@ -65,7 +72,8 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
                 ratio = Interval(1.0, 1.0, 1.0) if i else None
                 why = "" if reliable else "a neighbour"
                 counted = LogRatio(log, 0.01, 30.0) if i else None
-                rows.append(LatencyRow(name, batch, length, 1, 2, ratio, 30, 30, reliable, why, log_ratio=counted))
+                row = LatencyRow(name, batch, length, 1, 2, ratio, 30, 30, reliable, why, log_ratio=counted)
+                rows.append(dataclasses.replace(row, cpu=Interval(1.2, 1.1, 1.3) if i and not reliable else None))
         return rows
 
     monkeypatch.setattr("axformer_onnx.commands.comparison.latency_of", latency)
@@ -117,6 +125,17 @@ def test_a_speed_that_could_not_be_measured_is_undecided_and_is_not_tracked(
     assert not [name for name in json.loads((tmp_path / "bmf.json").read_text()) if "speed" in name]
 
 
+def test_where_the_machine_is_never_free_cpu_time_is_said_and_can_be_asked_for(here: Path, speeds: list[float]) -> None:
+    speeds.append(float("nan"))
+    (gate,) = compared(here, "worse.onnx", min_speedup=1.0, repetitions=1).verdict.gates
+    assert gate.outcome == "undecided" and "a neighbour; in CPU time, on one thread, 1.20x [1.10, 1.30]" in gate.why
+    assert "--clock cpu" in gate.needs and set(clocks) == {"either"}
+    speeds[:] = [0.3]
+    by_cpu = compared(here, "worse.onnx", min_speedup=1.0, clock="cpu")
+    assert by_cpu.outcome == "passed" and clocks[-1] == "cpu"
+    assert any("CPU time on one thread (--clock cpu)" in warning for warning in by_cpu.verdict.warnings)
+
+
 def test_a_slower_model_fails_the_gate_on_speed_after_as_many_repetitions_as_it_takes(
     here: Path, speeds: list[float]
 ) -> None:
@@ -166,6 +185,7 @@ def test_every_form_is_written_and_a_summary_is_added_to(here: Path, tmp_path: P
         ([], "error: no gate was named; give one of --max-drop, --max-divergence, --min-speedup, --max-size-ratio."),
         (["--max-drop", "-1"], "Invalid value for '--max-drop'"),
         (["--max-drop", "1", "--task", "sst3"], "error: unknown task"),
+        (["--min-speedup", "1", "--clock", "cpu", "--provider", "cuda"], "error: --clock cpu is for --provider cpu"),
     ],
 )
 def test_a_mistake_exits_with_two_as_ever(here: Path, call: Any, options: list[str], message: str) -> None:

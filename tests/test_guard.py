@@ -86,9 +86,9 @@ def test_a_planted_drop_in_quality_fails() -> None:
 
 
 def test_other_answers_of_equal_quality_do_not_fail() -> None:
-    """As many repaired as broken, up to chance: 200 pairs of results with 12 qualities each, 5 % may be called different."""
+    """As many repaired as broken, up to chance: 100 pairs of results with 12 qualities each, 5 % may be called different."""
     generator, alarms = np.random.default_rng(1), 0
-    for _ in range(200):
+    for _ in range(100):
         before, now = [], []
         for point in range(12):
             right = generator.random(ROWS) < 0.9
@@ -96,7 +96,7 @@ def test_other_answers_of_equal_quality_do_not_fail() -> None:
             before.append(answered(right, str(point)))
             now.append(answered(other, str(point)))
         alarms += any(move.verdict != "as before" for move in moves(before, now))
-    assert alarms <= 10, f"{alarms} of 200"
+    assert alarms <= 5, f"{alarms} of 100"
 
 
 def test_quality_on_other_rows_is_not_compared() -> None:
@@ -217,13 +217,15 @@ def test_prices_are_the_multiply_accumulates_of_the_graphs() -> None:
     plan = Plan().without_heads(0, [0]).without_neurons(1, range(64))
     clock = CountedClock(model, examined, Plan(), Machine(), (1, 16), TokenSequence(words=range(5, 50)), 0)
     hard = Plan().with_hard_attention(2, 4)
-    whole, parts = clock.ratios([("source", EXAMPLE.model), ("less", plan), ("hard", hard)], lambda done, of: None)
+    whole, parts, holds = clock.ratios(
+        [("source", EXAMPLE.model), ("less", plan), ("hard", hard)], lambda done, of: None
+    )
     counted = macs(model, run_once, 1, 16), macs(apply_plan(model, plan, run_once), run_once, 1, 16)
-    assert whole * 1e6 == counted[0] and parts["source"] == 1.0
+    assert holds and whole * 1e6 == counted[0] and parts["source"] == 1.0
     assert parts["less"] == counted[1] / counted[0] < 1 < parts["hard"]
 
 
-def test_a_guarded_search_measures_no_time_and_finds_the_same_twice(
+def test_a_guarded_search_measures_no_time_and_scores_its_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
@@ -234,13 +236,12 @@ def test_a_guarded_search_measures_no_time_and_finds_the_same_twice(
     monkeypatch.setattr("axformer_onnx.scoring.evaluation.compare_latency", timed)
     monkeypatch.setattr("axformer_onnx.scoring.plan_clock.compare_latency", timed)
     case = searches.Case("tiny", tiny_folder.make_folder(tmp_path / "model") / "model.onnx", "mnli", length=8)
-    once, again = (searches.searched(case, tmp_path / name, name == "profiled") for name in ("plain", "profiled"))
-    same = ("found", "evaluations", "work", "points")
-    assert [once[key] for key in same] == [again[key] for key in same] and once["points"] > 1
-    assert again["calls"]["examine"] >= 1 and not once["calls"]
-    graphs = searches.built(case, tmp_path / "plain", tmp_path / "graphs")
+    found = searches.searched(case, tmp_path / "out", profiled=False)
+    assert found["points"] > 1 and found["work"] > found["evaluations"] > 0 and not found["calls"]
+    monkeypatch.setattr(searches, "LADDER", (1.5,))
+    graphs = searches.built(case, tmp_path / "out", tmp_path / "graphs")
     figures = {figure.name: figure for figure in searches.scored(case, graphs)}
-    assert {"source", "1.5x"} <= set(graphs) and len(figures) == 3 * len(graphs)
+    assert set(graphs) == {"source", "1.5x"} and len(figures) == 3 * len(graphs)
     for name, path in graphs.items():
         quality = figures[f"tiny / {name} / accuracy"]
         assert quality.right is not None and quality.low is not None and quality.high is not None
@@ -288,10 +289,9 @@ def test_the_exponent_is_that_of_the_cost(power: float) -> None:
     assert growth.exponent(flat_at_first) == pytest.approx(1.0)
 
 
-def test_calls_are_the_same_in_two_runs_and_near_linear() -> None:
-    once, again = (growth.counted("examine", (8, 12)) for _ in range(2))
-    assert once == pytest.approx(again, rel=0.02)
-    assert growth.exponent(once) < growth.MOST
+def test_calls_are_the_same_in_two_runs() -> None:
+    once, again = (growth.counted("examine", (1, 2)) for _ in range(2))
+    assert once == pytest.approx(again, rel=0.02) and once[2] > once[1]
 
 
 def test_limits_that_follow_from_the_code_fail_and_a_slow_start_is_only_said() -> None:

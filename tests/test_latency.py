@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from axformer_onnx.runtime import rounds
 from axformer_onnx.runtime.latency import LatencyRow, compare_latency, make_feeds
 from axformer_onnx.runtime.rounds import Budget
 from axformer_onnx.runtime.sessions import make_session
+from axformer_onnx.scoring import evaluation
 from axformer_onnx.scoring.evaluation import latency_warnings
+from axformer_passes.probe import TokenSequence
 
 TABLE = np.ones((50, 3), dtype=np.float32)
 NAMES = ["input_ids", "attention_mask"]
@@ -99,3 +102,28 @@ def test_rounds_are_made_until_enough_are_undisturbed_but_not_for_ever(monkeypat
     assert budget.goes_on(30, 3.9, enough=False) and not budget.goes_on(30, 4.0, enough=False)
     slow = Budget(rounds=30, warmup=1, min_seconds=1.0, max_seconds=4.0)
     assert slow.goes_on(4, 99.0, enough=False) and not slow.goes_on(5, 4.0, enough=False)
+
+
+@pytest.mark.parametrize("clock", ["wall", "either", "cpu"])
+def test_cpu_time_is_asked_of_sessions_on_one_thread(
+    clock: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.onnx").write_bytes(tiny_classifier(TABLE))
+    asked: dict[str, Any] = {}
+
+    def compare(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[LatencyRow]:
+        asked.update(rest, sessions=sessions)
+        return []
+
+    monkeypatch.setattr(evaluation, "compare_latency", compare)
+    tokens = TokenSequence(words=range(5, 40))
+    models, machine = {"a": tmp_path / "a.onnx"}, evaluation.Machine(threads=2)
+    evaluation.latency_of(models, [(1, 8)], tokens, machine, 0, wait_seconds=9.0, clock=clock)
+
+    def threads(sessions: dict[str, Any]) -> list[int]:
+        return [one.get_session_options().intra_op_num_threads for one in sessions.values()]
+
+    assert asked["cpu_time"] == (clock == "cpu") and threads(asked["sessions"]) == [1 if clock == "cpu" else 2]
+    assert asked["wait_seconds"] == (0.0 if clock == "cpu" else 9.0)
+    assert (asked["on_one_thread"] is not None) == (clock == "either")
+    assert clock != "either" or threads(asked["on_one_thread"]()) == [1]

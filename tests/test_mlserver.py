@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import random
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +24,9 @@ import numpy as np
 import onnxruntime
 import pytest
 from tokenizers import Tokenizer
+
+import axformer_onnx as ax
+from axformer_passes.precision import Int8
 
 if importlib.util.find_spec("mlserver") is None:
     pytest.skip("needs MLServer: make servers", allow_module_level=True)
@@ -102,22 +105,17 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start_mlserver(folder: Path) -> Served:
-    """MLServer on a repository as `deploy` writes it."""
-    target = folder / "nli"
-    target.mkdir()
-    for name in ("model.onnx", "tokenizer.json", "tokenizer_config.json", "config.json"):
-        shutil.copy(MODEL / name, target / name)
-    settings = {
-        "name": "nli",
-        "implementation": "axformer_onnx.serving.mlserver_runtime.OnnxRuntime",
-        "parameters": {"uri": ".", "extra": {"threads": 1, "max_batch": 16}},
-    }
-    (target / "model-settings.json").write_text(json.dumps(settings))
+def start_mlserver(folder: Path, model: Path = MODEL) -> Served:
+    """MLServer on a repository as `deploy` writes it, with one thread."""
+    repository = folder / "repository"
+    ax.deploy(model, repository, for_="mlserver", name="nli", max_batch=16)
+    settings = json.loads((repository / "nli" / "model-settings.json").read_text())
+    settings["parameters"]["extra"]["threads"] = 1
+    (repository / "nli" / "model-settings.json").write_text(json.dumps(settings))
     http, grpc, metrics = free_ports(3)
     server = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics, "parallel_workers": 1}
-    (folder / "settings.json").write_text(json.dumps(server))
-    return Served([str(Path(sys.executable).with_name("mlserver")), "start", "."], folder, http)
+    (repository / "settings.json").write_text(json.dumps(server))
+    return Served([str(Path(sys.executable).with_name("mlserver")), "start", "."], repository, http)
 
 
 def start_ours(folder: Path) -> Served:
@@ -219,3 +217,24 @@ def test_a_server_that_was_killed_starts_again_and_answers_the_same(
     served.start()
     after = by_name(httpx.post(f"{served.model}/infer", json=body_of(pairs[:4])))
     assert np.array_equal(before["logits"], after["logits"])
+
+
+PLANS = {
+    "hard": ax.Plan().without_heads(0, [1, 3]).with_hard_attention(3, 4),
+    "int8": ax.Plan(int8=Int8(frozenset({0, 3}), frozenset({1, 4}), tables=8, stored=True)).without_attention(2),
+}
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_deployed_graphs_answer_the_request_of_their_readme(tmp_path: Path, kind: str) -> None:
+    graph = ax.apply(PLANS[kind], MODEL, tmp_path / kind)
+    server = start_mlserver(tmp_path, graph.parent)
+    try:
+        readme = (server.folder / "README.md").read_text()
+        request = json.loads(re.findall(r"-d '(.*)'", readme)[0])
+        found = by_name(httpx.post(f"{server.model}/infer", json=request))
+    finally:
+        server.stop(signal.SIGTERM)
+    feeds = {one["name"]: np.array(one["data"]).reshape(one["shape"]) for one in request["inputs"]}
+    wanted = onnxruntime.InferenceSession(str(graph)).run(["logits"], feeds)[0]
+    np.testing.assert_allclose(found["logits"].reshape(wanted.shape), wanted, atol=TOLERANCE)

@@ -114,6 +114,11 @@ def test_bounds_and_choices_of_a_field_are_those_of_the_command_line(arguments: 
     assert refused.value.param is not None and arguments[0] in refused.value.param.opts
 
 
+def test_choices_that_are_added_to_others_are_those_of_the_command_line() -> None:
+    (padding,) = (one for one in command("optimize").params if one.name == "padding")
+    assert isinstance(padding.type, click.Choice) and tuple(padding.type.choices) == ("kept", "removed", "measured")
+
+
 @pytest.mark.parametrize(
     ("said", "spelled"),
     [

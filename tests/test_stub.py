@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import stub
+
+import axformer_onnx as ax
 
 
 def test_the_stub_states_the_options_of_today() -> None:
@@ -22,3 +25,13 @@ def test_a_checker_is_told_what_the_options_are() -> None:
     assert spelled["speedup"] == "float | None" and spelled["task"] == "str | Task | None"
     assert spelled["output"] == "str | Path | None" and spelled["effort"] == "Literal['low', 'medium', 'high']"
     assert ast.unparse(functions["optimize"].returns or ast.Constant(None)) == "OptimizeResult"
+
+
+def test_a_users_script_that_is_type_checked_uses_every_public_name() -> None:
+    script = ast.parse((Path(__file__).parent / "typed_user.py").read_text(encoding="utf-8"))
+    used = {
+        node.attr
+        for node in ast.walk(script)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ax"
+    }
+    assert used - {"__all__"} == set(ax.__all__)

@@ -55,6 +55,16 @@ def replayed(point: ax.OperatingPoint, model: Path) -> float:
     return 0.0 if result.comparison is None else result.comparison.difference.value
 
 
+def judged(model: Path, result: ax.OptimizeResult) -> str:
+    """Gates, the page, a deployment, a server."""
+    found = assert_type(ax.compare(model, result.path, task="mnli", max_drop=0.5), ax.CompareResult)
+    page = assert_type(ax.report(result.output), Path)
+    made = assert_type(ax.deploy(result.output, "for-tei", for_="tei", overwrite=True), ax.Deployment)
+    if found.ok:
+        ax.serve(made.graph, port=8001)
+    return f"{found.outcome}: {page}"
+
+
 def mended(model: Path) -> str:
     """Every error, and its exit code."""
     try:

@@ -70,7 +70,10 @@ def _kind(field: FieldInfo) -> tuple[Any, bool]:
     choices = mark(field, "choices")
     if isinstance(choices, Registry):
         return click.Choice(choices.names), False
-    annotation = next((part for part in _parts(field.annotation) if part is not type(None)), str)
+    parts = [part for part in _parts(field.annotation) if part is not type(None)]
+    if parts and all(get_origin(part) is Literal for part in parts):
+        return click.Choice([value for part in parts for value in get_args(part)]), False
+    annotation = parts[0] if parts else str
     bounds = list(field.metadata)
     several = get_origin(annotation) is tuple and annotation is not None and _repeats(field)
     if several:

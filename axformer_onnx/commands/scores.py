@@ -116,7 +116,7 @@ def score(options: ScoreOptions, step: Callable[[str], None] = lambda text: None
     step("measuring latency")
     latency = latency_of(
         {one.name: one.path for one in scored}, shapes_of(options, scored), scored[0].reading.tokens, options.machine,
-        options.seed, wait_seconds=options.wait_for_quiet, say=step, by_cpu_time=True,
+        options.seed, wait_seconds=options.wait_for_quiet, say=step, clock="either",
     )  # fmt: skip
     return score_result(rows, scored, latency, options.seed, options.changed)
 

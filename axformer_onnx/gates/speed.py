@@ -14,6 +14,7 @@ from axformer_onnx.gates.error_rates import look_error, looks
 from axformer_onnx.gates.quality import rounded_up
 from axformer_onnx.gates.records import Gate, judged, times_more
 from axformer_onnx.records import Interval, LogRatio
+from axformer_onnx.result.report import in_cpu_time
 from axformer_onnx.runtime import LatencyRow
 from axformer_onnx.statistics import averaged, ratio_interval
 
@@ -118,8 +119,9 @@ def _needs(measured: Interval, least: float, repetitions: int) -> str:
 
 
 def _unmeasured(one: Measured, least: float) -> Gate:
-    why = f"not measured: {one.pairs[-1][1].why}"
-    needs = "a free machine or a longer --wait-for-quiet would decide it"
+    last = one.pairs[-1][1]
+    why = f"not measured: {last.why}{in_cpu_time(last.cpu)}"
+    needs = "a free machine or a longer --wait-for-quiet would decide it, --clock cpu another figure"
     return Gate("min-speedup", "speed", one.name, least, None, "undecided", why, needs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -41,6 +42,10 @@ class CompareOptions(TaskOptions, RunOptions, SampleOptions):
     repetitions: int = option(
         8, "At most so many measurements of speed, each with new sessions; fewer where fewer decide it.", ge=1, le=1024
     )
+    clock: Literal["wall", "cpu"] = option(
+        "wall",
+        "cpu: speeds are of CPU time on one thread, which other processes hardly move: for CI machines that are never free.",
+    )
     junit: Path | None = option(None, "Write JUnit XML: a test case a gate.")
     markdown: Path | None = option(None, "Add the verdict to this file as Markdown, as $GITHUB_STEP_SUMMARY wants it.")
     benchmark: Path | None = option(
@@ -53,4 +58,6 @@ class CompareOptions(TaskOptions, RunOptions, SampleOptions):
         if all(getattr(self, name) is None for name in GATES):
             said = ", ".join(map(flag, GATES))
             raise UsageError(f"no gate was named; give one of {said}. To look at two models without a gate: score")
+        if self.clock == "cpu" and self.provider != "cpu":
+            raise UsageError(f"--clock cpu is for --provider cpu; what {self.provider} computes takes no CPU time")
         return self

@@ -165,7 +165,7 @@ def _latency(options: OptimizeOptions, given: Given, candidate: Path, step: OnSt
     pair = {"source": given.source.path, "result": candidate}
     return latency_of(
         pair, _shapes(options, given), given.reading.tokens, options.machine, options.seed,
-        wait_seconds=options.wait_for_quiet, say=step, by_cpu_time=True,
+        wait_seconds=options.wait_for_quiet, say=step, clock="either",
     )  # fmt: skip
 
 

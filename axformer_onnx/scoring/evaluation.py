@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from axformer_passes.probe import TokenSequence
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+Clock = Literal["wall", "cpu", "either"]
+"""cpu: CPU time on one thread. either: the wall clock, and where it could not measure, CPU time as well (`LatencyRow.cpu`)."""
 _VOCABULARY = 1000  # where config.json does not say; latency does not depend on which tokens there are
 
 
@@ -138,21 +140,24 @@ def latency_of(
     *,
     wait_seconds: float = 0.0,
     say: Callable[[str], None] = lambda text: None,
-    by_cpu_time: bool = False,
+    clock: Clock = "wall",
 ) -> list[LatencyRow]:
     """Latency of the graphs at these paths, interleaved, on rows as `tokens` has them; the first is the baseline.
 
     wait_seconds   for a free machine, at most; `say` is told what for
-    by_cpu_time    on the CPU, where that was not measurable, by CPU time as well
     """
-    sessions = {name: machine.session(path) for name, path in models.items()}
     alone = dataclasses.replace(machine, threads=1)
-    on_one_thread = (lambda: {name: alone.session(path) for name, path in models.items()}) if by_cpu_time else None
+
+    def on_one_thread() -> dict[str, Any]:
+        return {name: alone.session(path) for name, path in models.items()}
+
+    by_cpu = clock == "cpu"
+    sessions = on_one_thread() if by_cpu else {name: machine.session(path) for name, path in models.items()}
     names = sorted({one.name for session in sessions.values() for one in session.get_inputs()})
     feeds = [(batch, length, make_feeds(names, batch, length, tokens=tokens, seed=seed)) for batch, length in shapes]
     return compare_latency(
-        sessions, feeds, seed=seed, wait_seconds=wait_seconds, say=say,
-        on_one_thread=on_one_thread if is_cpu_alone(machine.provider) else None,
+        sessions, feeds, seed=seed, wait_seconds=0.0 if by_cpu else wait_seconds, say=say, cpu_time=by_cpu,
+        on_one_thread=on_one_thread if clock == "either" and is_cpu_alone(machine.provider) else None,
     )  # fmt: skip
 
 

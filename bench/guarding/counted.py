@@ -34,10 +34,10 @@ class CountedClock(PlanClock):
 
     def ratios(
         self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]
-    ) -> tuple[float, dict[Any, float]]:
-        """(millions of multiply-accumulates of the model, what every variant takes as a part of it)."""
+    ) -> tuple[float, dict[Any, float], bool]:
+        """(millions of multiply-accumulates of the model, what every variant takes as a part of it, True: counts always hold)."""
         whole = self._count(Plan())
-        return whole / PER_MS, {key: self._count(what) / whole for key, what in variants}
+        return whole / PER_MS, {key: self._count(what) / whole for key, what in variants}, True
 
     def _count(self, what: Plan | Path) -> float:
         if isinstance(what, Path):

@@ -20,7 +20,7 @@ _TYPES = {
     "BOOL": "BOOL", "STRING": "BYTES",
 }  # fmt: skip
 """Types in the protocol's names."""
-_START = """    pip install 'axformer-onnx[serve]' mlserver
+_START = """    pip install 'axformer-onnx[serve]' mlserver 'uvloop<0.22'
     mlserver start .
 
     curl localhost:8080/v2/models/{name}/infer -H 'Content-Type: application/json' -d '{request}'"""
@@ -35,8 +35,8 @@ class MlServer(Target):
     help = "MLServer's model repository (Open Inference Protocol v2)"
     knows = ("name", "max_batch")
     reads = onnx_runtime("1.21", "this package's requirement: onnxruntime>=1.21, which its runtime for MLServer uses")
-    hard = "yes: seen in the Python package of ONNX Runtime 1.21, not in the server"
-    int8 = "yes: seen in the Python package of ONNX Runtime 1.21, not in the server"
+    hard = "yes: seen in the server"
+    int8 = "yes: seen in the server"
 
     def place(self, job: Job) -> list[str]:
         """model-settings.json, config.json and the tokenizer in the model's folder."""

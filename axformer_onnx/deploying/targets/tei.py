@@ -46,7 +46,7 @@ class TextEmbeddingsInference(Target):
     )
     roles = ("classification", "embedding")
     hard = "yes: seen in the Python package of ONNX Runtime 1.22, not in the server"
-    int8 = "yes, as `--dtype float32`: seen in the Python package of ONNX Runtime 1.22, not in the server"
+    int8 = "yes, with its dtype float32: seen in the Python package of ONNX Runtime 1.22, not in the server"
 
     def require(self, contents: Contents) -> None:
         """Beside the output: what its router reads of config.json, and a pooling that it has."""
