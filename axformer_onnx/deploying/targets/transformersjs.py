@@ -42,7 +42,7 @@ _EMBED = """    const tokenizer = await AutoTokenizer.from_pretrained('{name}');
 
 
 class TransformersJs(Target):
-    """`packages/transformers/src/utils/dtypes.js` of version 4.2.0 has the names of the files."""
+    """`src/utils/dtypes.js` of versions 4.2.0 and 4.3.2 has the names of the files."""
 
     name = "transformersjs"
     title = "transformers.js"
@@ -50,15 +50,17 @@ class TransformersJs(Target):
     help = "transformers.js in Node and browsers"
     knows = ("also",)
     reads = onnx_runtime(
-        "1.24", "transformers.js 4.2.0, package.json: onnxruntime-node 1.24.3, onnxruntime-web 1.26.0-dev"
+        "1.24",
+        "transformers.js, package.json: 4.2.0 has onnxruntime-node 1.24.3 and onnxruntime-web 1.26.0-dev, 4.3.2 has 1.30.0 and "
+        "1.31.0-dev (20260914)",
     )
     interface = Interface(
         named=True, always=("input_ids",), inputs=TEXT_INPUTS, answers={"classification": ("logits",)}, floats=True
     )
     roles = ("classification", "token-classification", "question-answering", "embedding")
     single_file = True
-    hard = "yes: seen in the Python package of ONNX Runtime 1.24, not in JavaScript"
-    int8 = "yes, as model_quantized.onnx: seen in the Python package of ONNX Runtime 1.24, not in JavaScript"
+    hard = "yes: seen in Node and in Chromium with 4.3.2"
+    int8 = "yes, as model_quantized.onnx: seen in Node and in Chromium with 4.3.2"
 
     def require(self, contents: Contents) -> None:
         """Beside the outputs: keys that it chooses a class by, and a precision that it has a name for."""
