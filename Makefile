@@ -10,16 +10,18 @@ BIN    := $(VENV)/bin
 BIN5   := $(VENV5)/bin
 BINC   := $(VENVC)/bin
 VENVM  := .venv-mlserver
+PACKAGES := examples/javascript/node_modules
 TESTS5 := $(wildcard tests/test_export*.py tests/test_zoo*.py) tests/test_support.py
 
 # Tests run in two processes of one thread each: more threads only fight over the same cores. Each process begins with a run of
-# neighbours (worksteal), which share their models and exports.
+# neighbours (worksteal), which share their models and exports. Clients have targets of their own.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST   := -m pytest -n 2 --dist worksteal
+OTHERS   := --ignore=tests/clients
 ALONE    := $(filter-out $(addprefix bench/,guard.py moved.py record.py runtime_forms.py work.py),$(wildcard bench/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture clients servers
+.PHONY: help demo test pytest test5 test-all support stub screens docs fuzz lint format wheel release-check bench guard model clean picture clients servers javascript
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +34,7 @@ test: $(VENV)/.tests ## lint, type-check, all tests; of the matrix (architecture
 
 # Beside each other: the type checker keeps one core busy for a minute.
 pytest: $(VENV)/.tests
-	$(TEST_ENV) $(BIN)/python $(PYTEST)
+	$(TEST_ENV) $(BIN)/python $(PYTEST) $(OTHERS)
 
 test5: $(VENV5)/.tests ## the export tests again, with transformers 5 and without optimum, sampled alike
 	$(TEST_ENV) $(BIN5)/python $(PYTEST) $(TESTS5)
@@ -43,8 +45,11 @@ clients: $(VENVC)/.tests ## real clients read what deploy writes; ONNX_RUNTIMES=
 servers: $(VENVM)/.tests ## MLServer and serve under load, with clients that people use (Python below 3.13)
 	$(TEST_ENV) $(VENVM)/bin/python -m pytest tests/test_mlserver.py || test $$? -eq 5  # 5: there is no MLServer
 
+javascript: $(VENV)/.tests $(PACKAGES)/.installed ## Node and a browser read what deploy writes for them (Node 20 or later, npm; Chromium)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/clients/test_node.py tests/clients/test_browser.py
+
 test-all: lint $(VENV5)/.tests ## both with the whole matrix (an hour)
-	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix
+	$(TEST_ENV) $(BIN)/python $(PYTEST) --whole-matrix $(OTHERS)
 	$(TEST_ENV) $(BIN5)/python $(PYTEST) --whole-matrix $(TESTS5)
 
 support: $(VENV)/.tests $(VENV5)/.tests ## measure the support matrix (ONLY=family,..: of these alone) and write docs/support.md
@@ -98,7 +103,7 @@ model: $(VENV)/.tests ## train the example model again (20 minutes or more)
 	$(BIN)/python models/build_nli_mini.py
 
 clean: ## remove the environments and everything that was built
-	rm -rf $(VENV) $(VENV5) $(VENVC) $(VENVM) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV5) $(VENVC) $(VENVM) $(PACKAGES) run dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # -- environments ------------------------------------------------------------------------------------------------
 
@@ -137,4 +142,8 @@ $(VENVM)/.tests: pyproject.toml
 	test -x $(VENVM)/bin/python || $(PYTHON) -m venv $(VENVM)
 	$(VENVM)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(VENVM)/bin/python -m pip install --quiet --editable ".[serve]" --group mlserver
+	touch $@
+
+$(PACKAGES)/.installed: examples/javascript/package-lock.json examples/javascript/package.json examples/javascript/.npmrc
+	cd examples/javascript && npm ci
 	touch $@

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_folder
 
 import axformer_onnx as ax
 from axformer_onnx.data import Encoder, Rows, read_json
@@ -106,3 +107,18 @@ def deployed(graph: Path, folder: Path, target: str, **options: Any) -> Path:
 def labels(folder: Path) -> list[str]:
     """Of config.json, by column."""
     return list(read_json(folder / "config.json")["id2label"].values())
+
+
+def tiny_model(checkpoint: Path, kind: str) -> Path:
+    """A random BERT with a head of this kind, exported; its folder."""
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.BertConfig(
+        vocab_size=100, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32,
+        max_position_embeddings=64, num_labels=5 if kind == "TokenClassification" else 2,
+    )  # fmt: skip
+    getattr(transformers, f"BertFor{kind}")(config).eval().save_pretrained(checkpoint)
+    tiny_folder._tokenizer().save(str(checkpoint / "tokenizer.json"))
+    return ax.export(checkpoint, checkpoint.parent / "exported").path.parent

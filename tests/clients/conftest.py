@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from clients_fixtures import graphs
+from sst2_fixtures import sst2
 
-__all__ = ["graphs"]
+__all__ = ["graphs", "sst2"]

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_folder
-from clients_fixtures import BATCHES, KINDS, batched, deployed, expected, labels, pairs, same_answers
-
-import axformer_onnx as ax
+from clients_fixtures import BATCHES, KINDS, batched, deployed, expected, labels, pairs, same_answers, tiny_model
 
 ort = pytest.importorskip("optimum.onnxruntime", reason="a client: make clients")
 pytest.importorskip("openvino", reason="a client: make clients")
@@ -51,18 +48,3 @@ def test_answers_of_tokens_are_what_our_session_answers(tmp_path: Path, kind: st
     for name in outputs:
         wanted = expected(graph, [(text,) for text in TEXTS], name)
         np.testing.assert_allclose(getattr(found, name).numpy(), wanted, atol=1e-5)
-
-
-def tiny_model(checkpoint: Path, kind: str) -> Path:
-    """A random BERT with a head of this kind, exported; its folder."""
-    import torch
-    import transformers
-
-    torch.manual_seed(3)
-    config = transformers.BertConfig(
-        vocab_size=100, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32,
-        max_position_embeddings=64, num_labels=5 if kind == "TokenClassification" else 2,
-    )  # fmt: skip
-    getattr(transformers, f"BertFor{kind}")(config).eval().save_pretrained(checkpoint)
-    tiny_folder._tokenizer().save(str(checkpoint / "tokenizer.json"))
-    return ax.export(checkpoint, checkpoint.parent / "exported").path.parent

@@ -28,10 +28,11 @@ _PIPELINES = {
 _START = """    import {{ env, {imported} }} from '@huggingface/transformers';
 
     env.allowRemoteModels = false;
+    env.allowLocalModels = true;                   // browsers have it off
     env.localModelPath = '..';                     // the folder above this one
 {lines}
 
-`dtype` chooses the file: {files}. In a browser the default is q8."""
+`dtype` chooses the file: {files}. Left out, it is {default}. docs/browser.md has a page that classifies what is typed into it."""
 _PIPELINE = """    const answer = await pipeline('{task}', '{name}', {{ dtype: '{dtype}' }});
     console.log(await answer({asked}));"""
 _EMBED = """    const tokenizer = await AutoTokenizer.from_pretrained('{name}');
@@ -41,7 +42,7 @@ _EMBED = """    const tokenizer = await AutoTokenizer.from_pretrained('{name}');
 
 
 class TransformersJs(Target):
-    """`packages/transformers/src/utils/dtypes.js` of version 4.2.0 has the names of the files."""
+    """`src/utils/dtypes.js` of versions 4.2.0 and 4.3.2 has the names of the files."""
 
     name = "transformersjs"
     title = "transformers.js"
@@ -49,15 +50,17 @@ class TransformersJs(Target):
     help = "transformers.js in Node and browsers"
     knows = ("also",)
     reads = onnx_runtime(
-        "1.24", "transformers.js 4.2.0, package.json: onnxruntime-node 1.24.3, onnxruntime-web 1.26.0-dev"
+        "1.24",
+        "transformers.js, package.json: 4.2.0 has onnxruntime-node 1.24.3 and onnxruntime-web 1.26.0-dev, 4.3.2 has 1.30.0 and "
+        "1.31.0-dev (20260914)",
     )
     interface = Interface(
         named=True, always=("input_ids",), inputs=TEXT_INPUTS, answers={"classification": ("logits",)}, floats=True
     )
     roles = ("classification", "token-classification", "question-answering", "embedding")
     single_file = True
-    hard = "yes: seen in the Python package of ONNX Runtime 1.24, not in JavaScript"
-    int8 = "yes, as model_quantized.onnx: seen in the Python package of ONNX Runtime 1.24, not in JavaScript"
+    hard = "yes: seen in Node and in Chromium with 4.3.2"
+    int8 = "yes, as model_quantized.onnx: seen in Node and in Chromium with 4.3.2"
 
     def require(self, contents: Contents) -> None:
         """Beside the outputs: keys that it chooses a class by, and a precision that it has a name for."""
@@ -74,10 +77,9 @@ class TransformersJs(Target):
         return f"onnx/{_FILES[contents.precision][0]}"
 
     def place(self, job: Job) -> list[str]:
-        """config.json that names the precision where there is one other than float32 alone, and the tokenizer."""
-        there = self._there(job)
-        only = {} if "fp32" in there else {"transformers.js_config": {"dtype": there[0]}}
-        write_config(job, only)
+        """config.json that names the precision where the default of Node (fp32) or of browsers (q8) is not there; the tokenizer."""
+        named = self._named(job)
+        write_config(job, {"transformers.js_config": {"dtype": named}} if named else {})
         write_tokenizer(job)
         return []
 
@@ -92,7 +94,15 @@ class TransformersJs(Target):
             lines = _PIPELINE.format(task=_PIPELINES[job.contents.role], name=name, dtype=dtype, asked=asked)
             imported = "pipeline"
         files = ", ".join(f"{dtype} is onnx/{file}" for file, dtype in _FILES.values() if dtype in self._there(job))
-        return _START.format(imported=imported, lines=lines, files=files)
+        default = self._named(job) or "fp32 in Node, q8 in browsers"
+        return _START.format(imported=imported, lines=lines, files=files, default=default)
+
+    def _named(self, job: Job) -> str:
+        """The dtype that config.json states; empty: each default has its file."""
+        there = self._there(job)
+        if {"fp32", "q8"} <= {*there}:
+            return ""
+        return "fp32" if "fp32" in there else there[0]
 
     def _there(self, job: Job) -> list[str]:
         """The dtypes of the graphs that were written, the first of them that of the model."""
