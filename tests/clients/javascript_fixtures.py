@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,12 +11,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from clients_fixtures import ROOT
+from clients_fixtures import EXAMPLE, KINDS, ROOT, deployed, plans
+
+import axformer_onnx as ax
+from axformer_onnx.runtime import run_once
+from axformer_passes.io import load_model
+from axformer_passes.precision import Half
+from axformer_passes.runtime_forms import RUNTIME_FORMS
 
 EXAMPLE_PAGE = ROOT / "examples" / "javascript"
 PACKAGES = EXAMPLE_PAGE / "node_modules"
-GRAPH = {"float32": "model.onnx", "hard": "model.onnx", "int8": "model_quantized.onnx", "run": "model.onnx"}
+CASES = (*KINDS, "run", "fused", "half")
+Made = tuple[Path, Path, Path]
+"""The folder that was deployed, the folder that was written, the graph in it."""
+
+
+@pytest.fixture(scope="session")
+def made(graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """What `deploy --for transformersjs` writes for the graphs, for one with fused attention and for one in halves."""
+    folder, given = tmp_path_factory.mktemp("javascript"), dict(graphs)
+    given["fused"] = shutil.copytree(graphs["float32"], folder / "fused")
+    fused = RUNTIME_FORMS["fused"].of(load_model(graphs["float32"] / "model.onnx"), run_once)
+    assert fused.changed
+    ir.save(fused.model, given["fused"] / "model.runtime.onnx")
+    half = dataclasses.replace(plans()["float32"], half=Half("fp16"))
+    given["half"] = ax.apply(half, EXAMPLE, folder / "half").parent
+    return {kind: _deployed(graph, folder / f"{kind}-written", kind) for kind, graph in given.items()}
+
+
+def _deployed(graph: Path, folder: Path, kind: str) -> Made:
+    written = deployed(graph, folder, "transformersjs", form="runtime" if kind == "fused" else "portable")
+    (file,) = (written / "onnx").iterdir()
+    return graph, written, file
 
 
 def require_node() -> str:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clients_fixtures import BATCHES, KINDS, batched, deployed, expected, labels, pairs, same_answers, tokens
-from javascript_fixtures import EXAMPLE_PAGE, GRAPH, as_lists, probabilities, require_node, tensor
+from clients_fixtures import BATCHES, batched, deployed, expected, labels, pairs, same_answers, tokens
+from javascript_fixtures import CASES, EXAMPLE_PAGE, Made, as_lists, probabilities, require_node, tensor
 from test_page_browser import PHONE, WIDE, browser
 
 __all__ = ["browser"]
@@ -93,21 +93,19 @@ def typed(page: Any, texts: tuple[str, ...]) -> tuple[str, dict[str, float]]:
     return page.locator("#answer h2").text_content(), {name: float(share.removesuffix(" %")) for name, share in rows}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PERCENT)
 def test_a_typed_text_gets_the_label_and_the_shares_that_python_gives_it(
-    graphs: dict[str, Path], site: Site, tmp_path: Path, kind: str
+    made: dict[str, Made], site: Site, kind: str
 ) -> None:
-    folder = deployed(graphs[kind], tmp_path / "out", "transformersjs")
+    source, folder, _ = made[kind]
     site.put(folder)
     page = site.open()
     for texts in [*pairs(4), ("All dogs are sleeping.",)]:
         label, shares = typed(page, texts)
-        wanted = 100 * probabilities(expected(graphs[kind], [texts]))[0]
+        wanted = 100 * probabilities(expected(source, [texts]))[0]
         assert shares == pytest.approx(dict(zip(labels(folder), wanted, strict=True)), abs=PERCENT[kind])
         assert label == max(shares, key=shares.__getitem__) == next(iter(shares))
-    assert (
-        page.locator("#status").text_content().startswith(f"{tokens(graphs[kind], [texts])['input_ids'].size} tokens")
-    )
+    assert page.locator("#status").text_content().startswith(f"{tokens(source, [texts])['input_ids'].size} tokens")
     assert [site.messages, site.strangers] == [[], []]
 
 
@@ -126,17 +124,18 @@ RUN_IN_PAGE = """async ([graph, batches]) => {
 }"""
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "run"])
+@pytest.mark.parametrize("kind", CASES)
 def test_onnxruntime_web_answers_batches_as_onnx_runtime_does_in_python(
-    graphs: dict[str, Path], site: Site, tmp_path: Path, kind: str
+    made: dict[str, Made], site: Site, kind: str
 ) -> None:
-    site.put(deployed(graphs[kind], tmp_path / "out", "transformersjs"))
+    source, folder, graph = made[kind]
+    site.put(folder)
     trials = [texts for size in BATCHES for texts in batched(pairs(11), size)]
-    fed = [as_lists(tokens(graphs[kind], texts)) for texts in trials]
+    fed = [as_lists(tokens(source, texts)) for texts in trials]
     page = site.open(bypass_csp=True)  # the test's own function is evaluated in it
-    found = page.evaluate(RUN_IN_PAGE, [f"/model/onnx/{GRAPH[kind]}", fed])
+    found = page.evaluate(RUN_IN_PAGE, [f"/model/onnx/{graph.name}", fed])
     for texts, one in zip(trials, found, strict=True):
-        same_answers("float32" if kind == "run" else kind, tensor(one), expected(graphs[kind], texts))
+        same_answers(kind, tensor(one), expected(source, texts))
     assert [site.messages, site.strangers] == [[], []]
 
 
@@ -175,8 +174,8 @@ def test_without_a_model_the_page_says_what_is_missing(site: Site) -> None:
     assert page.locator("button").is_disabled()
 
 
-def test_in_the_dark_the_page_is_dark(graphs: dict[str, Path], site: Site, tmp_path: Path) -> None:
-    site.put(deployed(graphs["float32"], tmp_path / "out", "transformersjs"))
+def test_in_the_dark_the_page_is_dark(made: dict[str, Made], site: Site) -> None:
+    site.put(made["float32"][1])
     grounds = [
         site.open(color_scheme=scheme).locator("body").evaluate("node => getComputedStyle(node).backgroundColor")
         for scheme in ("light", "dark")

@@ -11,7 +11,6 @@ import pytest
 import tiny_tasks
 from clients_fixtures import (
     BATCHES,
-    KINDS,
     Texts,
     batched,
     deployed,
@@ -23,9 +22,10 @@ from clients_fixtures import (
     tokens,
 )
 from javascript_fixtures import (
+    CASES,
     EXAMPLE_PAGE,
-    GRAPH,
     PACKAGES,
+    Made,
     answers,
     as_lists,
     node,
@@ -39,7 +39,6 @@ import axformer_onnx as ax
 
 require_node()
 TRIALS = [texts for size in BATCHES for texts in batched(pairs(19), size)]
-ALL = [*KINDS, "run"]
 TEXTS = [("w5 w6 w7",), ("w8 w9 w10 w11 w12 w13 w14",), ("w20",)]
 
 
@@ -48,32 +47,31 @@ def asked(folder: Path, kind: str, output: str, batches: list[Texts]) -> list[di
     return answers({"folder": str(folder), "kind": kind, "output": output, "batches": batches})
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_onnxruntime_node_answers_what_onnx_runtime_answers(graphs: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    graph = deployed(graphs[kind], tmp_path / "out", "transformersjs") / "onnx" / GRAPH[kind]
-    fed = [as_lists(tokens(graphs[kind], texts)) for texts in TRIALS]
+@pytest.mark.parametrize("kind", CASES)
+def test_onnxruntime_node_answers_what_onnx_runtime_answers(made: dict[str, Made], kind: str) -> None:
+    source, _, graph = made[kind]
+    fed = [as_lists(tokens(source, texts)) for texts in TRIALS]
     found = answers({"graph": str(graph), "output": "logits", "batches": fed})
     for texts, one in zip(TRIALS, found, strict=True):
-        same_answers("float32" if kind == "run" else kind, one["found"], expected(graphs[kind], texts))
+        same_answers(kind, one["found"], expected(source, texts))
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_transformers_js_reads_texts_as_this_tool_does_and_answers_alike(
-    graphs: dict[str, Path], tmp_path: Path, kind: str
-) -> None:
-    folder = deployed(graphs[kind], tmp_path / "out", "transformersjs")
+@pytest.mark.parametrize("kind", CASES)
+def test_transformers_js_reads_texts_as_this_tool_does_and_answers_alike(made: dict[str, Made], kind: str) -> None:
+    source, folder, _ = made[kind]
     found = asked(folder, "AutoModelForSequenceClassification", "logits", TRIALS)
     for texts, one in zip(TRIALS, found, strict=True):
-        np.testing.assert_array_equal(one["ids"], tokens(graphs[kind], texts)["input_ids"])
-        same_answers("float32" if kind == "run" else kind, one["found"], expected(graphs[kind], texts))
+        np.testing.assert_array_equal(one["ids"], tokens(source, texts)["input_ids"])
+        same_answers(kind, one["found"], expected(source, texts))
 
 
 @pytest.mark.parametrize("kind", WITHIN)
 def test_both_answer_on_sst2_what_onnx_runtime_answers(sst2: dict[str, Path], tmp_path: Path, kind: str) -> None:
     folder = deployed(sst2[kind], tmp_path / "out", "transformersjs")
+    (graph,) = (folder / "onnx").iterdir()
     trials = [texts for size in BATCHES for texts in batched(sentences(24), size)]
     question = {"output": "logits", "batches": [as_lists(tokens(sst2[kind], texts)) for texts in trials]}
-    by_runtime = answers({**question, "graph": str(folder / "onnx" / GRAPH[kind])})
+    by_runtime = answers({**question, "graph": str(graph)})
     by_transformers = asked(folder, "AutoModelForSequenceClassification", "logits", trials)
     for texts, one, other in zip(trials, by_runtime, by_transformers, strict=True):
         np.testing.assert_allclose(one["found"], expected(sst2[kind], texts), atol=WITHIN[kind], rtol=0)
