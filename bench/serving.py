@@ -26,9 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from record import stamped, write
+
 import axformer_onnx as ax
 from axformer_onnx.data import resolve_report
-from axformer_onnx.runtime import describe_hardware, versions
 from axformer_onnx.tasks import get_task
 
 EXAMPLE = Path(__file__).parents[1] / "models" / "nli-mini"
@@ -186,14 +187,9 @@ def measure(a: argparse.Namespace) -> None:
     wrk = (
         subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout.split(" [")[0].strip()
     )
-    about = {
-        "hardware": describe_hardware(),
-        "versions": {**versions(), "wrk": wrk},
-        "threads": a.threads,
-        "rows": a.rows,
-    }
-    if a.json:
-        a.json.write_text(json.dumps({**about, **found}, indent=2, default=str) + "\n", encoding="utf-8")
+    result = stamped({"threads": a.threads, "rows": a.rows, **found})
+    result["versions"]["wrk"] = wrk
+    write(a.json, result)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,11 @@ _INTEGERS = frozenset(
     {"MatMulInteger", "ConvInteger", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "DynamicQuantizeMatMul"}
 )
 _TASKS = {"ForTokenClassification": "token-classification", "ForQuestionAnswering": "question-answering"}
+
+
+def names_of(values: Iterable[ir.Value]) -> tuple[str, ...]:
+    """Of a graph's inputs or outputs, in their order."""
+    return tuple(str(value.name) for value in values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +56,12 @@ class Contents:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs."""
-        return tuple(str(value.name) for value in self.model.graph.inputs)
+        return names_of(self.model.graph.inputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the graph's outputs."""
-        return tuple(str(value.name) for value in self.model.graph.outputs)
+        return names_of(self.model.graph.outputs)
 
     @property
     def takes_text(self) -> bool:

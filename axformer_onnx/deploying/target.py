@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axformer_onnx.deploying.contents import Contents, Role
+from axformer_onnx.deploying.contents import Contents, Role, names_of
 from axformer_onnx.deploying.interface import Interface
 from axformer_onnx.deploying.reads import Reads
 from axformer_onnx.errors import UsageError
@@ -38,12 +38,12 @@ class Job:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs as written."""
-        return tuple(str(value.name) for value in self.model.graph.inputs)
+        return names_of(self.model.graph.inputs)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs as written."""
-        return tuple(str(value.name) for value in self.model.graph.outputs)
+        return names_of(self.model.graph.outputs)
 
     def write(self, files: Mapping[str, str]) -> None:
         """Write texts, by their path in the folder."""
