@@ -217,12 +217,11 @@ def test_prices_are_the_multiply_accumulates_of_the_graphs() -> None:
     plan = Plan().without_heads(0, [0]).without_neurons(1, range(64))
     clock = CountedClock(model, examined, Plan(), Machine(), (1, 16), TokenSequence(words=range(5, 50)), 0)
     hard = Plan().with_hard_attention(2, 4)
-    whole, parts, holds = clock.ratios(
-        [("source", EXAMPLE.model), ("less", plan), ("hard", hard)], lambda done, of: None
-    )
+    found = clock.times([("source", EXAMPLE.model), ("less", plan), ("hard", hard)], lambda done, of: None)
     counted = macs(model, run_once, 1, 16), macs(apply_plan(model, plan, run_once), run_once, 1, 16)
-    assert holds and whole * 1e6 == counted[0] and parts["source"] == 1.0
-    assert parts["less"] == counted[1] / counted[0] < 1 < parts["hard"]
+    assert found.holds and found.ms * 1e6 == counted[0] and found.parts["source"] == 1.0
+    assert found.parts["less"] == counted[1] / counted[0] < 1 < found.parts["hard"]
+    assert not any(found.errors.values())
 
 
 def test_a_guarded_search_measures_no_time_and_scores_its_points(

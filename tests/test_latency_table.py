@@ -16,7 +16,7 @@ from axformer_onnx.search.compensated import latency_table
 from axformer_onnx.search.compensated.allocation import allocate, price_of
 from axformer_onnx.search.compensated.latency_table import LatencyTable, cached_table, from_json, measure_table, to_json
 from axformer_onnx.search.compensated.levels import Rung, Unit
-from axformer_onnx.search.compensated.table_error import Mixed
+from axformer_onnx.search.compensated.table_error import Mixed, believed
 from axformer_passes.plan import Plan
 from axformer_passes.precision import Half, Int8
 from axformer_passes.probe import TokenSequence
@@ -80,7 +80,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
         ms = [true_ms(session.plan) for session in sessions.values()]
         return [
-            SimpleNamespace(p50_ms=x, reliable=True, ratio=SimpleNamespace(value=ms[0] / x) if i else None)
+            SimpleNamespace(
+                p50_ms=x,
+                reliable=True,
+                ratio=SimpleNamespace(value=ms[0] / x) if i else None,
+                log_ratio=SimpleNamespace(error=0.0) if i else None,
+            )
             for i, x in enumerate(ms)
         ]
 
@@ -246,6 +251,58 @@ def test_on_a_machine_that_is_never_free_the_table_is_of_cpu_time_and_is_not_kep
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("noise", [0.01, 0.03])
+def test_a_small_block_costs_what_it_multiplies_where_the_clock_cannot_tell(
+    clock: None, monkeypatch: pytest.MonkeyPatch, noise: float
+) -> None:
+    quiet, rng = measured(), np.random.default_rng(0)
+    true_comparison, stated = plan_clock.compare_latency, 0.0
+
+    def noisy(sessions: dict[str, Any], feeds: Any, **rest: Any) -> list[Any]:
+        rows = true_comparison(sessions, feeds, **rest)
+        for row in rows[1:]:
+            row.ratio.value *= np.exp(rng.normal(0.0, noise))
+            row.log_ratio.error = stated
+        return rows
+
+    def counted(*_: Any) -> list[Any]:
+        each = {"attention": HEAD, "feed_forward": NEURON}
+        return [
+            SimpleNamespace(
+                layer=u.layers[0], kind=u.kind, macs=(0.1 if u.layers[0] == 2 else 1.0) * each[u.kind] * u.size
+            )
+            for u in UNITS
+        ]
+
+    monkeypatch.setattr(plan_clock, "compare_latency", noisy)
+    monkeypatch.setattr(latency_table, "shares", counted)
+
+    def wrong_by() -> tuple[float, float]:
+        """(of the units of the last layer, of the others): ms, root mean square over rungs."""
+        tables = [measured() for _ in range(20)]
+        off = [[np.mean((p - q) ** 2) for p, q in zip(one.prices, quiet.prices, strict=True)] for one in tables]
+        by_unit = np.sqrt(np.mean(off, axis=0))
+        return float(by_unit[-2:].mean()), float(by_unit[:-2].mean())
+
+    as_measured = wrong_by()
+    stated = noise
+    drawn = wrong_by()
+    assert drawn[0] < as_measured[0] / 2 and drawn[1] < as_measured[1]
+
+
+def test_what_costs_otherwise_than_it_multiplies_keeps_what_was_measured() -> None:
+    design = np.zeros((8, 4))
+    design[:, 0] = np.linspace(10, 1, 8)
+    errors = np.full(8, 0.2)
+    steps = np.array([9.0, 9.0, 9.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    assert believed(steps, errors, design, 0.0) == pytest.approx(steps, abs=0.15), "steps of a kernel, not noise"
+    straight = 0.5 * design[:, 0]
+    off = straight + np.array([0.2, -0.2] * 4)
+    left = np.abs(believed(off, errors, design, 0.0) - straight)
+    assert (left < 0.2).all() and left[-1] < 0.1, "the less a block multiplies, the less noise is left of it"
+    assert believed(off, 1e-6 * errors, design, 0.0) == pytest.approx(off, abs=1e-4)
+
+
 def test_a_machine_that_stays_disturbed_costs_a_few_passes_and_no_more(
     clock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,12 +321,12 @@ def test_a_machine_that_stays_disturbed_costs_a_few_passes_and_no_more(
     source: Any = Plan()
     clock_of_plans = PlanClock(source, source, Plan(), Machine(), (1, 8), TOKENS, 0, lambda: seconds)
     variants = [(number, Plan().without_neurons(0, range(number))) for number in range(10 * 3)]
-    ms, found, holds = clock_of_plans.ratios(variants[: 2 * 3], lambda done, of: None)
-    assert not holds
+    found = clock_of_plans.times(variants[: 2 * 3], lambda done, of: None)
+    assert not found.holds
     assert calls == 5, "two groups, again until 90 seconds are over"
-    assert found == {key: pytest.approx(true_ms(plan) / ms) for key, plan in variants[: 2 * 3]}
+    assert found.parts == {key: pytest.approx(true_ms(plan) / found.ms) for key, plan in variants[: 2 * 3]}
     calls = 0
-    clock_of_plans.ratios(variants, lambda done, of: None)
+    clock_of_plans.times(variants, lambda done, of: None)
     assert calls == 10, "all are timed once, whatever it takes"
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axformer_onnx.errors import RuntimeFailure, UsageError
 from axformer_onnx.result import PAGE, REPORT
+from axformer_passes.io import write_text
 
 if TYPE_CHECKING:
     from axformer_onnx.result.report import Report
@@ -36,11 +35,7 @@ def write_page(run: Path, output: Path | None = None) -> Path:
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file, for example {path / PAGE}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            written = Path(folder) / path.name
-            written.write_text(text, encoding="utf-8")
-            os.replace(written, path)
+        write_text(path, text)
     except OSError as error:
         raise RuntimeFailure(f"{path}: cannot be written: {error.strerror}") from None
     return path

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from axformer_onnx.errors import RuntimeFailure
+from axformer_passes.io import write_text
 
 
 def write(path: Path, text: str, *, append: bool = False) -> None:
@@ -20,18 +20,6 @@ def write(path: Path, text: str, *, append: bool = False) -> None:
                 stream.write(text)
             return
         before = target.read_text(encoding="utf-8") if append and target.exists() else ""
-        _replace(target, before + text)
+        write_text(target, before + text)
     except (OSError, UnicodeDecodeError) as error:
         raise RuntimeFailure(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _replace(target: Path, text: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        if target.exists():
-            beside.chmod(target.stat().st_mode)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from axformer_passes.io import write_text
 
 
 def cache_folder(kind: str) -> Path:
@@ -18,7 +19,4 @@ def cache_folder(kind: str) -> Path:
 
 def keep_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file of the cache, whole or not at all, whoever else writes it. Raises: OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps(content))

@@ -25,7 +25,7 @@ from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, judged_drop
 from axformer_onnx.scoring.outputs import score_session
 from axformer_onnx.scoring.padding_gain import SIZES as PADDING_SIZES
 from axformer_onnx.scoring.padding_gain import PaddingGain, padding_gains
-from axformer_onnx.scoring.plan_clock import PlanClock
+from axformer_onnx.scoring.plan_clock import PlanClock, PlanTimes
 from axformer_onnx.scoring.recalibrate import Recalibrated
 from axformer_onnx.scoring.stage_scorer import StageScorer
 from axformer_onnx.scoring.stage_sessions import BATCH_SIZE, BATCH_TOKENS, Setting, StageSessions
@@ -40,6 +40,7 @@ __all__ = [
     "Machine",
     "PaddingGain",
     "PlanClock",
+    "PlanTimes",
     "Reading",
     "Recalibrated",
     "Setting",

@@ -32,6 +32,22 @@ which one arithmetic may lose more than another."""
 
 
 @dataclasses.dataclass(frozen=True)
+class PlanTimes:
+    """What plans take, by key.
+
+    ms      of the model as it is
+    parts   of that which each variant takes
+    errors  standard errors of the logarithms of `parts`
+    holds   False: some were timed on a disturbed machine
+    """
+
+    ms: float
+    parts: Mapping[Any, float]
+    errors: Mapping[Any, float]
+    holds: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class PlanClock:
     """Times plans against a model as it is, in the same rounds; each with `rewrites`. `cpu_time`: that of one thread."""
 
@@ -45,10 +61,8 @@ class PlanClock:
     seconds: Callable[[], float] = time.monotonic
     cpu_time: bool = False
 
-    def ratios(
-        self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]
-    ) -> tuple[float, dict[Any, float], bool]:
-        """(ms of the model, what every variant takes as a part of it, do all of these hold?); a path: the graph that lies there.
+    def times(self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]) -> PlanTimes:
+        """Of plans by their keys; a path: of the graph that lies there.
 
         A few are timed together with the model. The fastest pace that the model shows among any of them is the machine's; what
         was timed at a slower one, or while it was disturbed, is timed again, for AGAIN_SECONDS at most, and the better
@@ -63,13 +77,13 @@ class PlanClock:
                 rows = self._timed(groups[number])
                 best[number] = min(rows, best.get(number, rows), key=_doubt)
                 progress(min(len(best) * _TOGETHER, len(variants)), len(variants))
-        found = {}
+        parts, errors = dict[Any, float](), dict[Any, float]()
         for number, group in enumerate(groups):
             for (key, _), row in zip(group, best[number][1:], strict=True):
-                assert row.ratio is not None  # the first row alone has none
-                found[key] = 1 / row.ratio.value
+                assert row.ratio is not None and row.log_ratio is not None  # the first row alone has none
+                parts[key], errors[key] = 1 / row.ratio.value, row.log_ratio.error
         holds = all(_doubt(rows)[0] == 0 for rows in best.values())
-        return min((rows[0].p50_ms for rows in best.values()), default=0.0), found, holds
+        return PlanTimes(min((rows[0].p50_ms for rows in best.values()), default=0.0), parts, errors, holds)
 
     @cached_property
     def _base(self) -> Any:
@@ -111,4 +125,4 @@ def _disturbed(best: Mapping[int, Sequence[LatencyRow]], groups: int) -> list[in
     return [number for number in range(groups) if number not in best or is_disturbed(best[number])]
 
 
-__all__ = ["PlanClock"]
+__all__ = ["PlanClock", "PlanTimes"]

@@ -16,7 +16,7 @@ from unittest import mock
 from axformer_onnx.records import Interval
 from axformer_onnx.result import measured
 from axformer_onnx.runtime import run_once
-from axformer_onnx.scoring import PlanClock
+from axformer_onnx.scoring import PlanClock, PlanTimes
 from axformer_onnx.search.compensated import latency_table, operating_points, preparation
 from axformer_passes.apply import apply_plan
 from axformer_passes.blocks import macs
@@ -32,12 +32,11 @@ PER_MS = 1e6
 class CountedClock(PlanClock):
     """A `PlanClock` that counts."""
 
-    def ratios(
-        self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]
-    ) -> tuple[float, dict[Any, float], bool]:
-        """(millions of multiply-accumulates of the model, what every variant takes as a part of it, True: counts always hold)."""
+    def times(self, variants: Sequence[tuple[Any, Plan | Path]], progress: Callable[[int, int], None]) -> PlanTimes:
+        """In millions of multiply-accumulates, without errors."""
         whole = self._count(Plan())
-        return whole / PER_MS, {key: self._count(what) / whole for key, what in variants}, True
+        parts = {key: self._count(what) / whole for key, what in variants}
+        return PlanTimes(whole / PER_MS, parts, dict.fromkeys(parts, 0.0))
 
     def _count(self, what: Plan | Path) -> float:
         if isinstance(what, Path):

@@ -11,6 +11,9 @@ too, and all figures are scaled to make their sum what that saves. Rungs that ar
 made non-decreasing in the number of heads (neurons) kept (isotonic regression): a kernel may take longer for fewer, and then the
 wider rung on the fast side of that step is the one to take.
 
+A block that is a fiftieth of the model cannot be told from an error of a fiftieth. So what was measured is drawn towards what
+multiply-accumulates say, the more the less certain it is (`believed`).
+
 Where the machine is never free, all of it is CPU time on one thread: another figure, but one that other processes do not move.
 
 Tables are kept in the user's cache folder under a key of model, machine, provider, threads, shape and versions; those of CPU time
@@ -31,13 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime import (
-    cache_folder,
-    describe_hardware,
-    is_cpu_alone,
-    keep_json,
-    versions,
-)
+from axformer_onnx.runtime import cache_folder, describe_hardware, is_cpu_alone, keep_json, run_once, versions
 from axformer_onnx.scoring import Machine, PlanClock
 from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.levels import Unit
@@ -45,10 +42,12 @@ from axformer_onnx.search.compensated.table_error import (
     Correction,
     Mixed,
     TableError,
+    believed,
     correction,
     error_of,
     mixed_rungs,
 )
+from axformer_passes.blocks import shares
 from axformer_passes.plan import Hard, Plan
 from axformer_passes.precision import Int8
 from axformer_passes.probe import TokenSequence
@@ -60,12 +59,14 @@ if TYPE_CHECKING:
     from axformer_passes.recognise import Examined
 
 logger = logging.getLogger(__name__)
-FORMAT = "axformer-latency/3"
+FORMAT = "axformer-latency/4"
 MEASURED = {"attention": 7, "feed_forward": 9}
 """Rungs of a class that are measured, the full and the empty one among them; of a class of a single unit, fewer."""
 _SINGLE = 4
 TRY_CPU_TIME = True
 """Where wall-clock times do not hold."""
+OVERHEAD = 0.002
+"""Of what the model takes: standard deviation of what a class of blocks costs beside its multiply-accumulates."""
 _EMPTY, _SOURCE = "empty", "source"
 """The variant without any unit, and the graph that was given."""
 
@@ -159,17 +160,26 @@ def measure_table(
     variants += [(k, _hardened(attention, k)) for k in hard if attention]
     variants.append((_EMPTY, _plan([(unit, 0, False) for unit in units])))
     clock = PlanClock(model, examined, rewrites, machine, shape, tokens, seed)
-    base_ms, ratios, holds = clock.ratios([(_SOURCE, source), *variants], progress)
-    if not holds and TRY_CPU_TIME and is_cpu_alone(machine.provider):
+    times = clock.times([(_SOURCE, source), *variants], progress)
+    if not times.holds and TRY_CPU_TIME and is_cpu_alone(machine.provider):
         clock = dataclasses.replace(clock, cpu_time=True)
-        base_ms, ratios, _ = clock.ratios([(_SOURCE, source), *variants], progress)
-    ms = {key: ratio * base_ms for key, ratio in ratios.items()}
+        times = clock.times([(_SOURCE, source), *variants], progress)
+    base_ms, ms = times.ms, {key: part * times.ms for key, part in times.parts.items()}
+    saved = {key: base_ms - ms[key] for key in wanted}
+    if any(times.errors[key] for key in wanted):
+        blocks = shares(model, examined.anatomy, run_once, *shape)
+        counts = {(block.layer, block.kind): block.macs for block in blocks}
+        work = {
+            c: sum(counts[i, units[u].kind] for u in members for i in units[u].layers) for c, members in classes.items()
+        }
+        design = _by_macs(wanted, {c: units[members[0]] for c, members in classes.items()}, work)
+        errors = np.array([times.errors[key] * ms[key] for key in wanted])
+        drawn = believed(np.array(list(saved.values())), errors, design, OVERHEAD * base_ms)
+        saved = dict(zip(wanted, drawn.tolist(), strict=True))
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
-        measured = {
-            (n, i): (base_ms - ms[c, n, i]) / sum(len(units[u].layers) for u in members)
-            for n, i in _measured_rungs(units, members)
-        }
+        layers = sum(len(units[u].layers) for u in members)
+        measured = {(n, i): saved[c, n, i] / layers for n, i in _measured_rungs(units, members)}
         for u in members:
             unit_ms[u] = _by_rung(units[u], measured)
     unit_ms = _adding_up(unit_ms, base_ms - ms[_EMPTY])
@@ -191,9 +201,9 @@ def _mixed(
         (rungs, _plan([(u, u.counts[r], u.rungs[r].int8) for u, r in zip(units, rungs, strict=True)], int8))
         for rungs in choices
     ]
-    _, ratios, _ = clock.ratios(plans, progress)
+    parts = clock.times(plans, progress).parts
     return tuple(
-        Mixed(table.whole_ms - price_of(table.prices, rungs), table.model_ms * (1 - ratios[rungs])) for rungs in choices
+        Mixed(table.whole_ms - price_of(table.prices, rungs), table.model_ms * (1 - parts[rungs])) for rungs in choices
     )
 
 
@@ -224,6 +234,18 @@ def _measured_rungs(units: Sequence[Unit], members: Sequence[int]) -> list[tuple
     counts = _measured_counts(units, members) if unit.height > 1 else [0]
     integers = [*counts[1:], unit.size] if len(unit.ladders) > 1 else []
     return [*((n, False) for n in counts), *((n, True) for n in integers)]
+
+
+def _by_macs(
+    wanted: Sequence[tuple[str, int, bool]], units: Mapping[str, Unit], work: Mapping[str, float]
+) -> FloatArray:
+    """float64[variants, 4]: multiply-accumulates that each takes away, and that it turns into integers, of attention and of
+    feed-forward blocks. `units`: one of each class; `work`: multiply-accumulates of all blocks of a class."""
+    design = np.zeros((len(wanted), 4))
+    for row, (c, kept, rounded) in zip(design, wanted, strict=True):
+        first, part = 2 * (units[c].kind == "feed_forward"), kept / units[c].size
+        row[first : first + 2] = work[c] * (1 - part), work[c] * part * rounded
+    return design
 
 
 def _by_rung(unit: Unit, saved: Mapping[tuple[int, bool], float]) -> tuple[float, ...]:

@@ -1,7 +1,10 @@
-"""How wrong a latency table is about plans that change all units at once: its bias, which is taken off, and what is left.
+"""What a latency table is wrong by.
 
-Prices come from models in which one class of units is changed. Of plans that change them all a few are timed, too (`mixed`), made
-as a search makes them: by dynamic programming, with costs that are drawn. Against what their prices add up to
+Single rungs: `believed` weighs what was measured of each against what its multiply-accumulates say.
+
+Plans that change all units at once: their bias, which is taken off, and what is left. Prices come from models in which one class of
+units is changed. Of plans that change them all a few are timed, too (`mixed`), made as a search makes them: by dynamic programming,
+with costs that are drawn. Against what their prices add up to
 
     summed     x = what prices add up to save / what the model without any unit saves, between 0 and 1
     measured   y = what is saved / the same
@@ -32,16 +35,55 @@ from axformer_onnx.records import FloatArray
 from axformer_onnx.search.compensated.allocation import allocate, price_of
 from axformer_onnx.search.compensated.levels import Unit
 
+SPREAD = 0.3
+"""Standard deviation of what a rung saves about what its multiply-accumulates say, as a part of that: at least."""
+_WIDEST, _FITS = 10.0, 5
 PARTS = (0.75, 0.5, 0.25)
 """Of the price of all units: what the timed plans keep."""
 DRAWS = 2
 """Plans for each of PARTS."""
 _MOST_BENT = 0.999
 """Of a: every saving has one inverse."""
-_SPREAD = 1.0
+_UNLIKE = 1.0
 """Standard deviation of the logarithm of a unit's weight where parts are drawn."""
 _INTEGERS = 0.03
 """Cost of a whole unit in integers beside that of an empty one in float32, in plans that are drawn: both occur."""
+
+
+def believed(measured: FloatArray, errors: FloatArray, design: FloatArray, overhead: float) -> FloatArray:
+    """Measured savings, drawn towards `design` times rates that are fitted to them all, by precision: float64[variants].
+
+    errors    standard errors of what was measured
+    overhead  standard deviation of what a block costs beside its multiply-accumulates
+
+    Truths spread about such a prediction p with the standard deviation spread * p, at least SPREAD: as much as explains what is
+    left of the measured ones (Paule and Mandel, J. Res. NBS 87, 1982). So nothing is drawn where costs do not follow the
+    multiply-accumulates, nor where they were measured well.
+    """
+    from scipy.optimize import brentq
+
+    design = design[:, design.any(axis=0)]
+    free: int = max(1, len(measured) - design.shape[1])
+
+    def predicted(spread: float) -> tuple[FloatArray, FloatArray]:
+        """(savings, variances of the true ones about them)."""
+        variance = overhead**2 + (spread * measured) ** 2
+        for _ in range(_FITS):
+            weight = 1 / np.sqrt(errors**2 + variance)
+            rates = np.linalg.lstsq(design * weight[:, None], measured * weight, rcond=None)[0]
+            variance = overhead**2 + (spread * (design @ rates)) ** 2
+        return design @ rates, variance
+
+    def excess(spread: float) -> float:
+        """Of what is left over what `errors` and this spread explain."""
+        prediction, variance = predicted(spread)
+        return float(((measured - prediction) ** 2 / (errors**2 + variance)).sum()) - free
+
+    spread = SPREAD
+    if excess(SPREAD) > 0:
+        spread = _WIDEST if excess(_WIDEST) > 0 else float(brentq(excess, SPREAD, _WIDEST, xtol=1e-3))
+    prediction, variance = predicted(spread)
+    return np.asarray(prediction + variance / (variance + errors**2) * (measured - prediction))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +170,7 @@ def mixed_rungs(units: Sequence[Unit], prices: Sequence[FloatArray], seed: int) 
     generator, found = np.random.default_rng(seed), list[tuple[int, ...]]()
     whole = sum(float(price[0]) for price in prices)
     for part in PARTS * DRAWS:
-        costs = [np.exp(generator.normal(0.0, _SPREAD)) * _made_up(unit) for unit in units]
+        costs = [np.exp(generator.normal(0.0, _UNLIKE)) * _made_up(unit) for unit in units]
         drawn = allocate(costs, prices, part * whole)
         found += [drawn] if drawn is not None else []
     return [rungs for rungs in dict.fromkeys(found) if 0 < price_of(prices, rungs) < whole]
@@ -141,4 +183,4 @@ def _made_up(unit: Unit) -> FloatArray:
     return np.asarray((1 - kept) ** 2 + _INTEGERS * integers * kept)
 
 
-__all__ = ["PARTS", "Correction", "Mixed", "TableError", "correction", "error_of", "mixed_rungs"]
+__all__ = ["PARTS", "Correction", "Mixed", "TableError", "believed", "correction", "error_of", "mixed_rungs"]

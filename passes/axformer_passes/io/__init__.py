@@ -6,7 +6,15 @@ Takes a path and gives an `onnx_ir.Model` whose weights stay mapped from their f
 from __future__ import annotations
 
 from axformer_passes.io.file_size import parameters_and_size
-from axformer_passes.io.files import SINGLE_FILE_LIMIT, external_files, load_model, save_model, serialized, sha256_of
+from axformer_passes.io.files import (
+    SINGLE_FILE_LIMIT,
+    external_files,
+    load_model,
+    save_model,
+    serialized,
+    sha256_of,
+    write_text,
+)
 from axformer_passes.io.layout import graph_files, is_checkpoint, model_path, settings_folder
 from axformer_passes.io.lean_model import Detached, detached
 from axformer_passes.io.reading import first_line, read_regular
@@ -27,4 +35,5 @@ __all__ = [
     "serialized",
     "settings_folder",
     "sha256_of",
+    "write_text",
 ]

@@ -120,6 +120,19 @@ def save_model(model: ir.Model, path: str | Path, *, single_file_limit: int | No
         raise RuntimeFailure(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all, by a file beside it and rename; what stood there keeps its mode. Raises: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        if path.exists():
+            beside.chmod(path.stat().st_mode)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _limit(weights: list[Any]) -> int:
     return EXTERNAL_LIMIT if any(isinstance(tensor, ir.ExternalTensor) for tensor in weights) else SINGLE_FILE_LIMIT
 
