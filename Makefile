@@ -43,7 +43,7 @@ clients: $(VENVC)/.tests ## real clients read what deploy writes; ONNX_RUNTIMES=
 	$(TEST_ENV) $(BINC)/python -m pytest tests/clients
 
 servers: $(VENVM)/.tests ## MLServer and serve under load, with clients that people use (Python below 3.13)
-	$(TEST_ENV) $(VENVM)/bin/python -m pytest tests/test_mlserver.py || test $$? -eq 5  # 5: there is no MLServer
+	$(TEST_ENV) EXPORTER=$(CURDIR)/$(BIN)/axformer-onnx $(VENVM)/bin/python -m pytest tests/test_mlserver.py || test $$? -eq 5  # 5: there is no MLServer
 
 javascript: $(VENV)/.tests $(PACKAGES)/.installed ## Node and a browser read what deploy writes for them (Node 20 or later, npm; Chromium)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/clients/test_node.py tests/clients/test_browser.py

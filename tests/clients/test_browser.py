@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from clients_fixtures import BATCHES, batched, deployed, expected, labels, pairs, same_answers, tokens
 from javascript_fixtures import CASES, EXAMPLE_PAGE, Made, as_lists, probabilities, require_node, tensor
+from sst2_fixtures import WITHIN, sentences
 from test_page_browser import PHONE, WIDE, browser
 
 __all__ = ["browser"]
@@ -106,6 +107,21 @@ def test_a_typed_text_gets_the_label_and_the_shares_that_python_gives_it(
         assert shares == pytest.approx(dict(zip(labels(folder), wanted, strict=True)), abs=PERCENT[kind])
         assert label == max(shares, key=shares.__getitem__) == next(iter(shares))
     assert page.locator("#status").text_content().startswith(f"{tokens(source, [texts])['input_ids'].size} tokens")
+    assert [site.messages, site.strangers] == [[], []]
+
+
+@pytest.mark.parametrize("kind", WITHIN)
+def test_a_sentence_of_sst2_gets_the_label_and_the_shares_that_python_gives_it(
+    sst2: dict[str, Path], site: Site, tmp_path: Path, kind: str
+) -> None:
+    folder = deployed(sst2[kind], tmp_path / "out", "transformersjs")
+    site.put(folder)
+    page = site.open()
+    for texts in sentences(6):
+        label, shares = typed(page, texts)
+        wanted = 100 * probabilities(expected(sst2[kind], [texts]))[0]
+        assert shares == pytest.approx(dict(zip(labels(folder), wanted, strict=True)), abs=PERCENT[kind])
+        assert label == max(shares, key=shares.__getitem__)
     assert [site.messages, site.strangers] == [[], []]
 
 
