@@ -3,11 +3,13 @@
     python bench/int8.py [MODEL] [--task T] [--data F] [--search-data F] [--max-drop D] [--embedding-bits 4]
                          [--effort medium] [--keep FOLDER] [--json FILE]
     python bench/int8.py MODEL --task T --data F --result FOLDER [--json FILE]         of a run that is there already
+    python bench/int8.py MODEL --task T --data F --result FOLDER --json FILE --speeds-again      its speeds alone, scores from FILE
     python bench/int8.py --show bench/results/int8-*.json > bench/results/int8.md       tables of earlier runs
 
 Without arguments: the example model. Beside the result stand the forms that `onnxruntime.quantization.quantize_dynamic` makes of
 the source: a scale a tensor, a scale a channel, the same with 7-bit weights. Every graph is scored against the source on the same
-report rows; all are timed interleaved in one process, at 1 x 128 and 8 x 128.
+report rows; all are timed interleaved in one process, at 1 x 128 and 8 x 128. Where the machine is disturbed, CPU time
+on one thread stands beside what is not to go by.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from record import stamped, write
 
 from axformer_onnx.commands import optimize
 from axformer_onnx.options import OptimizeOptions
+from axformer_onnx.records import Interval
 from axformer_onnx.scoring import Machine, compare, latency_of, reading_of, score_file
 from axformer_onnx.tasks import get_task
 
@@ -53,13 +56,15 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, choice in DYNAMIC.items():
         graphs[name] = folder / f"{len(graphs)}.onnx"
         quantize_dynamic(a.model, graphs[name], **choice)
-    return stamped({
-        "task": task.name,
-        "max_drop": a.max_drop,
-        "embedding_bits": a.embedding_bits,
-        **scored(a, graphs, machine),
-        **timed(a, graphs, machine),
-    })  # fmt: skip
+    if a.speeds_again:
+        before = json.loads(a.json.read_text(encoding="utf-8"))
+        found = {name: before[name] for name in ("task", "max_drop", "embedding_bits", "rows", "graphs")}
+        sizes = {name: one["bytes"] for name, one in found["graphs"].items()}
+        assert sizes == {name: path.stat().st_size for name, path in graphs.items()}, "these are other graphs"
+    else:
+        found = {"task": task.name, "max_drop": a.max_drop, "embedding_bits": a.embedding_bits}
+        found |= scored(a, graphs, machine)
+    return stamped({**found, **timed(a, graphs, machine)})
 
 
 def scored(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine) -> dict[str, Any]:
@@ -89,19 +94,25 @@ def timed(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine) -> d
     tokens = reading_of(a.model.parent, machine.session(a.model), task, rows).tokens
     speeds = dict[str, Any]()
     for shape in SHAPES:
-        lines = latency_of(graphs, [shape], tokens, machine, a.seed, wait_seconds=WAIT)
+        lines = latency_of(graphs, [shape], tokens, machine, a.seed, wait_seconds=WAIT, clock="either")
         key = f"{shape[0]} x {shape[1]}"
-        found = {n: [r.ratio.value, r.ratio.low, r.ratio.high] for n, r in zip(graphs, lines, strict=True) if r.ratio}
+        found = {row.model: interval(row.ratio) for row in lines if row.ratio}
         best = max(DYNAMIC, key=lambda name: found[name][0])
         two = {best: graphs[best], "ours": graphs["ours"]}
-        pair = latency_of(two, [shape], tokens, machine, a.seed, wait_seconds=WAIT)[1].ratio
-        assert pair is not None
-        doubts = {row.model: row.why for row in lines if row.why} | ({"ours against it": pair.why} if pair.why else {})
+        pair = latency_of(two, [shape], tokens, machine, a.seed, wait_seconds=WAIT, clock="either")[1]
+        assert pair.ratio is not None
+        every = {row.model: row for row in lines} | {"ours against it": pair}
         speeds[key] = {
-            "against the source": found, "best": best, "ours against it": [pair.value, pair.low, pair.high],
-            "disturbed": doubts,
+            "against the source": found, "best": best, "ours against it": interval(pair.ratio),
+            "disturbed": {name: row.why for name, row in every.items() if row.why},
+            "cpu time": {name: interval(row.cpu) for name, row in every.items() if row.cpu},
         }  # fmt: skip
     return {"speeds": speeds}
+
+
+def interval(ratio: Interval) -> list[float]:
+    """Value, low, high."""
+    return [ratio.value, ratio.low, ratio.high]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -130,8 +141,11 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"\nOurs against the best of the dynamic forms at {shape} ({found['best']}): {x[0]:.2f}x [{x[1]:.2f}, {x[2]:.2f}]."
         )
+        by_cpu = found.get("cpu time", {})
         for what, why in found.get("disturbed", {}).items():
             lines.append(f"Not a figure to go by, {what} at {shape}: {why}.")
+            if what in by_cpu:
+                lines[-1] += " In CPU time, on one thread, {:.2f}x [{:.2f}, {:.2f}].".format(*by_cpu[what])
     if result.get("note"):
         lines.append(f"\nNote: {result['note']}.")
     return "\n".join(lines) + "\n\n"
@@ -152,6 +166,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, help="the output folder of a run, instead of a new one")
     parser.add_argument("--keep", type=Path, help="a folder for all graphs; without it they go in the end")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--speeds-again", action="store_true", help="keep the scores that --json FILE has")
     parser.add_argument("--show", type=Path, nargs="+", help="print tables of results, measure nothing")
     a = parser.parse_args()
     if a.show:
