@@ -38,7 +38,7 @@ BUDGET = Budget(rounds=30, warmup=5, min_seconds=1.0, max_seconds=4.0)
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All pairs, one after the other; the loads of a pair in turn, so that slow changes of the machine meet all of them."""
     graphs = a.graphs or [EXAMPLE, halved(EXAMPLE, folder / "half.onnx")]
-    pairs = dict[str, Any]()
+    pairs, result = dict[str, Any](), dict[str, Any]()
     for source, result in zip(graphs[::2], graphs[1::2], strict=True):
         name = f"{len(pairs) + 1}: {source.parent.name}/{source.name}, {result.parent.name}/{result.name}"
         found: dict[int, list[dict[str, Any]]] = {loops: [] for loops in a.loops}
@@ -48,7 +48,9 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     found[loops].append(compared(a, source, result, run))
                 print(name, loops, "loops", found[loops][-1], file=sys.stderr, flush=True)
         pairs[name] = summary(found)
-    return stamped({"batch": a.batch, "length": a.length, "runs": a.runs, "threads": a.threads, "pairs": pairs})
+        result = stamped({"batch": a.batch, "length": a.length, "runs": a.runs, "threads": a.threads, "pairs": pairs})
+        write(a.json, result)
+    return result
 
 
 def halved(model: Path, path: Path) -> Path:
@@ -234,7 +236,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(a, Path(folder))
     print(table(result), end="")
-    write(a.json, result)
 
 
 if __name__ == "__main__":
