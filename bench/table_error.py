@@ -1,9 +1,10 @@
 """How wrong are latency tables? Speeds by the table against measured ones, of all frontier points of finished runs.
 
-    python bench/table_error.py RUN [RUN ...] [--json bench/results/table-error.json]
+    python bench/table_error.py RUN [RUN ...] [--again] [--json bench/results/table-error.json]
 
 RUN is the output of `optimize MODEL --search compensated`; its report.json has both speeds of every point, each against the source.
-A difference is predicted / measured - 1. Of each run, and of all of them together:
+--again builds the points once more and measures them by the clock that the table was made with: where the machine was never free,
+CPU time on one thread. A difference is predicted / measured - 1. Of each run, and of all of them together:
 
     bias            median of the differences: what the table promises too much, after its correction
     median, worst   of their sizes
@@ -17,28 +18,41 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from axformer_onnx.result.report.record import PointRecord, Report
+import axformer_onnx as ax
+from axformer_onnx.result.report.record import IntervalRecord, PointRecord, Report
+from axformer_onnx.scoring import Machine, latency_of
+from axformer_onnx.scoring.evaluation import Clock
+from axformer_passes.io import model_path
+from axformer_passes.probe import TokenSequence
+
+WAIT = 60.0
+"""Seconds to wait for a free machine, for each point."""
 
 
 def main() -> None:
     """Read the reports, print a line a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN")
+    parser.add_argument("--again", action="store_true", help="measure all points now, by the clock of their table")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     reports = {str(run): Report.load(run / "report.json") for run in a.runs}
     points = {name: timed_points(report) for name, report in reports.items()}
+    if a.again:
+        points = {name: measured_again(Path(name), reports[name], some) for name, some in points.items()}
     without = [name for name, found in points.items() if not found]
     if without or not points:
         print(f"no points with both speeds in {', '.join(without) or 'nothing'}: name outputs of compensated runs")
         return
-    result = {
+    result: dict[str, Any] = {
         "runs": [run_of(reports[name], found) for name, found in points.items()],
         "together": figures([point for found in points.values() for point in found]),
     }
@@ -53,6 +67,29 @@ def timed_points(report: Report) -> list[PointRecord]:
     """The points of the frontier that have both speeds."""
     frontier = report.compensation.frontier if report.compensation else []
     return [point for point in frontier if point.predicted is not None]
+
+
+def measured_again(run: Path, report: Report, points: Sequence[PointRecord]) -> list[PointRecord]:
+    """The points with the speeds that they have now."""
+    assert report.compensation is not None
+    table, found = report.compensation.table, list[PointRecord]()
+    batch, length = (int(size) for size in report.compensation.shape.split(" x "))
+    clock: Clock = "cpu" if table is not None and table.cpu_time else "wall"
+    source, machine = model_path(Path(report.model)), Machine(provider=report.provider, threads=report.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, point in enumerate(points):
+            graph = ax.apply(run / point.folder, source, Path(folder) / f"{number}.onnx")
+            graphs, tokens = {"source": source, "point": graph}, TokenSequence(words=range(1000, 2000))
+            row = latency_of(graphs, [(batch, length)], tokens, machine, number, wait_seconds=WAIT, clock=clock)[1]
+            assert row.ratio is not None
+            speed = IntervalRecord(value=row.ratio.value, low=row.ratio.low, high=row.ratio.high, level=row.ratio.level)
+            print(
+                f"{run} {point.folder}: {point.predicted:.3f} by the table, {speed.value:.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
+            found.append(point.model_copy(update={"speedup": speed, "reliable": row.reliable, "why": row.why}))
+    return found
 
 
 def run_of(report: Report, points: Sequence[PointRecord]) -> dict[str, Any]:

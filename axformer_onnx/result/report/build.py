@@ -165,7 +165,7 @@ def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[P
         hard_asked=found.hard_asked,
         work=found.stages_run,
         plain_work=found.stages_plain,
-        table=TableRecord(**dataclasses.asdict(found.table.error)),
+        table=TableRecord(**dataclasses.asdict(found.table.error), cpu_time=found.table.cpu_time),
         frontier=[
             PointRecord(
                 folder=folders[point.folder],

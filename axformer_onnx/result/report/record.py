@@ -195,12 +195,14 @@ class TableRecord(_Record):
     plans          how many were timed for it
     bias           median of what sums of prices promised too much (negative: too little), which is taken off
     median, worst  of the size of what is left
+    cpu_time       the table, and the speeds that it predicts, are of CPU time on one thread
     """
 
     plans: int
     bias: float
     median: float
     worst: float
+    cpu_time: bool = False
 
 
 class CompensationRecord(_Record):
