@@ -167,7 +167,7 @@ def measure_table(
     base_ms, ms = times.ms, {key: part * times.ms for key, part in times.parts.items()}
     saved = {key: base_ms - ms[key] for key in wanted}
     if any(times.errors[key] for key in wanted):
-        blocks = shares(model, examined.anatomy, run_once, *shape)
+        blocks = shares(model, examined.anatomy, run_once, 1, shape[1])  # of one row: rates are fitted
         counts = {(block.layer, block.kind): block.macs for block in blocks}
         work = {
             c: sum(counts[i, units[u].kind] for u in members for i in units[u].layers) for c, members in classes.items()
