@@ -29,13 +29,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime import cache_folder, describe_hardware, is_cpu_alone, keep_json, run_once, versions
-from axformer_onnx.scoring import Machine, PlanClock
+from axformer_onnx.scoring import Machine, PlanClock, PlanTimes
 from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.levels import Unit
 from axformer_onnx.search.compensated.table_error import (
@@ -67,6 +67,8 @@ TRY_CPU_TIME = True
 """Where wall-clock times do not hold."""
 OVERHEAD = 0.002
 """Of what the model takes: standard deviation of what a class of blocks costs beside its multiply-accumulates."""
+_Rung: TypeAlias = tuple[str, int, bool]
+"""A class, heads (neurons) kept, are they integers?"""
 _EMPTY, _SOURCE = "empty", "source"
 """The variant without any unit, and the graph that was given."""
 
@@ -172,10 +174,7 @@ def measure_table(
         work = {
             c: sum(counts[i, units[u].kind] for u in members for i in units[u].layers) for c, members in classes.items()
         }
-        design = _by_macs(wanted, {c: units[members[0]] for c, members in classes.items()}, work)
-        errors = np.array([times.errors[key] * ms[key] for key in wanted])
-        drawn = believed(np.array(list(saved.values())), errors, design, OVERHEAD * base_ms)
-        saved = dict(zip(wanted, drawn.tolist(), strict=True))
+        saved = _weighed(saved, times, {c: units[members[0]] for c, members in classes.items()}, work)
     unit_ms: list[tuple[float, ...]] = [()] * len(units)
     for c, members in classes.items():
         layers = sum(len(units[u].layers) for u in members)
@@ -236,16 +235,22 @@ def _measured_rungs(units: Sequence[Unit], members: Sequence[int]) -> list[tuple
     return [*((n, False) for n in counts), *((n, True) for n in integers)]
 
 
-def _by_macs(
-    wanted: Sequence[tuple[str, int, bool]], units: Mapping[str, Unit], work: Mapping[str, float]
-) -> FloatArray:
-    """float64[variants, 4]: multiply-accumulates that each takes away, and that it turns into integers, of attention and of
-    feed-forward blocks. `units`: one of each class; `work`: multiply-accumulates of all blocks of a class."""
-    design = np.zeros((len(wanted), 4))
-    for row, (c, kept, rounded) in zip(design, wanted, strict=True):
+def _weighed(
+    saved: Mapping[_Rung, float], times: PlanTimes, units: Mapping[str, Unit], work: Mapping[str, float]
+) -> dict[_Rung, float]:
+    """Savings in ms, weighed against what multiply-accumulates say. `units`: one of each class; `work`: multiply-accumulates of all
+    blocks of a class.
+
+    The design has four columns: multiply-accumulates that a variant takes away, and that it turns into integers, of attention and
+    of feed-forward blocks.
+    """
+    design = np.zeros((len(saved), 4))
+    for row, (c, kept, rounded) in zip(design, saved, strict=True):
         first, part = 2 * (units[c].kind == "feed_forward"), kept / units[c].size
         row[first : first + 2] = work[c] * (1 - part), work[c] * part * rounded
-    return design
+    errors = np.array([times.errors[key] * times.parts[key] * times.ms for key in saved])
+    drawn = believed(np.array(list(saved.values())), errors, design, OVERHEAD * times.ms)
+    return dict(zip(saved, drawn.tolist(), strict=True))
 
 
 def _by_rung(unit: Unit, saved: Mapping[tuple[int, bool], float]) -> tuple[float, ...]:
