@@ -35,8 +35,6 @@ DYNAMIC: dict[str, dict[str, Any]] = {
     "dynamic, a scale a channel, 7 bits": {"per_channel": True, "reduce_range": True},
 }
 SHAPES = [(1, 128), (8, 128)]
-WAIT = 120.0
-"""Seconds to wait for a free machine, for each comparison."""
 
 
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -94,12 +92,12 @@ def timed(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine) -> d
     tokens = reading_of(a.model.parent, machine.session(a.model), task, rows).tokens
     speeds = dict[str, Any]()
     for shape in SHAPES:
-        lines = latency_of(graphs, [shape], tokens, machine, a.seed, wait_seconds=WAIT, clock="either")
+        lines = latency_of(graphs, [shape], tokens, machine, a.seed, wait_seconds=a.wait, clock="either")
         key = f"{shape[0]} x {shape[1]}"
         found = {row.model: interval(row.ratio) for row in lines if row.ratio}
         best = max(DYNAMIC, key=lambda name: found[name][0])
         two = {best: graphs[best], "ours": graphs["ours"]}
-        pair = latency_of(two, [shape], tokens, machine, a.seed, wait_seconds=WAIT, clock="either")[1]
+        pair = latency_of(two, [shape], tokens, machine, a.seed, wait_seconds=a.wait, clock="either")[1]
         assert pair.ratio is not None
         every = {row.model: row for row in lines} | {"ours against it": pair}
         speeds[key] = {
@@ -166,6 +164,9 @@ def main() -> None:
     parser.add_argument("--result", type=Path, help="the output folder of a run, instead of a new one")
     parser.add_argument("--keep", type=Path, help="a folder for all graphs; without it they go in the end")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--wait", type=float, default=120.0, help="seconds to wait for a free machine, for each comparison"
+    )
     parser.add_argument("--speeds-again", action="store_true", help="keep the scores that --json FILE has")
     parser.add_argument("--show", type=Path, nargs="+", help="print tables of results, measure nothing")
     a = parser.parse_args()
