@@ -33,6 +33,8 @@ from axformer_onnx.scoring.evaluation import Clock
 from axformer_passes.io import model_path
 from axformer_passes.probe import TokenSequence
 
+FILES = ("data", "search_data")
+"""Options that name files of the machine, which are nobody else's business."""
 WAIT = 60.0
 """Seconds to wait for a free machine, for each point."""
 
@@ -100,7 +102,7 @@ def run_of(report: Report, points: Sequence[PointRecord]) -> dict[str, Any]:
         "task": report.task,
         "goal": report.compensation.goal,
         "shape": report.compensation.shape,
-        "options": report.options,
+        "options": {name: value for name, value in report.options.items() if name not in FILES},
         **figures(points),
         "stated": None if table is None else table.model_dump(),
         "points": [
