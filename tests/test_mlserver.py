@@ -172,7 +172,7 @@ def test_a_thousand_requests_of_sixteen_clients_are_answered_as_by_onnx_runtime(
 def asked(
     served: Served, rows: list[Pair], expected: dict[Pair, np.ndarray], labels: Sequence[str], requests: int
 ) -> list[float]:
-    """What the worst logit of each request is off by; labels are compared here, but where two logits are as near to each other."""
+    """What the worst logit of each request is off by; labels are compared here."""
 
     def client(seed: int) -> list[float]:
         draw, worst = random.Random(seed), []
@@ -184,9 +184,7 @@ def asked(
                 found = by_name(http.post(f"{served.model}/infer", json=body_of(drawn)))
                 wanted = np.array([expected[row] for row in drawn])
                 worst.append(float(np.abs(found["logits"] - wanted).max()))
-                top = np.sort(wanted, axis=1)[:, -2:]
-                told = top[:, 1] - top[:, 0] > 2 * worst[-1]
-                assert found["label"][told].tolist() == [labels[i] for i in wanted[told].argmax(axis=1)]
+                assert found["label"].tolist() == [labels[i] for i in wanted.argmax(axis=1)]
         return worst
 
     with ThreadPoolExecutor(CLIENTS) as clients:
