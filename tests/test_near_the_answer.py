@@ -80,3 +80,9 @@ def test_answers_are_faster_than_with_the_first_coefficients_alone(
 
 def test_low_effort_tunes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert searched(2.0, 0, monkeypatch)[1] == []
+
+
+def test_points_are_built_until_one_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [searched(drop, 64, monkeypatch)[0].predicted for drop in (45.0, 55.0, 1000.0)]
+    assert max(goals.LADDER) < found[0] < found[1] < found[2]
+    assert found[2] * goals.ONWARD >= TABLE.speedup(0.0), "all of it passes"

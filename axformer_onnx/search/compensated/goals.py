@@ -2,8 +2,8 @@
 
     calibrate -> levels of every unit -> latency table -> sweep -> tune under a budget -> points: refit, measure, score -> decide
 
-    --max-drop D   the fastest point whose score on the select rows is at most D points below the source's; two more points
-                   are built between the last that passes and the first that does not
+    --max-drop D   the fastest point whose score on the select rows is at most D points below the source's; points are built
+                   until one does not pass, and three more between the last that does and that one
     --speedup S    the point of least divergence that is measured at least S times as fast; three are built for it, the latency
                    table promising S, S and all of its error, and what lies between
     --size F       the same for the file: at most F times the source's
@@ -33,6 +33,7 @@ from axformer_onnx.search.compensated.latency_table import LatencyTable
 from axformer_onnx.search.compensated.levels import Choice, bytes_by_rung
 from axformer_onnx.search.compensated.operating_points import (
     Builder,
+    Found,
     Point,
     best_at_speed,
     fastest,
@@ -60,6 +61,8 @@ MOST_GAINED = 0.5
 """Part of the divergence that hard attention in one layer could take away: beyond, its price is not worth evaluating it."""
 REFINED = 3
 """Points between the fastest that passes and the next one, after the frontier was built."""
+ONWARD = 1.15
+"""From the fastest point to the next, as long as all that were built pass."""
 NEAR = 0.1
 """Relative difference of two speedups beyond which coefficients of the one are tuned again for the other."""
 CLOSE = 0.02
@@ -73,34 +76,6 @@ BY_CPU_TIME = (
 )
 TEACHER_BYTES = 2**30
 """Of what the source computes, kept in memory for the refits; the rest is in files."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What the search ended with.
-
-    chosen        the answer; `reached` False: no point meets the goal, and this is the one that comes nearest
-    points        all that were built, the slowest first; the exact one (nothing removed) among them
-    table         latencies that the choice was made with
-    rows          rows of calibration, sweep and races
-    evaluations   candidates evaluated; `hard_asked` of them with hard attention
-    stages_run    stages x rows that they took, answers from the journal left out
-    stages_plain  stages x rows of evaluating every one of those whole, on all search rows
-    notes         sentences for the report
-    interrupted   stopped by hand
-    """
-
-    chosen: Point
-    reached: bool
-    points: tuple[Point, ...]
-    table: LatencyTable
-    rows: dict[str, int]
-    evaluations: int
-    hard_asked: int
-    stages_run: int
-    stages_plain: int
-    notes: tuple[str, ...] = ()
-    interrupted: bool = False
 
 
 def search_budget(
@@ -301,6 +276,7 @@ class _Choosing:
 
     def _fastest_within(self, drop: float, tuned: Tuned | None, tuned_at: float) -> tuple[Point, bool]:
         """Halve the gap between the fastest point that passes and the next; the first time with coefficients tuned there."""
+        self._onward(drop, tuned)
         for turn in range(REFINED):
             points = self.builder.points
             passing = within_drop(points, drop)
@@ -319,6 +295,14 @@ class _Choosing:
                 break
             self._build(choice)
         return self._best_so_far()
+
+    def _onward(self, drop: float, tuned: Tuned | None) -> None:
+        """Beyond the ladder until a point does not pass, or no more is within reach."""
+        while (last := self.builder.points[-1]) in within_drop(self.builder.points, drop):
+            further = last.predicted * ONWARD
+            choice = self._choice(tuned, further) if further < self._reach() else None
+            if choice is None or self._build(choice).predicted <= last.predicted:
+                break
 
     def _tuned_again(self, tuned: Tuned, speedup: float) -> Tuned:
         """From the coefficients that were found elsewhere."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from axformer_onnx.inputs import Given, OptimizeOptions
+    from axformer_onnx.search.compensated.latency_table import LatencyTable
     from axformer_onnx.search.journal import Journal
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,34 @@ class Point:
     def graph(self) -> Path:
         """Where its graph lies, as long as it is kept."""
         return self.folder / GRAPH
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the search ended with.
+
+    chosen        the answer; `reached` False: no point meets the goal, and this is the one that comes nearest
+    points        all that were built, the slowest first; the exact one (nothing removed) among them
+    table         latencies that the choice was made with
+    rows          rows of calibration, sweep and races
+    evaluations   candidates evaluated; `hard_asked` of them with hard attention
+    stages_run    stages x rows that they took, answers from the journal left out
+    stages_plain  stages x rows of evaluating every one of those whole, on all search rows
+    notes         sentences for the report
+    interrupted   stopped by hand
+    """
+
+    chosen: Point
+    reached: bool
+    points: tuple[Point, ...]
+    table: LatencyTable
+    rows: dict[str, int]
+    evaluations: int
+    hard_asked: int
+    stages_run: int
+    stages_plain: int
+    notes: tuple[str, ...] = ()
+    interrupted: bool = False
 
 
 class Builder:
@@ -269,4 +298,4 @@ def best_at_speed(points: Sequence[Point], speedup: float, error: float) -> tupl
     return (min(fast, key=lambda p: p.divergence), True) if fast else (fastest(points, error), False)
 
 
-__all__ = ["Builder", "Point", "best_at_speed", "fastest", "nearly_as_fast", "shape_of", "within_drop"]
+__all__ = ["Builder", "Found", "Point", "best_at_speed", "fastest", "nearly_as_fast", "shape_of", "within_drop"]
