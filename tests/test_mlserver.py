@@ -5,7 +5,6 @@ What they answer is held against ONNX Runtime and the tokenizer, used here as th
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from pruned_sst2 import CHECKPOINT, pruned, sentences
 from tokenizers import Tokenizer
 
 import axformer_onnx as ax
@@ -35,7 +35,6 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models" / "nli-mini"
-CHECKPOINT, SENTENCES = ROOT.parent / "shared" / "checkpoints" / "sst2", ROOT.parent / "shared" / "data" / "sst2"
 CLIENTS, REQUESTS = 16, 1000
 TOLERANCE = 1e-5
 """Of a logit: sums of float32 in another order, since a batch may be padded otherwise."""
@@ -269,10 +268,7 @@ def sst2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         pytest.skip("needs the shared checkpoints, and an environment with torch: make servers")
     folder = tmp_path_factory.mktemp("sst2")
     subprocess.run([exporter, "export", CHECKPOINT, folder / "source", "--task", "sst2"], check=True)
-    plan = ax.Plan().without_heads(0, [0, 5]).without_neurons(2, range(300)).with_hard_attention(1, 8)
-    int8 = Int8(frozenset({1, 2, 3}), frozenset({0, 2, 4}), tables=8, stored=True)
-    plans = {"float32": plan, "int8": dataclasses.replace(plan, int8=int8)}
-    return {kind: ax.apply(one, folder / "source", folder / kind).parent for kind, one in plans.items()}
+    return pruned(folder / "source", folder)
 
 
 @pytest.mark.parametrize("kind", MOST)
@@ -280,9 +276,7 @@ def sst2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_sixteen_clients_of_a_real_model_are_answered_as_by_onnx_runtime(
     sst2: dict[str, Path], tmp_path: Path, server: str, kind: str
 ) -> None:
-    (file,) = (path for path in SENTENCES.iterdir() if path.name.startswith("validation"))
-    read = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:60]]
-    rows = [(row.get("sentence") or row["text"], "") for row in read]
+    rows = [(text, "") for (text,) in sentences(60)]
     served = STARTS[server](tmp_path, sst2[kind], MOST[kind])
     try:
         found = asked(served, rows, logits_of(sst2[kind], rows, most=128), ("negative", "positive"), REQUESTS // 4)

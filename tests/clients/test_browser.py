@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from clients_fixtures import BATCHES, batched, deployed, expected, labels, pairs, same_answers, tokens
 from javascript_fixtures import CASES, EXAMPLE_PAGE, Made, as_lists, probabilities, require_node, tensor
-from sst2_fixtures import WITHIN, sentences
+from pruned_sst2 import sentences
+from sst2_fixtures import WITHIN
 from test_page_browser import PHONE, WIDE, browser
 
 __all__ = ["browser"]

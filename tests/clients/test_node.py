@@ -33,7 +33,8 @@ from javascript_fixtures import (
     ran,
     require_node,
 )
-from sst2_fixtures import WITHIN, sentences
+from pruned_sst2 import sentences
+from sst2_fixtures import WITHIN
 
 import axformer_onnx as ax
 

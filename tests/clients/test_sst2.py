@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clients_fixtures import BATCHES, batched, deployed, expected, tokens
-from sst2_fixtures import WITHIN, sentences
+from pruned_sst2 import sentences
+from sst2_fixtures import WITHIN
 
 ov = pytest.importorskip("openvino", reason="a client: make clients")
 
