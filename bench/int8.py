@@ -8,8 +8,8 @@
 
 Without arguments: the example model. Beside the result stand the forms that `onnxruntime.quantization.quantize_dynamic` makes of
 the source: a scale a tensor, a scale a channel, the same with 7-bit weights. Every graph is scored against the source on the same
-report rows; all are timed interleaved in one process, at 1 x 128 and 8 x 128. Where the machine is disturbed, CPU time
-on one thread stands beside what is not to go by.
+report rows; all are timed interleaved in one process, at 1 x 128 and 8 x 128, or the longest texts that a model takes. Where the
+machine is disturbed, CPU time on one thread stands beside what is not to go by.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from record import stamped, write
 
 from axformer_onnx.commands import optimize
+from axformer_onnx.data import Encoder
 from axformer_onnx.options import OptimizeOptions
 from axformer_onnx.records import Interval
 from axformer_onnx.scoring import Machine, compare, latency_of, reading_of, score_file
@@ -37,6 +38,12 @@ DYNAMIC: dict[str, dict[str, Any]] = {
 SHAPES = [(1, 128), (8, 128)]
 
 
+def shapes_for(model: Path) -> list[tuple[int, int]]:
+    """SHAPES, no longer than the texts that a model takes."""
+    limit = Encoder.from_folder(model.parent).max_length
+    return [(batch, min(length, limit)) for batch, length in SHAPES]
+
+
 def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Optimize unless a result is given, quantise, score and time."""
     from onnxruntime.quantization import quantize_dynamic
@@ -45,7 +52,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result = a.result or folder / "ours"
     options = OptimizeOptions(
         model=a.model, task=task, output=result, data=a.data, search_data=a.search_data, max_drop=a.max_drop,
-        effort=a.effort, threads=a.threads, length=(128,), seed=a.seed, quantize="int8",
+        effort=a.effort, threads=a.threads, length=(shapes_for(a.model)[0][1],), seed=a.seed, quantize="int8",
         embedding_bits=a.embedding_bits, overwrite=True,
     )  # fmt: skip
     if a.result is None:
@@ -91,7 +98,7 @@ def timed(a: argparse.Namespace, graphs: dict[str, Path], machine: Machine) -> d
     rows = resolve_report(task, model_dir=a.model.parent, data=a.data)
     tokens = reading_of(a.model.parent, machine.session(a.model), task, rows).tokens
     speeds = dict[str, Any]()
-    for shape in SHAPES:
+    for shape in shapes_for(a.model):
         lines = latency_of(graphs, [shape], tokens, machine, a.seed, wait_seconds=a.wait, clock="either")
         key = f"{shape[0]} x {shape[1]}"
         found = {row.model: interval(row.ratio) for row in lines if row.ratio}

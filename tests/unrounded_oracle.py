@@ -1,7 +1,7 @@
 """A file in float32 arithmetic without rounding: weights keep the values that they were rounded to, activations are not rounded.
 
     float16, bfloat16                                -> float32: weights, casts, inputs, outputs (`zoo_rewrites.retyped`)
-    QuantizeLinear, DequantizeLinear (activations)   -> nothing
+    QuantizeLinear, DequantizeLinear (activations)   -> nothing; what is computed of weights alone is none
     DynamicQuantizeLinear                            -> its input, scale 1, zero point 0
     MatMulInteger, ConvInteger                       -> MatMul, Conv with the weight less its zero point
     DynamicQuantizeMatMul, MatMulIntegerToFloat      -> MatMul with (weight less its zero point) x scale, Add bias
@@ -53,11 +53,16 @@ def without_rounding(content: bytes) -> bytes:
 
 
 class _Unrounded:
-    """The graph, rewritten node by node; `floats` names what is an integer in the file and a float here."""
+    """The graph, rewritten node by node; `floats` names what is an integer in the file and a float here, `fixed` what no input of
+    the model has a part in."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.known = graph, constants(graph)
         self.floats: set[str] = set()
+        self.fixed = set(self.known)
+        for node in graph.nodes:
+            if node.op_type == "Constant" or (node.input and self.fixed.issuperset(filter(None, node.input))):
+                self.fixed.update(node.output)
         nodes, graph.nodes = graph.nodes, []
         for node in nodes:
             self._rewrite(node)
@@ -67,7 +72,7 @@ class _Unrounded:
 
     def _rewrite(self, node: NodeProto) -> None:
         match node.op_type:
-            case "QuantizeLinear" if node.input[0] not in self.known:
+            case "QuantizeLinear" if node.input[0] not in self.fixed:
                 self._same(node)
                 self.floats.add(node.output[0])
             case "DynamicQuantizeLinear":
