@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from clients_fixtures import BATCHES, KINDS, batched, deployed, expected, pairs, same_answers, tokens
 
+from axformer_onnx.deploying.targets.openvino import COMPILED_WITH
+
 ov = pytest.importorskip("openvino", reason="a client: make clients")
 
 
 def compiled(path: Path) -> object:
-    return ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"})
+    return ov.Core().compile_model(str(path), "CPU", COMPILED_WITH | {"INFERENCE_NUM_THREADS": "1"})
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "run"])

@@ -10,6 +10,8 @@ from clients_fixtures import BATCHES, batched, deployed, expected, tokens
 from pruned_sst2 import sentences
 from sst2_fixtures import WITHIN
 
+from axformer_onnx.deploying.targets.openvino import COMPILED_WITH
+
 ov = pytest.importorskip("openvino", reason="a client: make clients")
 
 
@@ -24,7 +26,7 @@ def test_openvino_and_optimum_answer_on_sst2_what_our_session_answers(
     compiled = ov.Core().compile_model(
         str(deployed(graph, tmp_path / "openvino", "openvino") / "model.onnx"),
         "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32"},
+        COMPILED_WITH,
     )
     folder = deployed(graph, tmp_path / "optimum", "optimum")
     model, tokenizer = ORTModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
