@@ -20,7 +20,7 @@ _START = """    pip install openvino
     model({feeds})
 
 Without the hint OpenVINO computes in bfloat16 where the CPU has it, and where it has VNNI or AMX it also rounds activations
-beside weights that are stored in integers: faster, with other answers (bfloat16 moved the logits of a model by 0.07, both by 0.4)."""
+beside weights stored in integers: faster, with other answers (bfloat16 moved the logits of a model by 0.07, both by 0.4)."""
 
 
 class OpenVino(Target):
