@@ -23,7 +23,7 @@ from axformer_onnx.errors import DataError, UsageError
 from axformer_onnx.options import ScoreOptions, in_python, make
 from axformer_onnx.options.shared import resolved_task
 from axformer_onnx.records import Scores
-from axformer_onnx.scoring import drop_of, judged_drop
+from axformer_onnx.scoring import drop_of
 from axformer_onnx.scoring.comparison import compare
 from axformer_onnx.scoring.evaluation import score_warnings
 from axformer_onnx.scoring.outputs import evaluate
@@ -102,7 +102,7 @@ def test_a_search_is_told_what_was_measured_since_nothing_else_can_be_expected()
     b = np.where(np.arange(100)[:, None] < 3, -a, a)
     source, found, _ = both(CLASSES, a, b)
     drop = drop_of(source, found, np.full(100, -1), CLASSES, columns(2))
-    assert judged_drop(drop) == drop.measured == pytest.approx(3.0) and 1.0 < drop.noise < 3.0
+    assert drop.judged == drop.measured == pytest.approx(3.0) and 1.0 < drop.noise < 3.0
     assert drop_of(source, source, np.full(100, -1), CLASSES, columns(2)).noise > 0  # a hundred rows prove no zero
 
 

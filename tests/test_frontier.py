@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from axformer_onnx.records import Interval, Scores
-from axformer_onnx.scoring.judgement import Drop, drop_of, judged_drop, judged_noise
+from axformer_onnx.scoring.judgement import Drop, drop_of
 from axformer_onnx.scoring.outputs import evaluate
 from axformer_onnx.search.compensated.levels import Choice
 from axformer_onnx.search.compensated.operating_points import (
@@ -21,6 +21,7 @@ from axformer_onnx.search.compensated.operating_points import (
     within_drop,
 )
 from axformer_onnx.searches.compensated import _keep_plans
+from axformer_onnx.statistics import best_mixture
 from axformer_onnx.tasks import CLASSIFICATION
 from axformer_onnx.tasks.definitions import get_task
 from axformer_onnx.tasks.labels import LabelMap
@@ -85,34 +86,53 @@ def scores(outputs: np.ndarray, labels: np.ndarray, metric: str) -> Scores:
 LABELS = LabelMap((1, 0), ("yes", "no"), "")
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
 @pytest.mark.parametrize("metric", ["accuracy", "mcc", "f1"])
-def test_expected_drop_is_the_mean_over_labels_that_the_source_draws(metric: str) -> None:
+def test_expected_drop_is_the_mean_over_labels_that_both_models_draw(metric: str, share: float) -> None:
     rng = np.random.default_rng(3)
-    logits = rng.normal(size=(4000, 2)) * 2
-    chance = 1 / (1 + np.exp(-(logits[:, 1] - logits[:, 0])))  # of the class of logit 1, which is label 0 by LABELS
+    logits = rng.normal(size=(40_000, 2)) * 2
+    worse = logits + rng.normal(size=logits.shape) * 1.5
+    both = (1 - share) * logits + share * worse
+    chance = 1 / (1 + np.exp(both[:, 0] - both[:, 1]))  # of the class of logit 1, which is label 0 by LABELS
 
     def drawn() -> np.ndarray:
-        return np.where(rng.random(4000) < chance, 0, 1)
+        return np.where(rng.random(40_000) < chance, 0, 1)
 
     labels = drawn()
-    worse = logits + rng.normal(size=logits.shape) * 1.5
     source, found = scores(logits, labels, metric), scores(worse, labels, metric)
     expected = CLASSIFICATION.expected_drop(source.outputs, found.outputs, labels, metric, LABELS)
     again = [scores(logits, y, metric).value - scores(worse, y, metric).value for y in (drawn() for _ in range(60))]
-    assert expected == pytest.approx(np.mean(again), abs=0.6) and expected > 1
+    assert expected == pytest.approx(np.mean(again), abs=0.6) and (expected > 4) == (share == 0)
     drop = drop_of(
         source, found, labels, dataclasses.replace(get_task("sst2"), metric=metric, metrics=(metric,)), LABELS
     )
-    assert drop.expected == expected and judged_noise(drop) < drop.noise
+    assert drop.judged == drop.expected == expected and drop.judged_noise < drop.noise
+
+
+def test_the_mixture_of_two_models_is_the_likeliest_one_and_keeps_to_its_prior_where_rows_tell_nothing() -> None:
+    rng = np.random.default_rng(5)
+    first = rng.normal(size=(300, 3))
+    second = first + rng.normal(size=first.shape)
+    labels = (0.6 * first + 0.4 * second + 0.5 * rng.gumbel(size=first.shape)).argmax(axis=1)
+    b, w = best_mixture(first, second, labels)
+
+    def unlikely(b: float, w: float) -> float:
+        p = np.exp(b * ((1 - w) * first + w * second))
+        return -np.log(p[range(300), labels] / p.sum(axis=1)).sum() + ((w - 0.2) / 0.15) ** 2 / 2
+
+    around = [unlikely(b * (1 + d), w + e) for d in (-0.05, 0, 0.05) for e in (-0.02, 0, 0.02) if d or e]
+    assert unlikely(b, w) < min(around) and 0.25 < w < 0.5
+    assert best_mixture(first, first, labels)[1] == 0.2
 
 
 def test_regression_is_judged_by_what_was_measured() -> None:
-    assert judged_drop(Drop(1.5, 0.4)) == 1.5 and judged_noise(Drop(1.5, 0.4)) == 0.4
+    assert Drop(1.5, 0.4).judged == 1.5 and Drop(1.5, 0.4).judged_noise == 0.4
 
 
 def test_noise_lets_a_point_pass_by_no_more_than_the_margin() -> None:
-    assert passing(0.8, point(2.0, -3.0, 2.5, expected=2.9)) == []
-    assert passing(0.8, point(2.0, 0.0, 2.5, expected=1.4)) == [2.0]
+    assert passing(0.8, point(2.0, -3.0, 2.5, expected=1.2)) == []
+    assert passing(0.8, point(2.0, 0.0, 2.5, expected=1.0)) == [2.0]
+    assert passing(0.8, point(2.0, 0.9, 2.5, expected=1.0)) == [], "not where the measured drop does not hold"
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ from axformer_onnx.statistics.paired import (
 from axformer_onnx.statistics.paired_proportions import paired_shares
 from axformer_onnx.statistics.paired_times import averaged, paired_ratio, ratio_interval
 from axformer_onnx.statistics.proportion import exact_proportion, most_unseen
-from axformer_onnx.statistics.temperature import best_temperature, recalibrated_losses
+from axformer_onnx.statistics.temperature import best_mixture, best_temperature, recalibrated_losses
 
 __all__ = [
     "CountsMetric",
     "McNemar",
     "averaged",
+    "best_mixture",
     "best_temperature",
     "bootstrap_classes",
     "bootstrap_mean",

@@ -1,4 +1,4 @@
-"""Losses after recalibration by one temperature (Guo et al., arXiv 1706.04599): pure arrays."""
+"""Recalibration by one temperature (Guo et al., arXiv 1706.04599), of one model and of two together: pure arrays."""
 
 from __future__ import annotations
 
@@ -29,6 +29,35 @@ def best_temperature(logits: FloatArray, labels: npt.NDArray[Any]) -> float:
         return float(_losses(logits, labels, np.exp(log_b)).mean())
 
     return float(np.exp(minimize_scalar(mean, bounds=_LOG_RANGE, method="bounded").x))
+
+
+SHARE, SHARE_SPREAD = 0.2, 0.15
+"""What a pruned model's share in `best_mixture` is before any row was seen (docs/method.md 2.7): mean and standard deviation."""
+
+
+def best_mixture(first: FloatArray, second: FloatArray, labels: npt.NDArray[Any]) -> tuple[float, float]:
+    """(b, w), with which softmax(b x ((1 - w) first + w second)) is likeliest, both logits[rows, classes].
+
+    w has a normal prior: with few rows, or rows on which both say the same, it stays at SHARE.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    rows, apart = np.arange(len(labels)), second - first
+
+    def cost(values: FloatArray) -> tuple[float, FloatArray]:
+        b, w = np.exp(values[0]), values[1]
+        logits = b * (first + w * apart)
+        log_p = log_softmax(logits, axis=1)
+        slope = np.exp(log_p)
+        slope[rows, labels] -= 1
+        off = (w - SHARE) / SHARE_SPREAD
+        gradient = [(slope * logits).sum(), b * (slope * apart).sum() + off / SHARE_SPREAD]
+        return off**2 / 2 - float(log_p[rows, labels].sum()), np.array(gradient)
+
+    start = [np.log(best_temperature(first, labels)), SHARE]
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[_LOG_RANGE, (None, None)])
+    return float(np.exp(found.x[0])), float(found.x[1])
 
 
 def _losses(logits: FloatArray, labels: npt.NDArray[Any], b: float) -> FloatArray:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from axformer_onnx.errors import DataError, MissingLabels
 from axformer_onnx.records import FloatArray
-from axformer_onnx.statistics import best_temperature, class_metric, confusion, recalibrated_losses
+from axformer_onnx.statistics import best_mixture, class_metric, confusion, recalibrated_losses
 from axformer_onnx.tasks.agreement_metrics import UnchangedMetric
 from axformer_onnx.tasks.labels import label_ids, match_logits
 from axformer_onnx.tasks.metrics import Answers, ClassMetric, metric_named, register_metric
@@ -109,11 +109,12 @@ class Classification(Kind):
     def expected_drop(
         self, source: FloatArray, found: FloatArray, labels: Array, metric: str, label_map: LabelMap
     ) -> float:
-        """Of the expected confusion counts, with the source's probabilities at its best temperature."""
+        """Of the expected confusion counts, with the probabilities of the best mixture of both."""
         from scipy.special import softmax
 
-        logits = source[:, list(label_map.order)]
-        probabilities: FloatArray = softmax(best_temperature(logits, labels) * logits, axis=1)
+        ours, theirs = (one[:, list(label_map.order)].astype(np.float64) for one in (source, found))
+        b, share = best_mixture(ours, theirs, labels)
+        probabilities: FloatArray = softmax(b * (ours + share * (theirs - ours)), axis=1)
         chosen = metric_named(self.name, metric)
         assert isinstance(chosen, ClassMetric)
 

@@ -210,7 +210,7 @@ class Kind(abc.ABC):
     def expected_drop(
         self, source: FloatArray, found: FloatArray, labels: Array, metric: str, label_map: LabelMap
     ) -> float | None:
-        """Drop of the metric if labels were drawn from the source's own probabilities, in points; None: it has none."""
+        """Drop of the metric, in points, if labels were drawn from what both models hold for likely; None: it has none."""
         return None
 
     def recalibrated_losses(self, outputs: FloatArray, labels: Array, label_map: LabelMap) -> FloatArray:

@@ -27,7 +27,7 @@ from axformer_onnx.result.report.record import (
     TrialRecord,
 )
 from axformer_onnx.runtime import LatencyRow
-from axformer_onnx.scoring import Comparison, judged_drop
+from axformer_onnx.scoring import Comparison
 from axformer_onnx.search.greedy import SearchResult
 from axformer_passes.io import parameters_and_size, sha256_of
 
@@ -174,7 +174,7 @@ def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[P
                 score=point.score,
                 drop=point.drop.measured,
                 noise=point.drop.noise,
-                judged_drop=judged_drop(point.drop),
+                judged_drop=point.drop.judged,
                 divergence=point.divergence,
                 size_bytes=point.size_bytes,
                 chosen=point is found.chosen,

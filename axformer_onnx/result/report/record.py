@@ -169,7 +169,7 @@ class PointRecord(_Record):
     speedup       measured against the source at `CompensationRecord.shape`, with its interval
     reliable      False: it was measured on a disturbed machine, `why` says by what
     score         in points; `drop` below the source's on the same rows, `noise` its standard error
-    judged_drop   that together with the drop that the source's own probabilities let expect (`judgement.py`): what decides
+    judged_drop   what it is likely to be beyond these rows (docs/method.md 2.7): what decides
     divergence    mean over the rows, from the source's outputs, as the task's kind defines it (classification: KL in nats)
     size_bytes    of its graph
     chosen        the result of the run

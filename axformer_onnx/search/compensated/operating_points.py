@@ -28,8 +28,6 @@ from axformer_onnx.scoring import (
     Machine,
     default_shapes,
     drop_of,
-    judged_drop,
-    judged_noise,
     latency_of,
     score_file,
 )
@@ -260,13 +258,13 @@ def within_drop(points: Sequence[Point], drop: float) -> list[Point]:
     """The points that are at most `drop` points below the source, slowest first.
 
     The fastest of many points that pass on a few hundred rows tends to be a lucky one, so it is the judged drop that must hold
-    (`judgement.py`); where the measured one does, too, the judged one may exceed it by its standard error, at most MARGIN.
+    (docs/method.md 2.7); where the measured one does, too, the judged one may exceed it by its standard error, at most MARGIN.
     (Without that bound 200 select rows of MRPC let a point pass that was 2.2 points worse on 1,725 other rows.)
     """
 
     def holds(one: Drop) -> bool:
-        margin = min(judged_noise(one), MARGIN) if one.measured <= drop + ROUNDING else 0.0
-        return judged_drop(one) <= drop + margin + ROUNDING
+        margin = min(one.judged_noise, MARGIN) if one.measured <= drop + ROUNDING else 0.0
+        return one.judged <= drop + margin + ROUNDING
 
     return sorted((point for point in points if holds(point.drop)), key=lambda p: p.predicted)
 
