@@ -178,7 +178,7 @@ def table(result: dict[str, Any]) -> str:
     """One result as Markdown."""
     hardware = result["hardware"]
     lines = [
-        f"{hardware['cpu']}, {hardware['cores_usable']} cores; onnxruntime {result['versions']['onnxruntime']}; "
+        f"{hardware['cpu']}, {hardware['cores_usable']} cores; onnxruntime {hardware['onnxruntime']}; "
         f"{result['batch']} x {result['length']}, {result['runs']} runs each", "",
         "| pair | loops | stated | hold | width | CPU time: stated | hold | width | before: hold | width |",
         "|---|---|---|---|---|---|---|---|---|---|",

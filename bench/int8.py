@@ -1,7 +1,7 @@
 """Integers together with structure against dynamic quantisation of the source, on the report rows.
 
     python bench/int8.py [MODEL] [--task T] [--data F] [--search-data F] [--max-drop D] [--embedding-bits 4]
-                         [--effort medium] [--keep FOLDER] [--json FILE]
+                         [--activations static-uint8] [--effort medium] [--keep FOLDER] [--json FILE]
     python bench/int8.py MODEL --task T --data F --result FOLDER [--json FILE]         of a run that is there already
     python bench/int8.py MODEL --task T --data F --result FOLDER --json FILE --speeds-again      its speeds alone, scores from FILE
     python bench/int8.py --show bench/results/int8-*.json > bench/results/int8.md       tables of earlier runs
@@ -53,7 +53,7 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
     options = OptimizeOptions(
         model=a.model, task=task, output=result, data=a.data, search_data=a.search_data, max_drop=a.max_drop,
         effort=a.effort, threads=a.threads, length=(shapes_for(a.model)[0][1],), seed=a.seed, quantize="int8",
-        embedding_bits=a.embedding_bits, overwrite=True,
+        embedding_bits=a.embedding_bits, activations=a.activations, overwrite=True,
     )  # fmt: skip
     if a.result is None:
         optimize(options)
@@ -63,11 +63,20 @@ def measure(a: argparse.Namespace, folder: Path) -> dict[str, Any]:
         quantize_dynamic(a.model, graphs[name], **choice)
     if a.speeds_again:
         before = json.loads(a.json.read_text(encoding="utf-8"))
-        found = {name: before[name] for name in ("task", "max_drop", "embedding_bits", "rows", "graphs")}
+        found = {
+            name: before[name]
+            for name in before
+            if name in ("task", "max_drop", "embedding_bits", "activations", "rows", "graphs")
+        }
         sizes = {name: one["bytes"] for name, one in found["graphs"].items()}
         assert sizes == {name: path.stat().st_size for name, path in graphs.items()}, "these are other graphs"
     else:
-        found = {"task": task.name, "max_drop": a.max_drop, "embedding_bits": a.embedding_bits}
+        found = {
+            "task": task.name,
+            "max_drop": a.max_drop,
+            "embedding_bits": a.embedding_bits,
+            "activations": a.activations,
+        }
         found |= scored(a, graphs, machine)
     return stamped({**found, **timed(a, graphs, machine)})
 
@@ -127,9 +136,10 @@ def table(result: dict[str, Any]) -> str:
     instructions = result.get("instructions") or result["hardware"]["instructions"]
     lines = [
         f"## {result['task']}: {result['rows']} report rows, --quantize int8 --max-drop {result['max_drop']:g}"
-        f"{'' if result.get('embedding_bits', 8) == 8 else ' --embedding-bits 4'}", "",
+        f"{'' if result.get('embedding_bits', 8) == 8 else ' --embedding-bits 4'}"
+        f"{'' if result.get('activations', 'dynamic') == 'dynamic' else ' --activations ' + result['activations']}", "",
         f"{result['hardware']['cpu']}, {result['hardware']['cores_usable']} cores, {', '.join(instructions)}; "
-        f"onnxruntime {result['versions']['onnxruntime']}", "",
+        f"onnxruntime {result['hardware']['onnxruntime']}", "",
         f"| graph | score | difference | {' | '.join(shapes)} | MB | smaller |", f"|---|---|---|{'---|' * len(shapes)}---|---|",
     ]  # fmt: skip
     for name, one in result["graphs"].items():
@@ -165,6 +175,7 @@ def main() -> None:
     parser.add_argument("--search-data")
     parser.add_argument("--max-drop", type=float, default=0.5)
     parser.add_argument("--embedding-bits", type=int, default=8)
+    parser.add_argument("--activations", default="dynamic", help="dynamic, static or static-uint8")
     parser.add_argument("--effort", default="medium")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)

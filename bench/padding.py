@@ -107,7 +107,7 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """As Markdown."""
-    hardware, runtime = result["hardware"], result["versions"]["onnxruntime"]
+    hardware, runtime = result["hardware"], result["hardware"]["onnxruntime"]
     lines = [
         f"{result['folder']}, {'a plan' if result['plan'] else 'whole'}, {result['rounds']} rounds; {hardware['cpu']}, "
         f"{hardware['cores_usable']} cores; onnxruntime {runtime}", "",

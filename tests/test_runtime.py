@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import types
 from collections import Counter
@@ -246,6 +247,16 @@ def test_hardware_and_versions_say_what_figures_were_measured_on() -> None:
     assert hardware["cores"] >= 1
     found = set(versions())
     assert {"python", "onnx", "numpy"} <= found and found & {"onnxruntime", "onnxruntime-gpu"}
+
+
+def test_builds_of_the_runtime_are_known_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("onnxruntime-openvino", "1.24.1"), ("onnxruntime-gpu", "1.31.1"), ("requests", "2.0")
+    builds = [types.SimpleNamespace(name=name, version=version) for name, version in names]
+    monkeypatch.setattr(
+        "importlib.metadata.distributions", lambda: [*builds, types.SimpleNamespace(name=None, version=None)]
+    )
+    expected = {"onnxruntime-gpu": "1.31.1", "onnxruntime-openvino": "1.24.1"}
+    assert versions() == {"python": platform.python_version(), **expected}
 
 
 def test_parameters_are_the_learned_numbers_and_size_is_the_file(tmp_path: Path) -> None:

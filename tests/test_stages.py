@@ -18,10 +18,11 @@ from axformer_onnx.scoring.stage_scorer import StageScorer
 from axformer_onnx.scoring.stage_sessions import StageSessions
 from axformer_onnx.tasks.definitions import Task
 from axformer_onnx.tasks.labels import LabelMap
-from axformer_passes.apply import apply_plan
+from axformer_passes.apply import apply_plan, narrowed
 from axformer_passes.io.files import load_model, serialized
 from axformer_passes.plan import Plan
-from axformer_passes.recognise.examination import recognise
+from axformer_passes.recognise.examination import examine, recognise
+from axformer_passes.stages.stages import FORMS, Staged
 
 ROWS = 37
 TASK = Task("custom", ("text",), "label", (), "accuracy", ("accuracy", "mcc"))
@@ -125,3 +126,17 @@ def test_sessions_can_be_shared_between_sets_of_rows() -> None:
     fresh = StageScorer(source, anatomy, encoded, rows, TASK, MAP, threads=1).losses(plan)
     StageScorer(shared, anatomy, *data(0), TASK, MAP).losses(plan)
     np.testing.assert_array_equal(StageScorer(shared, anatomy, encoded, rows, TASK, MAP).losses(plan), fresh)
+
+
+def test_shapes_that_a_stage_is_handed_state_how_many_axes_they_are_of() -> None:
+    source, handed = load_model(build("bert", "torchscript-eager-17").path), list[str]()
+    staged = Staged(examine(narrowed(source, run_once)[0], run_once))
+    for stage in staged.stages:
+        for form in FORMS:
+            graph = staged.detached(stage, form).proto.graph
+            lengths = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+            for node in graph.node:
+                if node.op_type == "Reshape" and node.input[1] in lengths:
+                    handed.append(node.name)
+                    assert [dim.dim_value for dim in lengths[node.input[1]]] in ([3], [4])
+    assert handed

@@ -21,7 +21,7 @@ from axformer_onnx.compensate import WEIGHTS
 from axformer_onnx.errors import UsageError
 from axformer_onnx.inputs import Given, OptimizeOptions, shared_weights
 from axformer_onnx.result import JOURNAL, MODEL, PAGE, REPORT, claim, clear, copy_companions, staging, sweep
-from axformer_onnx.runtime import run_once, versions
+from axformer_onnx.runtime import RUNTIME, run_once, versions
 from axformer_onnx.search import open_journal
 from axformer_onnx.searches import Decided, SearchRun, Watcher, Working, search_named
 from axformer_passes.plan import Plan
@@ -71,7 +71,7 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
     """What must be equal for a journal to be continued. Threads may change: they change no verdict but by rounding."""
     task = given.reading.task
     shared = shared_weights(options, given.source.anatomy)
-    used = {name: version for name, version in versions().items() if name in _DECISIVE}
+    used = {name: version for name, version in versions().items() if name.startswith(_DECISIVE)}
     return {
         "source_sha256": given.source.sha256,
         "data": {role: rows.sha256 for role, rows in given.rows.items()},
@@ -87,7 +87,8 @@ def _header(options: OptimizeOptions, given: Given) -> dict[str, Any]:
     }
 
 
-_DECISIVE = ("axformer-onnx", "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers")
+_DECISIVE = ("axformer-onnx", "numpy", RUNTIME, "tokenizers")
+"""What the names of packages begin with."""
 
 
 # -- search ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ The one place that makes sessions. Takes files or graphs and feeds; gives arrays
 from __future__ import annotations
 
 from axformer_onnx.runtime.hardware import (
+    RUNTIME,
     describe_hardware,
     describe_machine,
     has_integer_products,
@@ -20,6 +21,7 @@ from axformer_onnx.runtime.spill import Shelf
 from axformer_onnx.runtime.user_cache import cache_folder, keep_json
 
 __all__ = [
+    "RUNTIME",
     "LatencyRow",
     "Shelf",
     "cache_folder",

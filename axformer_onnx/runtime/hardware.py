@@ -58,25 +58,19 @@ def cuda_device() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this project and of what its results depend on."""
+    """Versions of this project and of what its results depend on, ONNX Runtime by the names that its builds have."""
     from importlib import metadata
 
-    found = {"python": platform.python_version()}
-    for name in (
-        "axformer-onnx",
-        "onnx",
-        "onnx-ir",
-        "onnxruntime",
-        "onnxruntime-gpu",
-        "numpy",
-        "scipy",
-        "tokenizers",
-    ):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {
+        one.name: one.version for one in metadata.distributions() if one.name
+    }  # None: left by a broken installation
+    runtimes = sorted(name for name in installed if name.startswith(RUNTIME))
+    names = ("axformer-onnx", "onnx", "onnx-ir", *runtimes, "numpy", "scipy", "tokenizers")
+    return {"python": platform.python_version(), **{name: installed[name] for name in names if name in installed}}
+
+
+RUNTIME = "onnxruntime"
+"""What the names of its builds begin with: onnxruntime, onnxruntime-gpu, onnxruntime-openvino, ..."""
 
 
 def instruction_sets() -> list[str]:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from axformer_onnx.records import FloatArray
-from axformer_onnx.runtime import cache_folder, describe_hardware, is_cpu_alone, keep_json, run_once, versions
+from axformer_onnx.runtime import RUNTIME, cache_folder, describe_hardware, is_cpu_alone, keep_json, run_once, versions
 from axformer_onnx.scoring import Machine, PlanClock, PlanTimes
 from axformer_onnx.search.compensated.allocation import price_of
 from axformer_onnx.search.compensated.levels import Unit
@@ -331,7 +331,7 @@ def machine_key() -> dict[str, Any]:
         "cpu": hardware["cpu"],
         "cores": hardware["cores_usable"],
         **({"gpu": hardware["gpu"]} if "gpu" in hardware else {}),
-        "versions": {name: found.get(name) for name in ("axformer-onnx", "onnxruntime", "onnxruntime-gpu")},
+        "versions": {name: found[name] for name in found if name.startswith(("axformer-onnx", RUNTIME))},
     }
 
 

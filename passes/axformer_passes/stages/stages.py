@@ -228,9 +228,11 @@ def _extract(whole: _Whole, stage: Stage, examined: Examined, form: Form) -> onn
         source.graph.initializer[i] for i in sorted(whole.weights[n] for n in read & whole.weights.keys())
     )
     own = sorted((n for n in read - given if n in whole.inputs), key=whole.inputs.__getitem__)
+    shapes = {node.input[i] for node in graph.node if (i := _SHAPE_AT.get(node.op_type, 9)) < len(node.input)}
     for name in (*(n for n in stage.inputs if n in read), *own):
         known = name in examined.labelling.values
-        graph.input.append(_info(name, examined) if known else source.graph.input[whole.inputs[name]])
+        said = _info(name, examined, fixed=name in shapes) if known else source.graph.input[whole.inputs[name]]
+        graph.input.append(said)
     graph.output.extend(_info(name, examined) for name in stage.outputs)
     model = onnx.ModelProto(ir_version=source.ir_version, graph=graph)
     model.opset_import.extend(source.opset_import)
@@ -251,10 +253,15 @@ def _between(whole: _Whole, stage: Stage) -> tuple[set[int], set[str]]:
     return wanted, read
 
 
-def _info(name: str, examined: Examined) -> onnx.ValueInfoProto:
+_SHAPE_AT = {"Reshape": 1, "Expand": 1, "Tile": 1, "ConstantOfShape": 0}
+"""Which input of an operator says how many axes its output has."""
+
+
+def _info(name: str, examined: Examined, *, fixed: bool = False) -> onnx.ValueInfoProto:
+    """`fixed`: its length is a number of axes, without which a runtime that plans ahead (OpenVINO) does not load a stage."""
     array = np.asarray(examined.labelling.values[name])
     kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return onnx.helper.make_tensor_value_info(name, kind, [None] * array.ndim)
+    return onnx.helper.make_tensor_value_info(name, kind, array.shape if fixed else [None] * array.ndim)
 
 
 __all__ = ["FORMS", "NO_K", "Form", "GatedBlock", "Stage", "Staged"]
