@@ -19,6 +19,7 @@ import small_graphs as draw
 from tiny_classifier import save_classifier, tiny_classifier
 
 from axformer_onnx.errors import AxformerError, ModelError, RuntimeFailure, UsageError
+from axformer_onnx.runtime.failures import reason_of
 from axformer_onnx.runtime.hardware import cuda_device, describe_hardware, versions
 from axformer_onnx.runtime.profiled import placement
 from axformer_onnx.runtime.providers import PROVIDERS, provider_name, providers_of
@@ -323,3 +324,17 @@ def test_the_operators_of_a_run_are_counted_by_the_provider_that_ran_them(tmp_pa
     assert set(ran) == {"CPUExecutionProvider"}
     assert 0 < sum(ran["CPUExecutionProvider"].values()) <= sum(nodes.values())
     assert ran["CPUExecutionProvider"]["Gather"] == nodes["Gather"]
+
+
+def test_of_what_openvino_says_its_own_sentence_is_left() -> None:
+    words = (
+        "Unexpected: CPU plug-in doesn't support Reshape operation with dynamic rank. Operation name: layer.5/Reshape"
+    )
+    said = (
+        "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /onnxruntime/onnxruntime/core/providers/openvino/"
+        "backends/basic_backend.cc:136 onnxruntime::openvino_ep::BasicBackend::BasicBackend(SessionContext&) [with bool typed = "
+        "false; Args = {const std::string&}] [OpenVINO-EP] Exception while Loading Network for graph subgraph_13_0: Exception "
+        "from src/inference/src/cpp/core.cpp:114:\nException from src/inference/src/dev/plugin.cpp:53:\n"
+        f"Check '!shape.rank().is_dynamic()' failed at src/plugins/intel_cpu/src/node.cpp:106:\n{words}\n\n\n"
+    )
+    assert reason_of(RuntimeError(said)) == words

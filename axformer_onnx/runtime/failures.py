@@ -16,13 +16,18 @@ _SOURCE = re.compile(r"\S*/onnxruntime/\S+:\d+ .*?\)(?: const)? (?=\S)")
 """A place in ONNX Runtime's own C++ and the signature of the function there."""
 _CONDITION = re.compile(r"\S[^.]*? was false\. (?=\S)")
 """A condition in C++, in front of the sentence that says what it means."""
+_OPENVINO = re.compile(
+    r"^.*\[OpenVINO-EP\] |Exception (?:while|from) [^:]*?\S+:(?:\d+:)? |Check '.*?' failed at \S+:\d+: "
+)
+"""Where OpenVINO's provider was when it failed, in front of what it says."""
 _LONGEST = 300
 
 
 def reason_of(error: Exception) -> str:
     """One line of what an exception of ONNX Runtime says: no code, no C++ source, no signature; at most 300 characters."""
     text = _CODE.sub("", " ".join(str(error).split()))
-    text = _CONDITION.sub("", _SOURCE.sub("", text)).strip().rstrip(".")
+    text = _OPENVINO.sub("", text) if "[OpenVINO-EP] " in text else _CONDITION.sub("", _SOURCE.sub("", text))
+    text = text.strip().rstrip(".")
     return text[:_LONGEST] or type(error).__name__
 
 
