@@ -2,7 +2,7 @@
 
     python bench/integer_forms.py [MODEL] [--task T] [--data F] [--search-data F] [--provider cpu] [--forms F ..]
                                   [--threads N] [--json FILE]
-    python bench/integer_forms.py --show bench/results/integer-forms-*.json > bench/results/integer-forms.md
+    python bench/integer_forms.py --show bench/results/integer-forms-*.json        tables of earlier runs
 
 Without arguments: the example model. Every form is written by `optimize --quantize int8 --structure whole`, scored against the
 source on the report rows and timed, interleaved with it, at 1 x 128 and 8 x 128. A form that the provider does not run is left out,

@@ -35,7 +35,7 @@ from axformer_onnx.result.report.record import Report
 from axformer_onnx.scoring import score_file
 from axformer_onnx.statistics import best_temperature
 from axformer_onnx.tasks import LabelMap
-from axformer_onnx.tasks.classification import Classification
+from axformer_onnx.tasks.classification import Classification, guesses_of
 from axformer_onnx.tasks.metrics import ClassMetric, metric_named
 from axformer_passes.io import model_path
 
@@ -69,8 +69,8 @@ class Scored:
 
     def _under(self, chances: FloatArray, rows: npt.NDArray[Any], point: FloatArray) -> float:
         """The drop of the metric's confusion counts under these chances of the labels."""
-        order = list(self.label_map.order)
-        answers = (np.eye(len(order))[one[rows][:, order].argmax(axis=1)] for one in (self.source, point))
+        classes = np.eye(len(self.label_map.order))
+        answers = (classes[guesses_of(one[rows], self.label_map)] for one in (self.source, point))
         ours, theirs = (float(self.metric.of(chances.T @ given)) for given in answers)
         return ours - theirs
 

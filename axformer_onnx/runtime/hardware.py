@@ -61,9 +61,8 @@ def versions() -> dict[str, str]:
     """Versions of this project and of what its results depend on, ONNX Runtime by the names that its builds have."""
     from importlib import metadata
 
-    installed = {
-        one.name: one.version for one in metadata.distributions() if one.name
-    }  # None: left by a broken installation
+    named = (one for one in metadata.distributions() if one.name)  # a broken installation leaves some without a name
+    installed = {one.name: one.version for one in named}
     runtimes = sorted(name for name in installed if name.startswith(RUNTIME))
     names = ("axformer-onnx", "onnx", "onnx-ir", *runtimes, "numpy", "scipy", "tokenizers")
     return {"python": platform.python_version(), **{name: installed[name] for name in names if name in installed}}
