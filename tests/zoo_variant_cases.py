@@ -42,7 +42,7 @@ UNVARIABLE: dict[tuple[str, str], str] = {
     **{(family, "ort"): "fuses to RelativePositionBias, which the CPU provider lacks" for family in ("t5", "t5-encoder")},
     **{(family, "qdq"): _RELATIVE for family in ("t5", "t5-encoder", "mpnet")},
     **{(family, "qdq"): _MASKS for family in (
-        "gpt2", "gpt2-tokens", "clip-text", "llama", "qwen2", "qwen3", "modernbert", "deberta-v2", "xlnet",
+        "gpt2", "gpt2-tokens", "clip-text", "llama", "qwen2", "qwen3", "gemma2", "modernbert", "deberta-v2", "xlnet",
     )},
     **{(family, "ortfusions"): "fuses to a Gemm of three axes, which does not run" for family in ("gpt2", "gpt2-tokens")},
     ("bert", "dynamo-23+int8"): "writes ai.onnx Attention as QAttention, which does not load",
