@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from axformer_onnx.compensate.algebra import levels, refit
+from axformer_onnx.compensate.algebra import levels, refit, refit_without_bias
 
 Array = npt.NDArray[np.float64]
 TOKENS, DAMPING = 400, 1e-4
@@ -92,7 +92,7 @@ def test_the_unit_that_leaves_is_the_cheapest_of_all_that_could(groups: Sequence
         change[rows] += w
         return float(np.sum((z[:, rows] @ w + b - full) ** 2) + held * np.sum(change**2))
 
-    found = levels(weight, bias, moments(z), groups, range(len(groups) + 1), chunk=1)
+    found = levels(weight, bias, moments(z), groups, range(len(groups) + 1), damping=DAMPING, chunk=1)
     for above, below in itertools.pairwise(found):
         costs = {gone: damped_error(tuple(u for u in above.kept if u != gone)) for gone in above.kept}
         (left,) = set(above.kept) - set(below.kept)
@@ -180,7 +180,7 @@ def test_drawn_levels_are_least_squares_even_with_fewer_tokens_than_rows(
     rng = np.random.default_rng(seed)
     z, weight, bias = rng.normal(size=(tokens, rows)), rng.normal(size=(rows, columns)), rng.normal(size=columns)
     full, held = z @ weight + bias, DAMPING * float(np.mean(np.sum(z**2, axis=0)))
-    for level in levels(weight, bias, moments(z), singles(rows), range(rows + 1), chunk=chunk):
+    for level in levels(weight, bias, moments(z), singles(rows), range(rows + 1), damping=DAMPING, chunk=chunk):
         kept = list(level.kept)
         expected = least_squares(z[:, kept], full, weight[kept], held)
         np.testing.assert_allclose(level.weight, expected[0], atol=1e-6)
@@ -196,6 +196,35 @@ def test_refit_is_ridge_regression_towards_the_weights_that_were_given() -> None
         expected = least_squares(z, target, weight, held)
         np.testing.assert_allclose(found[0], expected[0], atol=1e-8)
         np.testing.assert_allclose(found[1], expected[1], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "of_levels", "of_refit"), [(30, 0.4, 0.4), (2000, 0.006, 1e-2), (200_000, 1e-4, 1e-2)]
+)
+def test_weights_are_held_by_half_a_row_a_token(tokens: int, of_levels: float, of_refit: float) -> None:
+    rng = np.random.default_rng(5)
+    z, (weight, bias) = rng.normal(size=(tokens, 24)), projection(24, 3)
+    diagonal = float(np.mean(np.sum(z**2, axis=0)))
+    (level,) = levels(weight, bias, moments(z), singles(24), [9])
+    rows = list(level.kept)
+    expected = least_squares(z[:, rows], z @ weight + bias, weight[rows], of_levels * diagonal)
+    np.testing.assert_allclose(level.weight, expected[0], atol=1e-7)
+    target = rng.normal(size=(tokens, 3))
+    expected = least_squares(z, target, weight, of_refit * diagonal)
+    np.testing.assert_allclose(refit(moments(z), with_one(z).T @ target, weight, bias)[0], expected[0], atol=1e-7)
+    pull = np.sqrt(of_refit * diagonal)
+    tall, right = np.vstack([z, pull * np.eye(24)]), np.vstack([target, pull * weight])
+    found = refit_without_bias(moments(z), z.T @ target, weight)
+    np.testing.assert_allclose(found, np.linalg.lstsq(tall, right, rcond=None)[0], atol=1e-7)
+
+
+def test_a_refit_to_few_tokens_does_not_fit_their_noise() -> None:
+    rng = np.random.default_rng(6)
+    (weight, bias), tokens = projection(40, 3), 60
+    z, noise = rng.normal(size=(tokens, 40)), rng.normal(size=(tokens, 3))
+    cross = with_one(z).T @ (z @ weight + bias + noise)
+    far = [np.square(refit(moments(z), cross, weight, bias, ridge)[0] - weight).sum() for ridge in (None, 1e-2)]
+    assert far[0] < 0.5 * far[1]
 
 
 def test_refit_to_the_own_output_changes_nothing() -> None:

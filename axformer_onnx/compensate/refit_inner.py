@@ -83,7 +83,10 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
 
 
 def solve_together(
-    source: Sequence[Inner], kept: Sequence[npt.NDArray[np.int64]], pairs: Iterable[tuple[Array, Array]], ridge: float
+    source: Sequence[Inner],
+    kept: Sequence[npt.NDArray[np.int64]],
+    pairs: Iterable[tuple[Array, Array]],
+    ridge: float | None,
 ) -> Solved:
     """New weights of projections that read the same; empty where the inputs have not moved.
 
@@ -109,7 +112,7 @@ def solve_together(
 
 
 def _solve(
-    one: Inner, columns: npt.NDArray[np.int64], inputs: FloatArray, cross: FloatArray, ridge: float
+    one: Inner, columns: npt.NDArray[np.int64], inputs: FloatArray, cross: FloatArray, ridge: float | None
 ) -> tuple[FloatArray, FloatArray | None]:
     weight, bias = one.place.weight_matrix()[:, columns], one.place.bias_vector()
     if bias is None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.compensate.algebra import RIDGE, refit
+from axformer_onnx.compensate.algebra import refit
 from axformer_onnx.compensate.moments import MEMORY_BYTES, Sample, real_tokens, with_one
 from axformer_onnx.compensate.refit_cut import pruned_sessions
 from axformer_onnx.compensate.refit_inner import Together, read_together, same_in, solve_together
@@ -143,7 +143,7 @@ def refit_weights(
     weights: Weights,
     samples: Sequence[Sample],
     *,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
@@ -167,7 +167,7 @@ def refit_from(
     plan: Plan,
     weights: Weights,
     *,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     threads: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> dict[str, Array]:
@@ -218,7 +218,7 @@ class _Walk:
     pruned: Side
     plan: Plan
     rest: Plan
-    ridge: float
+    ridge: float | None
     weights: dict[str, Array]
 
     def stage(self, number: int, blocks: list[tuple[int, BlockKind]]) -> None:
