@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from axformer_onnx.records import Interval, Scores
-from axformer_onnx.scoring.judgement import Drop, drop_of
+from axformer_onnx.scoring.judgement import Drop, drop_of, together
 from axformer_onnx.scoring.outputs import evaluate
 from axformer_onnx.search.compensated.levels import Choice
 from axformer_onnx.search.compensated.operating_points import (
@@ -111,18 +111,33 @@ def test_expected_drop_is_the_mean_over_labels_that_both_models_draw(metric: str
 
 def test_the_mixture_of_two_models_is_the_likeliest_one_and_keeps_to_its_prior_where_rows_tell_nothing() -> None:
     rng = np.random.default_rng(5)
-    first = rng.normal(size=(300, 3))
+    first = rng.normal(size=(3000, 3))
     second = first + rng.normal(size=first.shape)
     labels = (0.6 * first + 0.4 * second + 0.5 * rng.gumbel(size=first.shape)).argmax(axis=1)
     b, w = best_mixture(first, second, labels)
 
     def unlikely(b: float, w: float) -> float:
         p = np.exp(b * ((1 - w) * first + w * second))
-        return -np.log(p[range(300), labels] / p.sum(axis=1)).sum() + ((w - 0.2) / 0.15) ** 2 / 2
+        return -np.log(p[range(3000), labels] / p.sum(axis=1)).sum() + ((w - 0.2) / 0.05) ** 2 / 2
 
     around = [unlikely(b * (1 + d), w + e) for d in (-0.05, 0, 0.05) for e in (-0.02, 0, 0.02) if d or e]
     assert unlikely(b, w) < min(around) and 0.25 < w < 0.5
     assert best_mixture(first, first, labels)[1] == 0.2
+
+
+def test_points_are_judged_half_by_what_their_divergence_lets_expect() -> None:
+    drops = Drop(-1.0, 2.0, 0.2), Drop(0.0, 1.0, 0.6), Drop(1.0, 1.0, 2.2), Drop(0.4, 0.3)
+    judged = [one.judged for one in together(drops, [0.08, 0.02, 0.05, 0.3])]  # 20 points for each unit of divergence
+    assert judged == pytest.approx([(0.2 + 1.6) / 2, (0.6 + 0.4) / 2, (2.2 + 1.0) / 2, 0.4])
+    points = point(2.0, -1.0, 2.0, expected=0.4, divergence=0.08), point(1.5, 0.5, 1.0, expected=1.4, divergence=0.02)
+    assert passing(0.5, points[0]) == [2.0] and passing(0.5, *points) == [], "beside the other it is a lucky one"
+
+
+def test_points_without_divergence_or_better_than_the_source_are_judged_alone() -> None:
+    drops = [Drop(0.0, 1.0, 0.3), Drop(0.0, 1.0, -0.1)]
+    assert together(drops, [0.0, 0.0]) == drops and together([], []) == []
+    better = together([Drop(0.0, 1.0, -0.4), Drop(0.0, 1.0, 0.2)], [0.02, 0.01])
+    assert [one.judged for one in better] == pytest.approx([-0.2, 0.1]), "more divergence is never a gain"
 
 
 def test_regression_is_judged_by_what_was_measured() -> None:

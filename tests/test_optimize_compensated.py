@@ -19,6 +19,7 @@ from axformer_onnx.result.report.record import Report
 from axformer_onnx.runtime.sessions import make_session
 from axformer_onnx.search.compensated import tuning as tune
 from axformer_onnx.search.compensated.levels import ladder
+from axformer_onnx.search.compensated.operating_points import Builder
 from axformer_onnx.tasks.definitions import get_task
 from axformer_passes.apply import apply_plan
 from axformer_passes.plan import Plan
@@ -78,6 +79,15 @@ def unnarrowed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Optimi
 def run(folder: Path, output: Path, watcher: Watcher | None = None, **changes: Any) -> OptimizeResult:
     options = {"length": (8,), "threads": 1, "effort": "low", **changes}
     return optimize(OptimizeOptions(model=folder, task=get_task("mnli"), output=output, **options), watcher)
+
+
+def test_an_answer_whose_graph_was_deleted_is_built_again(
+    folder: Path, sized: OptimizeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = Builder.keep_graphs
+    monkeypatch.setattr(Builder, "keep_graphs", lambda self, points: delete(self, []))
+    again = run(folder, tmp_path / "out", size=0.75)
+    assert again.path.read_bytes() == sized.path.read_bytes()
 
 
 def stopper(what: str, error: BaseException) -> Watcher:

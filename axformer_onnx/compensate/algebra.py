@@ -29,18 +29,19 @@ DAMPING = 1e-4
 """Of the mean diagonal of the moments: how strongly weights of levels are held at least."""
 RIDGE = 1e-2
 """Of the mean diagonal: how strongly `refit` holds weights to the level's at least."""
+ROWS_A_TOKEN = 0.5
+"""How strongly they are held where tokens are few: a quarter to two do as well (`bench/held.py`)."""
 CHUNK = 8
 """Neurons that leave by one joint update."""
 
 
 def held_by(rows: int, tokens: float, least: float) -> float:
-    """How strongly weights are held, of the mean diagonal of the moments: half a row a token, at least `least`.
+    """How strongly weights are held, of the mean diagonal of the moments: so many rows a token, at least `least`.
 
     A thousand weights fit two thousand tokens well and others badly, and a block behind a narrowed read-out is given one token of
-    every text. On MNLI (2,000 of them) the divergence of a plan of 3.7x fell from .0235 to .0212 on rows that were not fitted,
-    rising from .0092 to .0121 on those that were; a quarter to two rows a token do as well (docs/method.md 2.6).
+    every text (docs/method.md 2.6).
     """
-    return max(least, rows / (2 * tokens)) if tokens else least
+    return max(least, ROWS_A_TOKEN * rows / tokens) if tokens else least
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from axformer_onnx.scoring.evaluation import (
     truncation_notes,
 )
 from axformer_onnx.scoring.half_fit import half_for
-from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of
+from axformer_onnx.scoring.judgement import ROUNDING, Drop, drop_of, holds, together
 from axformer_onnx.scoring.outputs import score_session
 from axformer_onnx.scoring.padding_gain import SIZES as PADDING_SIZES
 from axformer_onnx.scoring.padding_gain import PaddingGain, padding_gains
@@ -50,6 +50,7 @@ __all__ = [
     "default_shapes",
     "drop_of",
     "half_for",
+    "holds",
     "latency_of",
     "latency_warnings",
     "outliers",
@@ -62,5 +63,6 @@ __all__ = [
     "score_session",
     "score_warnings",
     "static_steps",
+    "together",
     "truncation_notes",
 ]

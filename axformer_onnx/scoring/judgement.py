@@ -5,12 +5,14 @@
     expected   the same with probabilities p(y | row) in place of the labels, so that a changed answer counts what it is likely to
                cost: those of a mixture of source and graph, fitted to the labels (`statistics/temperature.py`)
 
-The second decides which operating point is the answer, never what a report says of it.
+The second decides which operating point is the answer, never what a report says of it. Of many points the fastest that passes tends
+to be a lucky one, so they are judged together (`together`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -18,6 +20,11 @@ import numpy.typing as npt
 from axformer_onnx.records import Scores
 from axformer_onnx.scoring.comparison import metric_noise
 from axformer_onnx.tasks import LabelMap, Task
+
+ROUNDING = 1e-6
+"""Nats of mean loss, and points of score: below this a difference is the order of float32 sums."""
+MARGIN = 0.3
+"""Points of the metric."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +55,29 @@ def drop_of(source: Scores, found: Scores, labels: npt.NDArray[Any], task: Task,
     return Drop(measured, noise, expected)
 
 
-__all__ = ["Drop", "drop_of"]
+def together(drops: Sequence[Drop], divergences: Sequence[float]) -> list[Drop]:
+    """The drops of several graphs on the same rows, what is expected of each drawn half-way to a line through all of them.
 
-ROUNDING = 1e-6
-"""Nats of mean loss, and points of score: below this a difference is the order of float32 sums."""
+    divergences   mean over the same rows, from the source's outputs
+
+    What a graph is expected to lose grows with its divergence, which a few rows tell better; the line goes through 0, and through
+    the sums of both (docs/method.md 2.7).
+    """
+    known = [(one.expected, far) for one, far in zip(drops, divergences, strict=True) if one.expected is not None]
+    whole = sum(far for _, far in known)
+    if whole <= 0:
+        return list(drops)
+    slope = max(sum(expected for expected, _ in known) / whole, 0.0)
+    return [
+        one if one.expected is None else dataclasses.replace(one, expected=(one.expected + slope * far) / 2)
+        for one, far in zip(drops, divergences, strict=True)
+    ]
+
+
+def holds(drop: Drop, most: float) -> bool:
+    """Is it at most so many points? Where the measured one is, too, the judged one may exceed it by its error, at most MARGIN."""
+    margin = min(drop.judged_noise, MARGIN) if drop.measured <= most + ROUNDING else 0.0
+    return drop.judged <= most + margin + ROUNDING
+
+
+__all__ = ["Drop", "drop_of", "holds", "together"]

@@ -31,7 +31,7 @@ def best_temperature(logits: FloatArray, labels: npt.NDArray[Any]) -> float:
     return float(np.exp(minimize_scalar(mean, bounds=_LOG_RANGE, method="bounded").x))
 
 
-SHARE, SHARE_SPREAD = 0.2, 0.15
+SHARE, SHARE_SPREAD = 0.2, 0.05
 """What a pruned model's share in `best_mixture` is before any row was seen (docs/method.md 2.7): mean and standard deviation."""
 
 

@@ -174,14 +174,14 @@ def compensation_record(found: Found, goal: str, effort: str, folders: Mapping[P
                 score=point.score,
                 drop=point.drop.measured,
                 noise=point.drop.noise,
-                judged_drop=point.drop.judged,
+                judged_drop=judged,
                 divergence=point.divergence,
                 size_bytes=point.size_bytes,
                 chosen=point is found.chosen,
                 reliable=point.speedup.reliable,
                 why=point.speedup.why,
             )
-            for point in found.points
+            for point, judged in zip(found.points, found.judged, strict=True)
         ],
     )
 

@@ -146,6 +146,7 @@ class _Choosing:
         except KeyboardInterrupt:
             interrupted = True
             chosen, reached = self._best_so_far()
+        self.builder.make_sure_of(chosen)
         scored, evaluator = self.prepared.scored, self.prepared.evaluator
         rows = {
             **self.prepared.calibration.rows,
@@ -366,7 +367,7 @@ class _Choosing:
         return best, best.size_bytes <= goal.value * self.source_bytes
 
     def _may_win(self) -> list[Point]:
-        """Points of which one is the answer unless a later one is: what has lost to them has lost for good.
+        """Points of which one is the answer unless a later one is.
 
         Within a drop the fastest by measurement is chosen among those that the table calls equal: one that is equal to the fastest
         of today may be the only one that is to the fastest of tomorrow.

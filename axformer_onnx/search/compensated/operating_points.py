@@ -17,24 +17,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from axformer_onnx.compensate import WEIGHTS, Teacher, fit_classifier, refit_from, save_weights
+from axformer_onnx.compensate import WEIGHTS, Teacher, fit_classifier, load_weights, refit_from, save_weights
 from axformer_onnx.data import Encoded, batches
 from axformer_onnx.errors import RecogniseError
 from axformer_onnx.records import FloatArray, Interval, Scores
 from axformer_onnx.runtime import make_session, run_once, run_session
 from axformer_onnx.scoring import (
-    ROUNDING,
     Drop,
     Machine,
     default_shapes,
     drop_of,
+    holds,
     latency_of,
     score_file,
+    together,
 )
 from axformer_onnx.search.compensated.levels import Choice, Levels
 from axformer_passes.apply import apply_plan
 from axformer_passes.blocks import classifier, input_of
-from axformer_passes.cut import Weights, classifier_key
+from axformer_passes.cut import Weights, classifier_key, weight_shapes
 from axformer_passes.io import detached, save_model
 from axformer_passes.plan import Plan
 from axformer_passes.recognise import examine
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 PLAN, GRAPH = "plan.json", "model.onnx"
-MARGIN = 0.3
-"""Points of the metric."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +106,11 @@ class Found:
     notes: tuple[str, ...] = ()
     interrupted: bool = False
 
+    @property
+    def judged(self) -> list[float]:
+        """How far below the source each point is judged to be."""
+        return [drop.judged for drop in judged_drops(self.points)]
+
 
 class Builder:
     """Carries choices out.
@@ -144,6 +148,13 @@ class Builder:
             if point not in points:
                 for part in point.folder.glob(f"{GRAPH}*"):
                     part.unlink()
+
+    def make_sure_of(self, point: Point) -> None:
+        """Build its graph again if it was deleted: points are judged beside all others, so one may pass later than it was built."""
+        if not point.graph.is_file():
+            shapes, path = weight_shapes(point.plan, self._given.source.examined), point.folder / WEIGHTS
+            weights = load_weights(path, shapes) if point.plan.weights else {}
+            save_model(self._graph(point.plan, weights), point.graph)
 
     @property
     def points(self) -> list[Point]:
@@ -254,19 +265,15 @@ def shape_of(options: OptimizeOptions, given: Given) -> tuple[int, int]:
     return default_shapes(given.encoded["search"])[0]
 
 
+def judged_drops(points: Sequence[Point]) -> list[Drop]:
+    """Of each point, as it is judged beside the others."""
+    return together([point.drop for point in points], [point.divergence for point in points])
+
+
 def within_drop(points: Sequence[Point], drop: float) -> list[Point]:
-    """The points that are at most `drop` points below the source, slowest first.
-
-    The fastest of many points that pass on a few hundred rows tends to be a lucky one, so it is the judged drop that must hold
-    (docs/method.md 2.7); where the measured one does, too, the judged one may exceed it by its standard error, at most MARGIN.
-    (Without that bound 200 select rows of MRPC let a point pass that was 2.2 points worse on 1,725 other rows.)
-    """
-
-    def holds(one: Drop) -> bool:
-        margin = min(one.judged_noise, MARGIN) if one.measured <= drop + ROUNDING else 0.0
-        return one.judged <= drop + margin + ROUNDING
-
-    return sorted((point for point in points if holds(point.drop)), key=lambda p: p.predicted)
+    """The points that are at most `drop` points below the source as they are judged (docs/method.md 2.7), slowest first."""
+    passing = [point for point, judged in zip(points, judged_drops(points), strict=True) if holds(judged, drop)]
+    return sorted(passing, key=lambda p: p.predicted)
 
 
 def nearly_as_fast(points: Sequence[Point], error: float) -> list[Point]:
@@ -296,4 +303,14 @@ def best_at_speed(points: Sequence[Point], speedup: float, error: float) -> tupl
     return (min(fast, key=lambda p: p.divergence), True) if fast else (fastest(points, error), False)
 
 
-__all__ = ["Builder", "Found", "Point", "best_at_speed", "fastest", "nearly_as_fast", "shape_of", "within_drop"]
+__all__ = [
+    "Builder",
+    "Found",
+    "Point",
+    "best_at_speed",
+    "fastest",
+    "judged_drops",
+    "nearly_as_fast",
+    "shape_of",
+    "within_drop",
+]
