@@ -146,7 +146,6 @@ class _Choosing:
         except KeyboardInterrupt:
             interrupted = True
             chosen, reached = self._best_so_far()
-        self.builder.make_sure_of(chosen)
         scored, evaluator = self.prepared.scored, self.prepared.evaluator
         rows = {
             **self.prepared.calibration.rows,
@@ -367,7 +366,8 @@ class _Choosing:
         return best, best.size_bytes <= goal.value * self.source_bytes
 
     def _may_win(self) -> list[Point]:
-        """Points of which one is the answer unless a later one is.
+        """Points of which one is the answer unless a later one is, or one that later points show to have been judged too carefully:
+        that is rare, and its graph is built again.
 
         Within a drop the fastest by measurement is chosen among those that the table calls equal: one that is equal to the fastest
         of today may be the only one that is to the fastest of tomorrow.

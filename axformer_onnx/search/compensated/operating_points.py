@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from axformer_onnx.compensate import WEIGHTS, Teacher, fit_classifier, load_weights, refit_from, save_weights
+from axformer_onnx.compensate import WEIGHTS, Teacher, fit_classifier, refit_from, save_weights
 from axformer_onnx.data import Encoded, batches
 from axformer_onnx.errors import RecogniseError
 from axformer_onnx.records import FloatArray, Interval, Scores
@@ -35,7 +35,7 @@ from axformer_onnx.scoring import (
 from axformer_onnx.search.compensated.levels import Choice, Levels
 from axformer_passes.apply import apply_plan
 from axformer_passes.blocks import classifier, input_of
-from axformer_passes.cut import Weights, classifier_key, weight_shapes
+from axformer_passes.cut import Weights, classifier_key
 from axformer_passes.io import detached, save_model
 from axformer_passes.plan import Plan
 from axformer_passes.recognise import examine
@@ -148,13 +148,6 @@ class Builder:
             if point not in points:
                 for part in point.folder.glob(f"{GRAPH}*"):
                     part.unlink()
-
-    def make_sure_of(self, point: Point) -> None:
-        """Build its graph again if it was deleted: points are judged beside all others, so one may pass later than it was built."""
-        if not point.graph.is_file():
-            shapes, path = weight_shapes(point.plan, self._given.source.examined), point.folder / WEIGHTS
-            weights = load_weights(path, shapes) if point.plan.weights else {}
-            save_model(self._graph(point.plan, weights), point.graph)
 
     @property
     def points(self) -> list[Point]:
