@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import onnx_ir as ir
 from record import stamped
 
 from axformer_onnx.compensate.algebra import levels
-from axformer_onnx.compensate.moments import calibrate, text_samples
+from axformer_onnx.compensate.moments import Moments, calibrate, text_samples
 from axformer_onnx.compensate.refit_outputs import refit_weights
 from axformer_onnx.data.roles import resolve
 from axformer_onnx.runtime.sessions import make_session, run_once
@@ -39,10 +40,10 @@ from axformer_passes.plan import Plan
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def halved(sessions: StageSessions, samples: list[Any], keep: float) -> tuple[Plan, dict[str, Any]]:
+def halved(sessions: StageSessions, known: Iterable[Moments], keep: float) -> tuple[Plan, dict[str, Any]]:
     """A plan that keeps this part of the heads and neurons of each layer, with the weights of those levels."""
     plan, weights = Plan(), dict[str, Any]()
-    for moments in calibrate(sessions, samples):
+    for moments in known:
         place = projection(sessions.staged.examined, moments.layer, moments.kind)
         count = max(1, round(keep * len(place.positions)))
         matrix, bias = place.weight_matrix(), place.bias_vector()
@@ -104,7 +105,7 @@ def measure(a: argparse.Namespace, path: Path) -> dict[str, Any]:
         return reweighted(model, plan, weights, run_once)
 
     marks = [time.perf_counter()]
-    plan, weights = halved(sessions, samples, a.keep)
+    plan, weights = halved(sessions, calibrate(sessions, samples), a.keep)
     marks.append(time.perf_counter())
     refitted = refit_weights(model, plan, weights, samples, threads=a.threads)
     marks.append(time.perf_counter())

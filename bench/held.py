@@ -19,7 +19,7 @@ from compensation import halved
 from record import stamped, write
 
 from axformer_onnx.compensate import algebra
-from axformer_onnx.compensate.moments import text_samples
+from axformer_onnx.compensate.moments import calibrate, text_samples
 from axformer_onnx.compensate.refit_outputs import Teacher, refit_from
 from axformer_onnx.data import Encoded, batches
 from axformer_onnx.data.roles import resolve
@@ -70,6 +70,7 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
     inner, _ = narrowed(source, run_once)
     sessions = StageSessions(inner)
     samples = text_samples(fitted, sessions.input_names)
+    moments = list(calibrate(sessions, samples))
 
     def outputs(model: Any, rows: Encoded) -> Any:
         session = make_session(model)
@@ -93,7 +94,7 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
     with Teacher(sessions, samples) as teacher:
         for strength in STRENGTHS:
             algebra.ROWS_A_TOKEN = strength
-            plan, weights = halved(sessions, samples, a.keep)
+            plan, weights = halved(sessions, moments, a.keep)
             refitted = refit_from(teacher, plan, weights)
             written = dataclasses.replace(plan, readout="narrow")
             strengths[f"{strength:g}"] = {
