@@ -15,21 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from compensation import halved
 from record import stamped, write
 
 from axformer_onnx.compensate import algebra
 from axformer_onnx.compensate.moments import calibrate, text_samples
 from axformer_onnx.compensate.refit_outputs import Teacher, refit_from
-from axformer_onnx.data import Encoded, batches
+from axformer_onnx.data import Encoded
 from axformer_onnx.data.roles import resolve
-from axformer_onnx.runtime.sessions import make_session, run_once, run_session
-from axformer_onnx.scoring import reading_of
+from axformer_onnx.records import FloatArray
+from axformer_onnx.runtime.sessions import make_session, run_once
+from axformer_onnx.scoring import Machine, reading_of
 from axformer_onnx.scoring.stage_sessions import StageSessions
+from axformer_onnx.search.compensated.operating_points import exposed
 from axformer_onnx.tasks import get_task
 from axformer_onnx.tasks.labels import with_label_names
 from axformer_passes.apply import apply_plan, narrowed
-from axformer_passes.io import detached, load_model
+from axformer_passes.cut import Weights
+from axformer_passes.io import load_model
+from axformer_passes.plan import Plan
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini" / "model.onnx"
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -72,18 +77,13 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
     samples = text_samples(fitted, sessions.input_names)
     moments = list(calibrate(sessions, samples))
 
-    def outputs(model: Any, rows: Encoded) -> Any:
-        session = make_session(model)
-        names, found = [one.name for one in session.get_inputs()], dict[int, Any]()
-        for batch in batches(rows, names):
-            part = run_session(session, batch.feeds, [reading.output.name])[reading.output.name]
-            found.update(zip(np.arange(len(rows))[batch.rows].tolist(), part, strict=True))
-        return np.stack([found[row] for row in range(len(rows))])
+    def outputs(model: ir.Model, rows: Encoded) -> FloatArray:
+        return exposed(model, reading.output.name, rows, Machine())
 
-    expected = {name: outputs(a.model, rows) for name, rows in (("fitted", fitted), ("others", others))}
+    expected = {name: outputs(source, rows) for name, rows in (("fitted", fitted), ("others", others))}
 
-    def divergences(plan: Any, weights: Any) -> dict[str, float]:
-        graph = detached(apply_plan(source, plan, run_once, weights=weights))
+    def divergences(plan: Plan, weights: Weights) -> dict[str, float]:
+        graph = apply_plan(source, plan, run_once, weights=weights)
         kind = reading.task.kind
         return {
             name: round(float(kind.divergence(expected[name], outputs(graph, rows)).mean()), 5)

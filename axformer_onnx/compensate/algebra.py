@@ -30,17 +30,19 @@ DAMPING = 1e-4
 RIDGE = 1e-2
 """Of the mean diagonal: how strongly `refit` holds weights to the level's at least."""
 ROWS_A_TOKEN = 0.5
-"""How strongly they are held where tokens are few: a quarter to two do as well (`bench/held.py`)."""
+"""How strongly they are held where tokens are few; one and two do as well (`bench/held.py`)."""
 CHUNK = 8
 """Neurons that leave by one joint update."""
 
 
-def held_by(rows: int, tokens: float, least: float) -> float:
-    """How strongly weights are held, of the mean diagonal of the moments: so many rows a token, at least `least`.
+def held_by(given: float | None, rows: int, tokens: float, least: float) -> float:
+    """How strongly weights are held, of the mean diagonal of the moments: as given, else so many rows a token, at least `least`.
 
     A thousand weights fit two thousand tokens well and others badly, and a block behind a narrowed read-out is given one token of
     every text (docs/method.md 2.6).
     """
+    if given is not None:
+        return given
     return max(least, ROWS_A_TOKEN * rows / tokens) if tokens else least
 
 
@@ -117,8 +119,7 @@ def refit(
     mean_target = given[-1] / tokens
     if not len(held):
         return held.copy(), mean_target
-    ridge = held_by(len(held), tokens, RIDGE) if ridge is None else ridge
-    r = ridge * diagonal if diagonal > 0 else 1.0
+    r = held_by(ridge, len(held), tokens, RIDGE) * diagonal if diagonal > 0 else 1.0
     right = given[:-1] - np.outer(mean, given[-1]) + r * held
     solved = _solve(_plus_diagonal(centred, r), right)
     return solved, mean_target - solved.T @ mean
@@ -134,11 +135,11 @@ def refit_without_bias(
     """
     held, given = np.asarray(weight, dtype=np.float64), np.asarray(cross, dtype=np.float64)
     moments = np.asarray(inputs, dtype=np.float64)
-    inner, ridge = moments[:-1, :-1], held_by(len(held), float(moments[-1, -1]), RIDGE) if ridge is None else ridge
+    inner = moments[:-1, :-1]
     diagonal = float(np.mean(np.diagonal(inner))) if len(held) else 0.0
     if diagonal <= 0:
         return held.copy()
-    r = ridge * diagonal
+    r = held_by(ridge, len(held), float(moments[-1, -1]), RIDGE) * diagonal
     return _solve(_plus_diagonal(inner, r), given + r * held)
 
 
@@ -166,8 +167,7 @@ class _Target:
         constant = np.zeros(own.shape[1]) if bias is None else np.array(bias, dtype=np.float64)
         centred, mean, tokens, diagonal = _centred(moments)
         assert len(centred) == len(own), f"moments of {len(centred)} rows, expected {len(own)}"
-        damping = held_by(len(own), tokens, DAMPING) if damping is None else damping
-        e = damping * diagonal if diagonal > 0 else 1.0
+        e = held_by(damping, len(own), tokens, DAMPING) * diagonal if diagonal > 0 else 1.0
         return cls(own, constant, centred, _plus_diagonal(centred, e), mean, tokens)
 
     def level(self, kept: list[int], groups: Sequence[Sequence[int]]) -> Level:
