@@ -30,7 +30,7 @@ DAMPING = 1e-4
 RIDGE = 1e-2
 """Of the mean diagonal: how strongly `refit` holds weights to the level's at least."""
 ROWS_A_TOKEN = 0.5
-"""How strongly they are held where tokens are few; one and two do as well (`bench/held.py`)."""
+"""How strongly they are held where tokens are few; a quarter to two do about as well (`bench/held.py`)."""
 CHUNK = 8
 """Neurons that leave by one joint update."""
 
