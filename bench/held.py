@@ -1,9 +1,11 @@
 """How strongly should compensation hold weights? Divergence on rows that were fitted and on others, for several strengths.
 
-    python bench/held.py [MODEL] [--task T] [--data FILE] [--search-data FILE] [--keep F] [--rows N] [--report-rows N] [--json FILE]
+    python bench/held.py [MODEL] [--task T] [--data FILE] [--search-data FILE] [--keep F] [--rows N] [--report-rows N]
+                         [--strengths 0.5 ..] [--mixed N] [--json FILE]
 
 That part of the heads and neurons of each layer is kept, the read-out is narrowed; 0 rows a token is the least strength alone (1e-4
-of the mean diagonal for levels, 1e-2 for refits). Without arguments: the example model.
+of the mean diagonal for levels, 1e-2 for refits). --mixed: the refit is given so many rows more for each one, of the halves of two.
+Without arguments: the example model.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from axformer_onnx.compensate import algebra
 from axformer_onnx.compensate.moments import calibrate, text_samples
 from axformer_onnx.compensate.refit_outputs import Teacher, refit_from
 from axformer_onnx.data import Encoded
+from axformer_onnx.data.recombination import mix
 from axformer_onnx.data.roles import resolve
+from axformer_onnx.data.rows import unlabelled
 from axformer_onnx.records import FloatArray
 from axformer_onnx.runtime.sessions import make_session, run_once
 from axformer_onnx.scoring import Machine, reading_of
@@ -50,6 +54,8 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.6)
     parser.add_argument("--rows", type=int, default=2000, help="rows that are fitted")
     parser.add_argument("--report-rows", type=int, default=3000)
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
+    parser.add_argument("--mixed", type=int, default=0, help="rows of the refit beside each one, recombined")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
     found = stamped(measured(a))
@@ -69,7 +75,9 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
     task = get_task(a.task)
     roles = resolve(task, model_dir=folder, data=a.data, search_data=a.search_data)
     reading = reading_of(folder, make_session(a.model), with_label_names(task, config), roles.report)
-    fitted = reading.encoder.encode(roles.search.take(np.arange(min(a.rows, len(roles.search)))))
+    search = roles.search.take(np.arange(min(a.rows, len(roles.search))))
+    fitted, texts, rng = reading.encoder.encode(search), list(search.texts), np.random.default_rng(0)
+    mixed = unlabelled([*texts, *(text for _ in range(a.mixed) for text in mix(texts, rng))], search.source)
     others = reading.encoder.encode(roles.report.take(np.arange(min(a.report_rows, len(roles.report)))))
     source = load_model(a.model)
     inner, _ = narrowed(source, run_once)
@@ -91,8 +99,9 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
         }
 
     strengths = {}
-    with Teacher(sessions, samples) as teacher:
-        for strength in STRENGTHS:
+    more = text_samples(reading.encoder.encode(mixed), sessions.input_names) if a.mixed else samples
+    with Teacher(sessions, more) as teacher:
+        for strength in a.strengths:
             algebra.ROWS_A_TOKEN = strength
             plan, weights = halved(sessions, moments, a.keep)
             refitted = refit_from(teacher, plan, weights)
@@ -103,7 +112,7 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
             }
     return {
         "model": folder.name, "task": a.task, "kept": a.keep, "fitted_rows": len(fitted), "other_rows": len(others),
-        "strengths": strengths,
+        "mixed_rows": a.mixed * len(texts), "strengths": strengths,
     }  # fmt: skip
 
 

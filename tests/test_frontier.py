@@ -78,6 +78,13 @@ def test_a_gain_is_no_drop(noise: float) -> None:
     assert passing(0.0, point(1.0, 0.0, 0.0), point(2.0, -1.0, noise)) == [1.0, 2.0]
 
 
+def test_what_a_point_may_exceed_is_its_error_and_no_more_than_again_what_is_allowed() -> None:
+    points = [point(1 + far, 0.0, 2.0, expected=far) for far in (0.05, 0.15, 0.25)]
+    assert passing(0.0, *points) == [1.05] and passing(0.1, *points) == [1.05, 1.15]
+    assert passing(0.0, point(1.05, 0.0, 0.08, expected=0.05)) == [], "half of its error is 0.04"
+    assert passing(0.5, point(2.0, 0.0, 2.0, expected=0.79), point(3.0, 0.0, 2.0, expected=0.81)) == [2.0]
+
+
 def scores(outputs: np.ndarray, labels: np.ndarray, metric: str) -> Scores:
     task = dataclasses.replace(get_task("sst2"), metric=metric, metrics=(metric,))
     return evaluate(outputs, labels, task, LABELS)

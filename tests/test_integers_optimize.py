@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import tiny_folder
 
 from axformer_onnx.commands import OptimizeResult, optimize
 from axformer_onnx.options import OptimizeOptions
+from axformer_onnx.result.report import PointRecord
+from axformer_onnx.search.compensated import goals, preparation
+from axformer_onnx.search.compensated.latency_table import LatencyTable
+from axformer_onnx.search.compensated.levels import Unit
 from axformer_onnx.tasks import get_task
 from axformer_passes.plan import Plan
 
@@ -78,3 +83,22 @@ def test_nothing_is_removed_where_the_structure_stays_whole(folder: Path, tmp_pa
     assert result.plan.int8 is not None and not (result.plan.heads or result.plan.neurons)
     assert result.report.control is None, "there is nothing to draw at random"
     assert products(result.output / "model.onnx") >= 4
+
+
+def test_where_the_fastest_holds_and_nothing_may_be_removed_no_slower_one_is_built(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(key: object, units: Sequence[Unit], measure: object) -> LatencyTable:
+        return LatencyTable(1, 8, 6.0, 6.0, [(1.0, 0.4)] * len(units))  # type: ignore[arg-type]
+
+    def built(name: str) -> list[PointRecord]:
+        report = run(folder, tmp_path / name, structure="whole", max_drop=60.0).report
+        assert report.compensation is not None
+        return report.compensation.frontier
+
+    monkeypatch.setattr(preparation, "cached_table", table)
+    found = built("holds")
+    fastest = max(found, key=lambda point: point.predicted or 0.0)
+    assert len(found) == 2 and fastest.chosen and fastest.divergence > 0
+    monkeypatch.setattr(goals, "within_drop", lambda points, drop: points[:1])
+    assert len(built("does not")) > 2

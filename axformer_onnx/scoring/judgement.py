@@ -23,8 +23,8 @@ from axformer_onnx.tasks import LabelMap, Task
 
 ROUNDING = 1e-6
 """Nats of mean loss, and points of score: below this a difference is the order of float32 sums."""
-MARGIN = 0.3
-"""Points of the metric."""
+MARGIN, LEAST_MARGIN = 0.3, 0.1
+"""Points of the metric; the second where no drop at all is allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,9 @@ def together(drops: Sequence[Drop], divergences: Sequence[float]) -> list[Drop]:
 
 
 def holds(drop: Drop, most: float) -> bool:
-    """Is it at most so many points? Where the measured one is, too, the judged one may exceed it by its error, at most MARGIN."""
-    margin = min(drop.judged_noise, MARGIN) if drop.measured <= most + ROUNDING else 0.0
+    """Is it at most so many points? Where the measured one is, too, the judged one may exceed it by its error, at most MARGIN, and
+    at most by as much again as is allowed, but for LEAST_MARGIN."""
+    margin = min(drop.judged_noise, MARGIN, max(most, LEAST_MARGIN)) if drop.measured <= most + ROUNDING else 0.0
     return drop.judged <= most + margin + ROUNDING
 
 

@@ -3,7 +3,8 @@
     calibrate -> levels of every unit -> latency table -> sweep -> tune under a budget -> points: refit, measure, score -> decide
 
     --max-drop D   the fastest point whose score on the select rows is at most D points below the source's; points are built
-                   until one does not pass, and three more between the last that does and that one
+                   until one does not pass, and three more between the last that does and that one. Where nothing may be
+                   removed, the fastest of all is built first, and no other if it passes
     --speedup S    the point of least divergence that is measured at least S times as fast; three are built for it, the latency
                    table promising S, S and all of its error, and what lies between
     --size F       the same for the file: at most F times the source's
@@ -173,6 +174,8 @@ class _Choosing:
             return self._at_speedup(goal.value)
         if goal.kind == "size":
             return self._at_size(goal.value)
+        if self.inputs.options.structure == "whole" and self._fastest_holds(goal.value):
+            return self._best_so_far()
         speedup = min(INT8_FIRST_TUNED, 0.9 * self._reach()) if self.prepared.levels.int8 else FIRST_TUNED
         budget = self.table.budget_ms(speedup)
         tuned = self._tuned(self.table.prices, budget, f"x{speedup:g}")
@@ -180,6 +183,11 @@ class _Choosing:
             self._harden(tuned, budget)
         self._ladder(tuned)
         return self._fastest_within(goal.value, tuned, speedup)
+
+    def _fastest_holds(self, drop: float) -> bool:
+        """Build the fastest choice by the table: is it another than the exact one, and does it hold?"""
+        point = self._build(Choice(tuple(int(prices.argmin()) for prices in self.table.prices)))
+        return point is not self.exact and point in within_drop(self.builder.points, drop)
 
     def _predicted(self, choice: Choice) -> float:
         return self.table.speedup(price_of(self.table.prices, choice.rungs) + self._hard_ms(choice))
