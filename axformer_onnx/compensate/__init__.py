@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from axformer_onnx.compensate.algebra import levels
 from axformer_onnx.compensate.classifier_fit import fit_classifier
-from axformer_onnx.compensate.moments import Moments, Sample, calibrate, text_samples
+from axformer_onnx.compensate.moments import Moments, Sample, calibrate, calibrated_blocks, text_samples
 from axformer_onnx.compensate.refit_inner import shapes_of
 from axformer_onnx.compensate.refit_outputs import Teacher, refit_from
 from axformer_onnx.compensate.weights import WEIGHTS, load_weights, save_weights, weights_path
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Teacher",
     "calibrate",
+    "calibrated_blocks",
     "fit_classifier",
     "levels",
     "load_weights",

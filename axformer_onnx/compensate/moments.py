@@ -85,11 +85,23 @@ def calibrate(
             if missing:
                 raise DataError(f"calibration sample {number} lacks the input {missing[0]!r} of the graph")
             shelf.put(number, {name: sample.feeds[name] for name in sessions.input_names})
-        last, done = last_readers(sessions), set[str]()
-        for stage in sessions.stages:
-            inside = [found for found in _inputs_of(sessions, stage) if found.name not in done]
-            done.update(found.name for found in inside)
+        last = last_readers(sessions)
+        for stage, inside in _read_by_stage(sessions):
             yield from _stage(sessions, stage, inside, samples, shelf, last)
+
+
+def calibrated_blocks(sessions: StageSessions) -> list[tuple[int, BlockKind]]:
+    """The blocks that `calibrate` finds moments of, in its order."""
+    return [(read.layer, read.kind) for _, inside in _read_by_stage(sessions) for read in inside]
+
+
+def _read_by_stage(sessions: StageSessions) -> Iterator[tuple[Stage, list[_Read]]]:
+    """What output projections read that is made in each stage; of what several read the first one."""
+    done = set[str]()
+    for stage in sessions.stages:
+        inside = [found for found in _inputs_of(sessions, stage) if found.name not in done]
+        done.update(found.name for found in inside)
+        yield stage, inside
 
 
 def _stage(
@@ -200,4 +212,4 @@ class _Sum:
         return Moments(read.layer, read.kind, matrix.T, self.tokens)
 
 
-__all__ = ["MEMORY_BYTES", "Moments", "Sample", "calibrate", "text_samples"]
+__all__ = ["MEMORY_BYTES", "Moments", "Sample", "calibrate", "calibrated_blocks", "text_samples"]

@@ -235,10 +235,10 @@ def _compensation_sentence(report: Report, found: CompensationRecord) -> str:
         else ""
     )
     mixed = f" ({found.rows['mixed']} synthesised by recombination)" if found.rows.get("mixed") else ""
+    calibration = f"{found.rows['calibration']} calibration rows{mixed}; " if found.rows["calibration"] else ""
     text = (
         f"Search compensated, {found.goal}, effort {found.effort}, seed {report.search.seed}: {found.evaluations} candidates "
-        f"evaluated on up to {found.rows['races']} rows{times}; {found.rows['calibration']} calibration rows{mixed}; "
-        f"{len(found.frontier)} points built"
+        f"evaluated on up to {found.rows['races']} rows{times}; {calibration}{len(found.frontier)} points built"
     )
     if found.hard_asked:
         taken = sum(layer.hard_attention is not None for layer in report.layers)

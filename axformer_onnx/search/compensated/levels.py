@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from axformer_onnx.compensate import Moments, Sample, calibrate, levels
+from axformer_onnx.compensate import Moments, Sample, calibrate, calibrated_blocks, levels
 from axformer_onnx.errors import RecogniseError, UsageError
 from axformer_onnx.runtime import Shelf
 from axformer_passes.blocks import BlockKind, linear_parameters, linears, shared_groups
@@ -189,18 +189,20 @@ def build_levels(
     """Calibrate, and solve every rung of every block whose projection can be written.
 
     int8    what plans say about integers, its blocks left open; None: there are none
-    whole   nothing is removed: the only rung of a ladder is the first
+    whole   nothing is removed: the only rung of a ladder is the first, and no sample is looked at
 
     Raises: DataError, RecogniseError as `calibrate`.
     """
     units, places = list[Unit](), dict[tuple[BlockKind, int], Any]()
-    for layers, kind, matrix in _moments(sessions, samples, shared):
+    for layers, kind, matrix in _moments(sessions, None if whole else samples, shared):
         place = writable(sessions.staged.examined, layers[0], kind)
         if place is None or place.bias is None:
             continue
         progress(f"layer {layers[0]}, {kind.replace('_', '-')}")
         counts = ladder(kind, len(place.positions))[: 1 if whole else None]
-        solved = levels(place.weight_matrix(), place.bias_vector(), matrix, place.positions, counts[1:])
+        solved = (
+            [] if whole else levels(place.weight_matrix(), place.bias_vector(), matrix, place.positions, counts[1:])
+        )
         for rung, level in enumerate(solved, start=1):
             pair = {"weight": level.weight.astype(np.float32), "bias": level.bias.astype(np.float32)}
             shelf.put(_number(len(units), rung), pair)
@@ -243,13 +245,14 @@ def round_stages(sessions: StageSessions, levels: Levels) -> None:
 
 
 def _moments(
-    sessions: StageSessions, samples: Sequence[Sample], shared: SharedWeights
+    sessions: StageSessions, samples: Sequence[Sample] | None, shared: SharedWeights
 ) -> Iterator[tuple[tuple[int, ...], BlockKind, Array]]:
-    """(layers, kind, H) of every unit; H of layers that share their weights is the sum over them."""
+    """(layers, kind, H) of every unit; H of layers that share their weights is the sum over them, and empty without samples."""
     groups = shared_groups(sessions.staged.examined.anatomy) if shared == "together" else ()
     group_of = {(group.kind, layer): group for group in groups for layer in group.layers}
     sums: dict[tuple[BlockKind, tuple[int, ...]], list[Moments]] = {}
-    for found in calibrate(sessions, samples):
+    none = (Moments(*block, np.zeros((0, 0)), 0) for block in calibrated_blocks(sessions))
+    for found in none if samples is None else calibrate(sessions, samples):
         group = group_of.get((found.kind, found.layer))
         if group is None:
             yield (found.layer,), found.kind, found.matrix
