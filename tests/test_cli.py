@@ -1,9 +1,11 @@
 """The command line: one line for every mistake, its exit code, JSON for machines, and a fast start."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from axformer_onnx import cli, commands
 from axformer_passes.plan import Plan
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini"
 tiny_folder = pytest.importorskip("tiny_folder", reason="needs the [export] extra (torch, transformers)")
 
 
@@ -192,6 +195,26 @@ def test_second_ctrl_c_stops_with_130_and_says_how_to_go_on(
     monkeypatch.setattr(commands, "run", stop)
     code, _, err = call("optimize", folder, "--task", "mnli", "-o", tmp_path / "out")
     assert code == 130 and "the same command goes on" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+def test_a_search_that_is_terminated_leaves_its_journal_and_no_temporary_files(tmp_path: Path) -> None:
+    output, temporary, model = tmp_path / "out", tmp_path / "temporary", EXAMPLE
+    temporary.mkdir()
+    command = [sys.executable, "-m", "axformer_onnx", "optimize", model, "--task", "mnli", "-o", output]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:  # type: ignore[call-overload]
+        deadline = time.monotonic() + 120
+        while not any(temporary.glob("axformer-*")) and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert any(temporary.glob("axformer-*")), "it never kept anything"
+        running.terminate()
+        _, error = running.communicate(timeout=120)
+    assert (
+        running.returncode == 143
+        and error.splitlines()[-1] == "stopped; the same command goes on where the journal ends"
+    )
+    assert not list(temporary.glob("axformer-*")) and (output / "journal.jsonl").is_file()
 
 
 def test_bug_is_a_traceback_and_not_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:

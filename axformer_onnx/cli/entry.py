@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
@@ -20,7 +24,9 @@ Exit codes:
   3    something at run time: ONNX Runtime, a provider, a missing extra, the file system,
        a produced graph that failed its own check
   130  stopped with Ctrl-C
+  143  stopped by SIGTERM
 """
+_STOPPED = "stopped; the same command goes on where the journal ends"
 
 
 class _Verbs(click.Group):
@@ -82,16 +88,32 @@ def _print_version(*, verbose: bool) -> None:
     click.echo("\n".join(environment_lines()))
 
 
+@contextmanager
+def _cleaned_up_when_terminated() -> Iterator[None]:
+    """SIGTERM, as `docker stop` and job schedulers send it, ends a command so that what it keeps in temporary folders goes, too."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        click.echo(_STOPPED, err=True)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Entry point of `axformer-onnx`: errors of ours are one line on stderr and their exit code; bugs are tracebacks."""
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what it warns of in a damaged graph is said in our error
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        with _cleaned_up_when_terminated():
+            sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; the same command goes on where the journal ends", err=True)
+        click.echo(_STOPPED, err=True)
         sys.exit(130)
     except AxformerError as error:
         click.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
