@@ -12,12 +12,14 @@ import pytest
 import tiny_folder
 
 from axformer_onnx.commands import OptimizeResult, optimize
+from axformer_onnx.inputs import open_source, read_rows
 from axformer_onnx.options import OptimizeOptions
 from axformer_onnx.result.report import PointRecord
-from axformer_onnx.search.compensated import goals, preparation
+from axformer_onnx.search.compensated import expected_tokens, goals, preparation
 from axformer_onnx.search.compensated.latency_table import LatencyTable
 from axformer_onnx.search.compensated.levels import Unit
 from axformer_onnx.tasks import get_task
+from axformer_passes.io import model_path
 from axformer_passes.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("latency_cache")
@@ -28,9 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_folder.make_folder(tmp_path_factory.mktemp("tiny") / "model", search=160)
 
 
-def run(folder: Path, output: Path, **changes: Any) -> OptimizeResult:
+def asked(folder: Path, output: Path, **changes: Any) -> OptimizeOptions:
     options = {"length": (8,), "threads": 1, "effort": "low", "quantize": "int8", **changes}
-    return optimize(OptimizeOptions(model=folder, task=get_task("mnli"), output=output, **options))
+    return OptimizeOptions(**{"model": folder, "task": get_task("mnli"), "output": output, **options})
+
+
+def run(folder: Path, output: Path, **changes: Any) -> OptimizeResult:
+    return optimize(asked(folder, output, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,36 @@ def test_nothing_is_removed_where_the_structure_stays_whole(folder: Path, tmp_pa
     assert result.plan.int8 is not None and not (result.plan.heads or result.plan.neurons)
     assert result.report.control is None, "there is nothing to draw at random"
     assert products(result.output / "model.onnx") >= 4
+
+
+def test_where_the_structure_stays_whole_unused_calibration_rows_are_said_and_no_refit_is_expected(
+    folder: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "more.jsonl"
+    rows.write_text('{"premise": "a b", "hypothesis": "c d"}\n')
+    whole = asked(folder, tmp_path / "out", model=model_path(folder), structure="whole", calibration=rows)
+    given = read_rows(whole, open_source(whole))
+    assert [note for note in given.notes if "calibration rows" in note] == [
+        "the calibration rows are not used by --structure whole, which removes nothing"
+    ]
+    pruned = whole.model_copy(update={"structure": "pruned"})
+    assert expected_tokens(whole, given, 4) < expected_tokens(pruned, given, 4)
+
+
+@pytest.mark.parametrize("structure", ["pruned", "whole"])
+def test_hard_attention_is_priced_unless_the_structure_stays_whole(
+    structure: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Priced(Exception):
+        pass
+
+    def table(key: dict[str, Any], units: Sequence[Unit], measure: object) -> LatencyTable:
+        raise Priced(key["hard"])
+
+    monkeypatch.setattr(preparation, "cached_table", table)
+    with pytest.raises(Priced) as raised:
+        run(folder, tmp_path / "out", structure=structure, effort="medium")
+    assert raised.value.args == ((preparation.HARD_LADDER if structure == "pruned" else ()),)
 
 
 def test_where_the_fastest_holds_and_nothing_may_be_removed_no_slower_one_is_built(

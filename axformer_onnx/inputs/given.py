@@ -115,8 +115,7 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     search = SEARCHES[options.search]
     rows = search.rows_by_role(roles)
     encoded = {role: reading.encode(part) for role, part in rows.items()}
-    used = search.calibrates or not options.calibration
-    unused = [] if used else [f"the calibration rows are not used by --search {options.search}"]
+    unused = _calibration_note(options)
     shared = _shared_notes(options, source.anatomy)
     if options.refit_classifier:
         unused.append(
@@ -129,6 +128,14 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
     notes = (*roles.notes, *unused, *truncation_notes(list(encoded.items())), *fixed, *left, *shared)
     warnings = tuple(provider_warnings(session, options.machine.provider))
     return Given(source, reading, rows, encoded, notes, warnings, runs_on=session.get_providers()[0])
+
+
+def _calibration_note(options: OptimizeOptions) -> list[str]:
+    if options.calibration and not SEARCHES[options.search].calibrates:
+        return [f"the calibration rows are not used by --search {options.search}"]
+    if options.calibration and options.structure == "whole":
+        return ["the calibration rows are not used by --structure whole, which removes nothing"]
+    return []
 
 
 def with_integers(options: OptimizeOptions, source: Source) -> OptimizeOptions:

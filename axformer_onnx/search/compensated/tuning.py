@@ -114,9 +114,11 @@ def expected_tokens(options: OptimizeOptions, given: Given, points: int) -> floa
     sweep = rungs * min(effort.sweep_rows, len(tokens), affordable) * mean / 2
     tunings = 2 if options.goal.kind == "drop" else 1  # once more near the answer
     races = tunings * effort.evaluations * min(race_rows(effort, macs * mean), len(tokens)) * mean / 2
-    refits = points * _REFITS * affordable_tokens(effort.refit_tokens, macs)
+    compensation = affordable_tokens(effort.calibration_tokens, macs) + points * _REFITS * affordable_tokens(
+        effort.refit_tokens, macs
+    )
     select = points * float(given.encoded["select"].row_lengths.sum())
-    return affordable_tokens(effort.calibration_tokens, macs) + sweep + races + refits + select
+    return sweep + races + select + (0.0 if options.structure == "whole" else compensation)
 
 
 Evaluate = Callable[[Sequence[Choice], FloatArray | None], list[Race]]
