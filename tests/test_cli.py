@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from axformer_onnx import cli, commands
+from axformer_onnx.errors import ModelError
 from axformer_passes.plan import Plan
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "models" / "nli-mini"
@@ -215,6 +217,22 @@ def test_a_search_that_is_terminated_leaves_its_journal_and_no_temporary_files(t
         and error.splitlines()[-1] == "stopped; the same command goes on where the journal ends"
     )
     assert not list(temporary.glob("axformer-*")) and (output / "journal.jsonl").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+def test_terminated_while_a_module_of_c_is_imported_which_makes_an_error_of_the_exit(
+    call: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except SystemExit as exit:
+            raise ModelError(f"the model does not run: {exit}") from exit
+
+    monkeypatch.setattr(commands, "run", stop)
+    code, _, err = call("optimize", folder, "--task", "mnli", "-o", tmp_path / "out")
+    assert code == 143 and "the same command goes on" in err and "does not run" not in err
 
 
 def test_bug_is_a_traceback_and_not_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:

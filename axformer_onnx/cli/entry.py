@@ -90,15 +90,24 @@ def _print_version(*, verbose: bool) -> None:
 
 @contextmanager
 def _cleaned_up_when_terminated() -> Iterator[None]:
-    """SIGTERM, as `docker stop` and job schedulers send it, ends a command so that what it keeps in temporary folders goes, too."""
+    """SIGTERM, as `docker stop` and job schedulers send it, ends a command so that what it keeps in temporary folders goes, too.
+
+    Where the signal comes while a module of C++ is being imported, that module raises an error of its own in place of the exit.
+    """
+    codes = list[int]()
 
     def end(number: int, frame: object) -> NoReturn:
         click.echo(_STOPPED, err=True)
-        sys.exit(128 + number)
+        codes.append(128 + number)
+        sys.exit(codes[0])
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except Exception:
+        if codes:
+            sys.exit(codes[0])
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
