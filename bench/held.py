@@ -1,10 +1,11 @@
 """How strongly should compensation hold weights? Divergence on rows that were fitted and on others, for several strengths.
 
     python bench/held.py [MODEL] [--task T] [--data FILE] [--search-data FILE] [--keep F] [--rows N] [--report-rows N]
-                         [--strengths 0.5 ..] [--mixed N] [--json FILE]
+                         [--strengths 0.5 ..] [--least 0.01] [--mixed N] [--json FILE]
 
 That part of the heads and neurons of each layer is kept, the read-out is narrowed; 0 rows a token is the least strength alone (1e-4
-of the mean diagonal for levels, 1e-2 for refits). --mixed: the refit is given so many rows more for each one, of the halves of two.
+of the mean diagonal for levels, --least for refits). --mixed: the refit is given so many rows more for each one, halves of two
+joined.
 Without arguments: the example model.
 """
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000, help="rows that are fitted")
     parser.add_argument("--report-rows", type=int, default=3000)
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
+    parser.add_argument("--least", type=float, default=algebra.RIDGE, help="strength of refits of many tokens")
     parser.add_argument("--mixed", type=int, default=0, help="rows of the refit beside each one, recombined")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args()
@@ -98,7 +100,7 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
             for name, rows in (("fitted", fitted), ("others", others))
         }
 
-    strengths = {}
+    algebra.RIDGE, strengths = a.least, {}
     more = text_samples(reading.encoder.encode(mixed), sessions.input_names) if a.mixed else samples
     with Teacher(sessions, more) as teacher:
         for strength in a.strengths:
@@ -112,7 +114,7 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
             }
     return {
         "model": folder.name, "task": a.task, "kept": a.keep, "fitted_rows": len(fitted), "other_rows": len(others),
-        "mixed_rows": a.mixed * len(texts), "strengths": strengths,
+        "least": a.least, "mixed_rows": a.mixed * len(texts), "strengths": strengths,
     }  # fmt: skip
 
 
