@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,15 @@ def test_the_tokenizer_is_written_as_this_tool_reads_it(tmp_path: Path) -> None:
     written = Tokenizer.from_file(str(found.path / "tokenizer.json"))
     assert written.encode("W5 w6").ids == [2, 5, 6, 3] and tokenizer.encode("W5 w6").ids == [2, 1, 6, 3]
     assert json.loads((found.path / "tokenizer_config.json").read_text())["model_max_length"] == 64
+
+
+@pytest.mark.parametrize("tokenizer", [True, False])
+def test_the_request_in_mlservers_readme_is_a_text_where_there_is_a_tokenizer(tmp_path: Path, tokenizer: bool) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "model", ignore=None if tokenizer else shutil.ignore_patterns("token*"))
+    ax.deploy(tmp_path / "model", tmp_path / "out", for_="mlserver")
+    (request,) = re.findall(r"-d '(.*)'", (tmp_path / "out" / "README.md").read_text())
+    names = [one["name"] for one in json.loads(request)["inputs"]]
+    assert names == (["text"] if tokenizer else ["input_ids", "attention_mask", "token_type_ids"])
 
 
 # -- operator sets and formats -------------------------------------------------------------------------------------------
