@@ -66,6 +66,13 @@ def an_unknown_element_type() -> ModelProto:
     return _tensor(data_type=999)
 
 
+@proto_("element type that is not known")
+def an_unknown_element_type_of_a_weight_that_is_an_input_too() -> ModelProto:
+    tensor = weight()
+    tensor.data_type = 38
+    return model(graph(inputs=[FLOATS, info("w", TensorProto.FLOAT, [4, 4])], tensors=[tensor]))
+
+
 @proto_("no element type")
 def no_element_type() -> ModelProto:
     return _tensor(data_type=0)

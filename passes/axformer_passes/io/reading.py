@@ -122,8 +122,7 @@ def check_tensors(model: ir.Model, path: Path) -> None:
         dims = [int(n) for n in tensor.shape]
         if any(n < 0 for n in dims):
             raise ModelError(f"{where} has the shape {dims}: a negative size; the file is damaged")
-        if tensor.dtype == ir.DataType.UNDEFINED:
-            raise ModelError(f"{where} has no element type; the file is damaged")
+        _check_type(tensor, where)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
             _check_external(tensor, path)
@@ -149,6 +148,17 @@ def tensors(model: ir.Model) -> Iterator[Any]:
                 yield attribute.value
             elif attribute.type == ir.AttributeType.TENSORS:
                 yield from attribute.value
+
+
+def _check_type(tensor: Any, where: str) -> None:
+    try:
+        kind = tensor.dtype
+    except ValueError as error:  # "38 is not a valid DataType"
+        raise ModelError(
+            f"{where} has an element type that is not known here ({first_line(error)}); the file is damaged, or too new"
+        ) from None
+    if kind == ir.DataType.UNDEFINED:
+        raise ModelError(f"{where} has no element type; the file is damaged")
 
 
 def _check_inline(proto: onnx.TensorProto, dtype: ir.DataType, size: int, where: str) -> None:
