@@ -51,6 +51,17 @@ def sizes_that_overflow_64_bits() -> ModelProto:
     return _tensor(dims=[2**62, 2**62, 4])
 
 
+@proto_("nothing in it")
+def billions_of_columns_without_a_row() -> ModelProto:
+    first, second = _empty("w", [4, 0]), _empty("v", [0, 2**31])
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
+    return model(graph(nodes, tensors=[first, second]))
+
+
+def _empty(name: str, shape: list[int]) -> TensorProto:
+    return helper.make_tensor(name, TensorProto.FLOAT, shape, [])
+
+
 @proto_("needs 16")
 def too_few_floats() -> ModelProto:
     return _tensor(dims=[4, 4], float_data=[1.0] * 15)

@@ -27,6 +27,8 @@ PROTOBUF_LIMIT = 2**31 - 1
 """Bytes at which protobuf ends."""
 
 _SHORTEST_MODEL = 16
+_LARGEST_EMPTY = 2**24
+"""Product of the other sizes of a tensor without elements: no bytes bound them, and memory is kept for each of them."""
 _OLDEST_IR = 3  # the first with operator sets
 _PACKED = {4: 2, 2: 4}  # values in one entry of int32_data, by bits of a value
 
@@ -122,6 +124,8 @@ def check_tensors(model: ir.Model, path: Path) -> None:
         dims = [int(n) for n in tensor.shape]
         if any(n < 0 for n in dims):
             raise ModelError(f"{where} has the shape {dims}: a negative size; the file is damaged")
+        if 0 in dims and math.prod(n for n in dims if n) > _LARGEST_EMPTY:
+            raise ModelError(f"{where} has the shape {dims}, and nothing in it; the file is damaged")
         _check_type(tensor, where)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
