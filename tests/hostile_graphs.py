@@ -53,7 +53,7 @@ def sizes_that_overflow_64_bits() -> ModelProto:
 
 @proto_("nothing in it")
 def millions_of_columns_without_a_row() -> ModelProto:
-    first, second = _empty("w", [4, 0]), _empty("v", [0, 2**26])
+    first, second = _empty("w", [4, 0]), _empty("v", [0, 2**22])
     nodes = [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
     return model(graph(nodes, tensors=[first, second]))
 

@@ -27,7 +27,7 @@ PROTOBUF_LIMIT = 2**31 - 1
 """Bytes at which protobuf ends."""
 
 _SHORTEST_MODEL = 16
-_LARGEST_EMPTY = 2**24
+_LARGEST_EMPTY = 2**20
 """Product of the other sizes of a tensor without elements: no bytes bound them, and memory is kept for each of them."""
 _OLDEST_IR = 3  # the first with operator sets
 _PACKED = {4: 2, 2: 4}  # values in one entry of int32_data, by bits of a value
