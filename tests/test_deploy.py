@@ -192,13 +192,14 @@ def test_the_tokenizer_is_written_as_this_tool_reads_it(tmp_path: Path) -> None:
     assert json.loads((found.path / "tokenizer_config.json").read_text())["model_max_length"] == 64
 
 
-@pytest.mark.parametrize("tokenizer", [True, False])
-def test_the_request_in_mlservers_readme_is_a_text_where_there_is_a_tokenizer(tmp_path: Path, tokenizer: bool) -> None:
-    shutil.copytree(EXAMPLE, tmp_path / "model", ignore=None if tokenizer else shutil.ignore_patterns("token*"))
-    ax.deploy(tmp_path / "model", tmp_path / "out", for_="mlserver")
+def test_mlserver_is_sent_texts_which_need_a_tokenizer(tmp_path: Path) -> None:
+    ax.deploy(EXAMPLE, tmp_path / "out", for_="mlserver")
     (request,) = re.findall(r"-d '(.*)'", (tmp_path / "out" / "README.md").read_text())
-    names = [one["name"] for one in json.loads(request)["inputs"]]
-    assert names == (["text"] if tokenizer else ["input_ids", "attention_mask", "token_type_ids"])
+    assert [one["name"] for one in json.loads(request)["inputs"]] == ["text"]
+    shutil.copytree(EXAMPLE, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
+    with pytest.raises(UsageError, match="needs the model's tokenizer there"):
+        ax.deploy(tmp_path / "bare", tmp_path / "none", for_="mlserver")
+    assert not (tmp_path / "none").exists()
 
 
 # -- operator sets and formats -------------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ def searched(drop: float, evaluations: int, monkeypatch: pytest.MonkeyPatch) -> 
     """(the answer, the names under which was tuned)."""
     monkeypatch.setattr(goals, "FEWEST", 4)
     names, built = list[str](), Built()
-    options = SimpleNamespace(goal=SimpleNamespace(kind="drop", value=drop), seed=0)
-    inputs = SimpleNamespace(options=options, is_whole=False, watch=lambda what, done, of: names.append(what))
+    options = SimpleNamespace(goal=SimpleNamespace(kind="drop", value=drop), seed=0, is_whole=False)
+    inputs = SimpleNamespace(options=options, watch=lambda what, done, of: names.append(what))
     prepared = SimpleNamespace(
         table=TABLE,
         costs=COSTS,

@@ -133,7 +133,7 @@ def read_rows(options: OptimizeOptions, source: Source) -> Given:
 def _calibration_note(options: OptimizeOptions) -> list[str]:
     if options.calibration and not SEARCHES[options.search].calibrates:
         return [f"the calibration rows are not used by --search {options.search}"]
-    if options.calibration and options.structure == "whole":
+    if options.calibration and options.is_whole:
         return ["the calibration rows are not used by --structure whole, which removes nothing"]
     return []
 

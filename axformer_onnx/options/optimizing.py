@@ -147,6 +147,11 @@ class OptimizeOptions(TaskOptions, RunOptions, SampleOptions):
                 raise UsageError(f"{self._said(name)} is for --search {others}; --search {self.search} {reason}")
         return self
 
+    @property
+    def is_whole(self) -> bool:
+        """Is nothing to be removed? Then nothing has to be made up for, either."""
+        return self.structure == "whole"
+
     def _goals(self) -> list[Goal]:
         asked = (("drop", self.max_drop), ("speedup", self.speedup), ("size", self.size))
         return [Goal(kind, value) for kind, value in asked if value is not None]  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from axformer_onnx.deploying.reads import onnx_runtime
 from axformer_onnx.deploying.target import Job, Target
-from axformer_onnx.deploying.transformers_folder import has_tokenizer, write_config, write_tokenizer
+from axformer_onnx.deploying.transformers_folder import require_texts, write_config, write_tokenizer
 from axformer_onnx.errors import UsageError
 from axformer_onnx.options import TARGETS
 
@@ -39,7 +39,8 @@ class MlServer(Target):
     int8 = "yes: seen in the server"
 
     def place(self, job: Job) -> list[str]:
-        """model-settings.json, config.json and the tokenizer in the model's folder."""
+        """model-settings.json, config.json and the tokenizer in the model's folder. Raises: UsageError without a tokenizer."""
+        require_texts(job.contents, self.name)
         place = f"{job.contents.name}/"
         write_config(job, place=place)
         write_tokenizer(job, place=place)
@@ -56,23 +57,9 @@ class MlServer(Target):
         return []
 
     def start(self, job: Job) -> str:
-        """Server and a request: a text where a tokenizer lies beside the graph."""
-        if not job.contents.takes_text:
-            request = '{"inputs": [...]}'
-        elif has_tokenizer(job.contents):
-            request = json.dumps({"inputs": [_tensor("text", [1], "BYTES", ["what your users write"])]})
-        else:
-            request = json.dumps({"inputs": [_tensor(name, [1, 2], "INT64", _two_tokens(name)) for name in job.inputs]})
-        return _START.format(name=job.contents.name, request=request)
-
-
-def _tensor(name: str, shape: list[int], datatype: str, data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
-
-
-def _two_tokens(name: str) -> list[int]:
-    """Of the input `name`, as a tokenizer might make them."""
-    return [2, 3] if name == "input_ids" else [1, 1] if name == "attention_mask" else [0, 0]
+        """Server and a request."""
+        text = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["what your users write"]}
+        return _START.format(name=job.contents.name, request=json.dumps({"inputs": [text]}))
 
 
 def tensor_of(value: ir.Value) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class _Choosing:
             return self._at_speedup(goal.value)
         if goal.kind == "size":
             return self._at_size(goal.value)
-        if self.inputs.is_whole and self._fastest_holds(goal.value):
+        if self.inputs.options.is_whole and self._fastest_holds(goal.value):
             return self._best_so_far()
         speedup = min(INT8_FIRST_TUNED, 0.9 * self._reach()) if self.prepared.levels.int8 else FIRST_TUNED
         budget = self.table.budget_ms(speedup)

@@ -80,11 +80,6 @@ class SearchInputs:
         return float(sum(parameters_by_layer(self.given.source.anatomy)))
 
     @property
-    def is_whole(self) -> bool:
-        """Is nothing to be removed? Then nothing has to be made up for, either."""
-        return self.options.structure == "whole"
-
-    @property
     def effort(self) -> Effort:
         """The bounds that were asked for."""
         return EFFORTS[self.options.effort]
@@ -172,7 +167,7 @@ def prepare(inputs: SearchInputs, shelf: Shelf, spool: Path) -> Prepared:
 
 
 def _calibration(inputs: SearchInputs) -> Calibration:
-    if inputs.is_whole:
+    if inputs.options.is_whole:
         return Calibration([], [], {"calibration": 0, "mixed": 0})
     rows, tokens = inputs.given.rows, inputs.given.encoded
     known = [(rows[role], tokens[role]) for role in ("search", "calibration") if role in rows]
@@ -203,7 +198,7 @@ def _levels(inputs: SearchInputs, calibration: Calibration, shelf: Shelf) -> Lev
     done = iter(range(blocks))
     levels = build_levels(
         inputs.sessions, calibration.moments, shelf, shared=inputs.start.shared_weights,
-        int8=_int8(inputs), whole=inputs.is_whole,
+        int8=_int8(inputs), whole=inputs.options.is_whole,
         progress=lambda where: inputs.watch(f"levels of {where}", next(done, blocks), blocks),
     )  # fmt: skip
     if not levels.units:
@@ -310,7 +305,9 @@ def _table(inputs: SearchInputs, levels: Levels) -> LatencyTable:
 def _ks(inputs: SearchInputs) -> tuple[int, ...]:
     """The ks of hard attention that are priced: none where tuning has no evaluations, TopK does not promise how ties end, or all
     stays whole."""
-    enough = inputs.effort.evaluations and inputs.given.source.anatomy.opset >= TOPK_OPSET and not inputs.is_whole
+    enough = (
+        inputs.effort.evaluations and inputs.given.source.anatomy.opset >= TOPK_OPSET and not inputs.options.is_whole
+    )
     return HARD_LADDER if enough else ()
 
 

@@ -118,7 +118,7 @@ def expected_tokens(options: OptimizeOptions, given: Given, points: int) -> floa
         effort.refit_tokens, macs
     )
     select = points * float(given.encoded["select"].row_lengths.sum())
-    return sweep + races + select + (0.0 if options.structure == "whole" else compensation)
+    return sweep + races + select + (0.0 if options.is_whole else compensation)
 
 
 Evaluate = Callable[[Sequence[Choice], FloatArray | None], list[Race]]
